@@ -1,0 +1,356 @@
+//! The migration state machine of one stream on one side: inputs in, outputs out, no I/O.
+//!
+//! It knows stream IDs and byte counts; timers are only outputs (arm) and inputs (fired). It is
+//! `Clone + Eq + Hash`, so that every interleaving can be enumerated (`tests/model.rs` does).
+//!
+//! Call order: after every [`Machine::handle`], take [`Machine::poll_output`] until it returns `None`
+//! and carry each output out in order, before the next input. The data path asks
+//! [`Machine::read_from`] and [`Machine::write_to`] where bytes come from and go to, and reports
+//! [`Machine::wrote`] and [`Machine::read`].
+//!
+//! ```text
+//!              Start                 Acked(accept)
+//!   ┌────────┐ ─────▶ ┌───────────┐ ─────────────▶ ┌────────────────────┐   old leg closed
+//!   │ Stable │        │ Requested │                │ Agreed (initiator) │── and its EOF read ─┐
+//!   │        │ ◀───── └───────────┘                └────────────────────┘   (and counted)     │
+//!   │        │  deny, timeout,  │ Verdict(Accept): yield                                      │
+//!   │        │  leg lost        ▼                                                             │
+//!   │        │ Verdict ┌────────┐   AckWritten     ┌────────────────────┐                     │
+//!   │        │ ──────▶ │ Acking │ ───────────────▶ │ Agreed (responder) │─────────────────────┤
+//!   │        │ ◀────── └────────┘                  └────────────────────┘                     │
+//!   │        │ new leg lost                          │ Cancelled                              │
+//!   │        │ ◀─────────────────────────────────────┘                                        │
+//!   └────────┘ ◀──────────────────────── Complete: the new leg is the current one ────────────┘
+//!
+//!   any state ── a leg lost, a count that does not match, a violation, a drop ──▶ Aborted
+//! ```
+
+mod handle;
+#[cfg(test)]
+pub(crate) mod rules;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+#[cfg(test)]
+use self::rules::Rules;
+pub(crate) use self::types::*;
+
+/// The state of one stream on one side.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Machine {
+    /// Whether the hash rule names us (*Who moves the stream*).
+    designated: bool,
+    /// Whether we offer the verified switch.
+    verify: bool,
+    /// Whether the remote is known to verify: an earlier ack of its said so.
+    peer_verifies: bool,
+    id: StreamId,
+    phase: Phase,
+    /// A `Migrate` of the remote that is not answered yet; its leg is in [`Slot::Theirs`].
+    theirs: Option<Theirs>,
+    out: Out,
+    /// The application has been given the end of its input, or will be at its next read.
+    in_ended: bool,
+    /// Stream bytes written, over all legs.
+    sent: u64,
+    /// Stream bytes read, over all legs.
+    received: u64,
+    current: Ends,
+    /// A failed attempt left the old leg in doubt: the remote may have switched on our FIN.
+    doubt: bool,
+    denied_by_us: bool,
+    denied_by_them: bool,
+    /// The application dropped the stream, and what is open is finished in the background.
+    detached: bool,
+    outputs: VecDeque<Output>,
+    #[cfg(test)]
+    rules: Rules,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Out {
+    Open,
+    /// The application closed it.
+    Closed,
+    /// The leg refused a write.
+    Failed,
+}
+
+/// How far the two directions of one leg have ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Ends {
+    /// `Close` was put out: our FIN is, or may be, on the wire.
+    fin: bool,
+    /// Closing has been reported as done.
+    closed: bool,
+    /// The remote's end has been read.
+    read: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Theirs {
+    id: StreamId,
+    from: StreamId,
+    verify: bool,
+    /// The policy has been asked and has not answered.
+    asked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Phase {
+    Stable,
+    Requested {
+        id: StreamId,
+        /// An end of the old leg that was read while `Migrate` is unanswered.
+        held: Option<Eof>,
+    },
+    Acking {
+        id: StreamId,
+        verify: bool,
+        held: Option<Eof>,
+    },
+    Agreed(Agreed),
+    Aborted(Abort),
+    Finished,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Agreed {
+    id: StreamId,
+    initiator: bool,
+    verify: bool,
+    new: Ends,
+    /// `sent` when our out side switched.
+    out_switched: Option<u64>,
+    /// How the old leg's in side ended.
+    in_end: Option<InEnd>,
+    /// The remote's count, or what it said instead.
+    count: Option<u64>,
+    in_switched: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum InEnd {
+    Eof(Eof),
+    /// The end had been read and judged before the agreement.
+    Earlier,
+    Error,
+}
+
+impl Machine {
+    /// A stream that has just been labelled.
+    #[must_use]
+    pub(crate) fn new(id: StreamId, setup: Setup) -> Self {
+        Self {
+            designated: setup.designated,
+            verify: setup.verify,
+            peer_verifies: setup.peer_verifies,
+            id,
+            phase: Phase::Stable,
+            theirs: None,
+            out: Out::Open,
+            in_ended: false,
+            sent: 0,
+            received: 0,
+            current: Ends::default(),
+            doubt: false,
+            denied_by_us: false,
+            denied_by_them: false,
+            detached: false,
+            outputs: VecDeque::new(),
+            #[cfg(test)]
+            rules: Rules::default(),
+        }
+    }
+
+    /// The next thing to carry out.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The stream's present ID.
+    #[must_use]
+    pub(crate) fn id(&self) -> StreamId {
+        self.id
+    }
+
+    /// Stream bytes written and read so far, over all legs.
+    #[must_use]
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.sent, self.received)
+    }
+
+    /// Where the application's bytes go.
+    #[must_use]
+    pub(crate) fn write_to(&self) -> WriteTo {
+        match (&self.phase, self.out) {
+            (Phase::Aborted(abort), _) => WriteTo::Aborted(*abort),
+            (_, Out::Closed) | (Phase::Finished, _) => WriteTo::Closed,
+            (_, Out::Failed) => WriteTo::Failed,
+            (Phase::Agreed(agreed), Out::Open) if agreed.out_switched.is_some() => {
+                WriteTo::Leg(Slot::New)
+            }
+            (_, Out::Open) => WriteTo::Leg(Slot::Current),
+        }
+    }
+
+    /// Where the application's bytes come from.
+    #[must_use]
+    pub(crate) fn read_from(&self) -> ReadFrom {
+        if self.in_ended {
+            return ReadFrom::Ended;
+        }
+        match &self.phase {
+            Phase::Aborted(abort) => ReadFrom::Aborted(*abort),
+            Phase::Finished => ReadFrom::Ended,
+            Phase::Requested { held: Some(_), .. } | Phase::Acking { held: Some(_), .. } => {
+                ReadFrom::Hold
+            }
+            Phase::Agreed(agreed) if agreed.in_switched => ReadFrom::Leg(Slot::New),
+            Phase::Agreed(agreed) if agreed.in_end.is_some() => ReadFrom::Hold,
+            _ => ReadFrom::Leg(Slot::Current),
+        }
+    }
+
+    /// A leg that has to be read although the application's input has ended: its end must come, and
+    /// data on it is a violation (*Half-closed streams*).
+    #[must_use]
+    pub(crate) fn check(&self) -> Option<Slot> {
+        if !self.in_ended {
+            return None;
+        }
+        match &self.phase {
+            Phase::Aborted(_) | Phase::Finished => None,
+            Phase::Agreed(agreed) if agreed.in_switched => (!agreed.new.read).then_some(Slot::New),
+            _ => (!self.current.read).then_some(Slot::Current),
+        }
+    }
+
+    /// Whether the first message on the new leg, the remote's count, is being waited for.
+    #[must_use]
+    pub(crate) fn awaits_count(&self) -> bool {
+        matches!(&self.phase, Phase::Agreed(a) if a.verify && a.count.is_none())
+    }
+
+    /// Whether the answer on our attempt's leg is being waited for.
+    #[must_use]
+    pub(crate) fn awaits_answer(&self) -> bool {
+        matches!(self.phase, Phase::Requested { .. })
+    }
+
+    /// Whether an EOF on the current leg needs the empty write on every kind of leg, because a failed
+    /// attempt leaves, or may yet leave, it in doubt.
+    #[must_use]
+    pub(crate) fn needs_proof(&self) -> bool {
+        self.doubt || !matches!(self.phase, Phase::Stable)
+    }
+
+    /// Whether our FIN is, or may be, on the current leg.
+    #[must_use]
+    pub(crate) fn has_closed_current(&self) -> bool {
+        self.current.fin
+    }
+
+    /// Whether a migration of this stream is under way, from `Migrate` to completion.
+    #[must_use]
+    pub(crate) fn is_migrating(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Requested { .. } | Phase::Acking { .. } | Phase::Agreed(_)
+        )
+    }
+
+    /// Whether both sides have agreed on a migration that is not complete.
+    #[must_use]
+    pub(crate) fn is_agreed(&self) -> bool {
+        matches!(self.phase, Phase::Agreed(_))
+    }
+
+    /// Whether the old leg still has to be read or closed.
+    #[must_use]
+    pub(crate) fn awaits_old_leg(&self) -> bool {
+        matches!(&self.phase, Phase::Agreed(a) if a.in_end.is_none() || !self.current.closed)
+    }
+
+    /// Whether there is anything left to do that the application does not do by reading or writing.
+    #[must_use]
+    pub(crate) fn has_background_work(&self) -> bool {
+        match self.phase {
+            Phase::Aborted(_) | Phase::Finished => false,
+            Phase::Stable => {
+                self.theirs.is_some()
+                    || self.current.fin && !self.current.closed
+                    || self.in_ended && !self.current.read
+                    || self.detached
+            }
+            Phase::Requested { .. } | Phase::Acking { .. } | Phase::Agreed(_) => true,
+        }
+    }
+
+    /// Whether both directions have ended for the application.
+    #[must_use]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.in_ended && self.out == Out::Closed
+    }
+
+    /// Whether the stream is over, and how.
+    #[must_use]
+    pub(crate) fn over(&self) -> Option<Result<(), Abort>> {
+        match self.phase {
+            Phase::Aborted(abort) => Some(Err(abort)),
+            Phase::Finished => Some(Ok(())),
+            _ => None,
+        }
+    }
+
+    /// Whether a migration may be started, and why not.
+    pub(crate) fn may_start(&self) -> Result<(), Refused> {
+        if self.denied_by_them {
+            return Err(Refused::Denied);
+        }
+        if self.has_ended() || self.out == Out::Failed || self.detached {
+            return Err(Refused::Ended);
+        }
+        match self.phase {
+            Phase::Stable if self.theirs.is_none() => Ok(()),
+            Phase::Aborted(_) | Phase::Finished => Err(Refused::Ended),
+            _ => Err(Refused::Migrating),
+        }
+    }
+
+    /// Whether an attempt that failed has left the current leg in doubt.
+    #[must_use]
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.doubt
+    }
+
+    /// Whether the remote is known to verify.
+    #[must_use]
+    pub(crate) fn peer_verifies(&self) -> bool {
+        self.peer_verifies
+    }
+
+    /// The application wrote `n` bytes to the leg that [`Machine::write_to`] names.
+    pub(crate) fn wrote(&mut self, n: u64) {
+        self.sent = self.sent.saturating_add(n);
+    }
+
+    /// `n` bytes were read from the leg that [`Machine::read_from`] names.
+    pub(crate) fn read(&mut self, n: u64) {
+        self.received = self.received.saturating_add(n);
+    }
+
+    /// The one place where the phase changes.
+    fn set(&mut self, phase: Phase) {
+        tracing::debug!(id = self.id.0, from = ?self.phase, to = ?phase, "stream migration state");
+        self.phase = phase;
+    }
+
+    fn put(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+}

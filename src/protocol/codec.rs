@@ -1,0 +1,439 @@
+//! Messages: an unsigned-varint length, then a protobuf (*Stream Migration Messages*).
+//!
+//! Reading takes exactly one message and not a byte more, because what follows belongs to the inner
+//! negotiation or to the application.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use asynchronous_codec::{BytesMut, Encoder};
+use futures::{AsyncRead, AsyncReadExt};
+use quick_protobuf::{BytesReader, MessageRead, MessageWrite, Writer};
+
+use super::generated::streammigration::{self as proto, mod_StreamMigration::OneOftype_pb as Type};
+use crate::machine::StreamId;
+
+/// The longest message accepted, in bytes, its length prefix not counted. Checked before anything is
+/// allocated, so a peer cannot make us reserve memory by announcing a long message.
+pub(crate) const MAX_MESSAGE: usize = 256;
+
+/// The first message on a leg, in the direction of its dialer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Labels a new stream.
+    Label { id: StreamId },
+    /// Asks to move the stream `from` onto this leg, under the new ID `id`.
+    Migrate {
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    },
+}
+
+/// The answer to `Migrate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ack {
+    pub(crate) deny: bool,
+    pub(crate) verify: bool,
+}
+
+/// The verified switch: what the writer of the old leg wrote in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Switched {
+    /// Bytes written before the switch, since the label.
+    Sent(u64),
+    /// Nothing was switched; the old leg goes on.
+    Cancelled,
+}
+
+/// What is wrong with a message.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The transport failed, or ended in the middle of a message.
+    #[error("the leg failed while a message was read")]
+    Io(#[source] io::Error),
+    /// The message is longer than [`MAX_MESSAGE`].
+    #[error("a message of {0} bytes exceeds the limit of {MAX_MESSAGE}")]
+    TooLong(usize),
+    /// The length prefix or the protobuf is malformed.
+    #[error("a message is malformed")]
+    Malformed,
+    /// A field that the protocol requires is absent, or another message was sent in its place.
+    #[error("a message lacks {0}")]
+    Missing(&'static str),
+}
+
+impl ReadError {
+    /// Whether the peer broke the protocol, as opposed to a transport that failed.
+    pub(crate) fn is_violation(&self) -> bool {
+        !matches!(self, Self::Io(_))
+    }
+}
+
+/// A message that can be written.
+pub(crate) trait Message: Sized {
+    /// Reads the body of a message.
+    fn decode(body: &[u8]) -> Result<Self, ReadError>;
+    /// The body as protobuf.
+    fn encode(&self) -> Vec<u8>;
+}
+
+impl Message for Request {
+    fn decode(body: &[u8]) -> Result<Self, ReadError> {
+        match parse::<proto::StreamMigration>(body)?.type_pb {
+            Type::label(label) => Ok(Self::Label {
+                id: StreamId(label.id.ok_or(ReadError::Missing("Label.id"))?),
+            }),
+            Type::migrate(migrate) => Ok(Self::Migrate {
+                id: StreamId(migrate.id.ok_or(ReadError::Missing("Migrate.id"))?),
+                from: StreamId(migrate.from.ok_or(ReadError::Missing("Migrate.from"))?),
+                verify: migrate.verify.unwrap_or(false),
+            }),
+            Type::ack_migrate(_) | Type::None => Err(ReadError::Missing("label and migrate")),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let type_pb = match *self {
+            Self::Label { id } => Type::label(proto::Label { id: Some(id.0) }),
+            Self::Migrate { id, from, verify } => Type::migrate(proto::Migrate {
+                id: Some(id.0),
+                from: Some(from.0),
+                verify: verify.then_some(true),
+            }),
+        };
+        serialize(&proto::StreamMigration { type_pb })
+    }
+}
+
+impl Message for Ack {
+    /// Reads both forms: inside `StreamMigration` (head of the specification) and bare (earlier
+    /// revision). No field number of one is known to the other, so they cannot be confused.
+    fn decode(body: &[u8]) -> Result<Self, ReadError> {
+        let ack = match parse::<proto::StreamMigration>(body)?.type_pb {
+            Type::ack_migrate(ack) => ack,
+            Type::None => parse::<proto::AckMigrate>(body)?,
+            Type::label(_) | Type::migrate(_) => return Err(ReadError::Missing("ack_migrate")),
+        };
+        Ok(Self {
+            deny: ack.deny_migrate.unwrap_or(false),
+            verify: ack.verify.unwrap_or(false),
+        })
+    }
+
+    /// Writes the form of the specification's head.
+    fn encode(&self) -> Vec<u8> {
+        serialize(&proto::StreamMigration {
+            type_pb: Type::ack_migrate(proto::AckMigrate {
+                deny_migrate: self.deny.then_some(true),
+                verify: self.verify.then_some(true),
+            }),
+        })
+    }
+}
+
+impl Message for Switched {
+    fn decode(body: &[u8]) -> Result<Self, ReadError> {
+        let switched = parse::<proto::Switched>(body)?;
+        match (switched.sent, switched.cancelled.unwrap_or(false)) {
+            (Some(sent), false) => Ok(Self::Sent(sent)),
+            (None, true) => Ok(Self::Cancelled),
+            _ => Err(ReadError::Missing("exactly one of sent and cancelled")),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serialize(&match *self {
+            Self::Sent(sent) => proto::Switched {
+                sent: Some(sent),
+                cancelled: None,
+            },
+            Self::Cancelled => proto::Switched {
+                sent: None,
+                cancelled: Some(true),
+            },
+        })
+    }
+}
+
+fn parse<'a, M: MessageRead<'a>>(body: &'a [u8]) -> Result<M, ReadError> {
+    M::from_reader(&mut BytesReader::from_bytes(body), body).map_err(|_| ReadError::Malformed)
+}
+
+fn serialize(message: &impl MessageWrite) -> Vec<u8> {
+    let mut body = Vec::with_capacity(message.get_size());
+    message
+        .write_message(&mut Writer::new(&mut body))
+        .expect("writing to a Vec never fails");
+    body
+}
+
+/// Frames messages for the wire.
+#[derive(Debug, Default)]
+pub(crate) struct Codec;
+
+impl Encoder for Codec {
+    type Item<'a> = Vec<u8>;
+    type Error = io::Error;
+
+    fn encode(&mut self, body: Self::Item<'_>, dst: &mut BytesMut) -> Result<(), Self::Error> {
+        let mut length = unsigned_varint::encode::usize_buffer();
+        dst.extend_from_slice(unsigned_varint::encode::usize(body.len(), &mut length));
+        dst.extend_from_slice(&body);
+        Ok(())
+    }
+}
+
+/// A message with its length prefix.
+pub(crate) fn frame(message: &impl Message) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    Codec
+        .encode(message.encode(), &mut bytes)
+        .expect("the codec is infallible");
+    bytes
+}
+
+/// Reads one message. Not cancel-safe: use [`Reader`] where the future may be dropped.
+pub(crate) async fn read<M: Message>(mut io: impl AsyncRead + Unpin) -> Result<M, ReadError> {
+    let length = unsigned_varint::aio::read_u16(&mut io)
+        .await
+        .map_err(|error| match error {
+            unsigned_varint::io::ReadError::Io(error) => ReadError::Io(error),
+            _ => ReadError::Malformed,
+        })?;
+    let length = usize::from(length);
+    if length > MAX_MESSAGE {
+        return Err(ReadError::TooLong(length));
+    }
+    let mut body = [0; MAX_MESSAGE];
+    io.read_exact(&mut body[..length])
+        .await
+        .map_err(ReadError::Io)?;
+    M::decode(&body[..length])
+}
+
+/// Reads one message across polls, so that the leg can be used for writing in between.
+///
+/// It keeps the bytes seen so far and lets [`read`] start anew at each poll; a message is at most
+/// [`MAX_MESSAGE`] bytes, so starting anew costs next to nothing and there is one way to read.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    seen: Vec<u8>,
+}
+
+impl Reader {
+    /// Whether the first bytes of a message have arrived.
+    pub(crate) fn has_begun(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
+    pub(crate) fn poll_read<M: Message>(
+        &mut self,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<M, ReadError>> {
+        let replay = Replay {
+            seen: &mut self.seen,
+            position: 0,
+            io,
+        };
+        let result = futures::ready!(std::pin::pin!(read::<M>(replay)).poll(cx));
+        self.seen.clear();
+        Poll::Ready(result)
+    }
+}
+
+struct Replay<'a, R> {
+    seen: &'a mut Vec<u8>,
+    position: usize,
+    io: &'a mut R,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Replay<'_, R> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.position == this.seen.len() {
+            let n = futures::ready!(Pin::new(&mut *this.io).poll_read(cx, buf))?;
+            this.seen.extend_from_slice(&buf[..n]);
+            this.position += n;
+            return Poll::Ready(Ok(n));
+        }
+        let n = buf.len().min(this.seen.len() - this.position);
+        buf[..n].copy_from_slice(&this.seen[this.position..this.position + n]);
+        this.position += n;
+        Poll::Ready(Ok(n))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{FutureExt, io::Cursor};
+
+    use super::*;
+
+    fn read_now<M: Message>(bytes: &[u8]) -> (Result<M, ReadError>, usize) {
+        let mut cursor = Cursor::new(bytes);
+        let result = read(&mut cursor)
+            .now_or_never()
+            .expect("a cursor never waits");
+        (result, usize::try_from(cursor.position()).unwrap())
+    }
+
+    #[test]
+    fn vectors() {
+        let id = StreamId(300);
+        let from = StreamId(7);
+        for (bytes, frame) in [
+            (
+                &[4, 0x0a, 2, 8, 0][..],
+                frame(&Request::Label { id: StreamId(0) }),
+            ),
+            (&[5, 0x0a, 3, 8, 0xac, 2][..], frame(&Request::Label { id })),
+            (
+                &[7, 0x12, 5, 8, 0xac, 2, 16, 7][..],
+                frame(&Request::Migrate {
+                    id,
+                    from,
+                    verify: false,
+                }),
+            ),
+            (
+                &[10, 0x12, 8, 8, 0xac, 2, 16, 7, 0xc0, 0x3e, 1][..],
+                frame(&Request::Migrate {
+                    id,
+                    from,
+                    verify: true,
+                }),
+            ),
+            (
+                &[2, 0x1a, 0][..],
+                frame(&Ack {
+                    deny: false,
+                    verify: false,
+                }),
+            ),
+            (
+                &[4, 0x1a, 2, 8, 1][..],
+                frame(&Ack {
+                    deny: true,
+                    verify: false,
+                }),
+            ),
+            (&[2, 8, 5][..], frame(&Switched::Sent(5))),
+            (&[2, 16, 1][..], frame(&Switched::Cancelled)),
+        ] {
+            assert_eq!(bytes, &frame[..]);
+        }
+    }
+
+    #[test]
+    fn both_forms_of_the_ack_are_read() {
+        for (bytes, deny, verify) in [
+            (&[0][..], false, false),
+            (&[2, 8, 1][..], true, false),
+            (&[2, 8, 0][..], false, false),
+            (&[3, 0xc0, 0x3e, 1][..], false, true),
+            (&[2, 0x1a, 0][..], false, false),
+            (&[4, 0x1a, 2, 8, 1][..], true, false),
+            (&[5, 0x1a, 3, 0xc0, 0x3e, 1][..], false, true),
+        ] {
+            assert_eq!(read_now::<Ack>(bytes).0.unwrap(), Ack { deny, verify });
+        }
+        let label = frame(&Request::Label { id: StreamId(0) });
+        assert!(read_now::<Ack>(&label).0.is_err());
+    }
+
+    #[test]
+    fn not_a_byte_past_the_message_is_read() {
+        let mut bytes = frame(&Request::Label { id: StreamId(5) });
+        let length = bytes.len();
+        bytes.extend_from_slice(b"\x13/multistream/1.0.0\n");
+        let (request, position) = read_now::<Request>(&bytes);
+        assert_eq!(request.unwrap(), Request::Label { id: StreamId(5) });
+        assert_eq!(position, length);
+    }
+
+    #[test]
+    fn required_fields_are_required_and_unknown_ones_ignored() {
+        for bytes in [
+            &[2, 0x0a, 0][..],        // Label without id
+            &[4, 0x12, 2, 8, 1][..],  // Migrate without from
+            &[4, 0x12, 2, 16, 1][..], // Migrate without id
+            &[0][..],                 // nothing
+            &[2, 0x1a, 0][..],        // an ack where a request belongs
+            &[3, 0x0a, 5, 8][..],     // a length beyond the message
+        ] {
+            let error = read_now::<Request>(bytes).0.unwrap_err();
+            assert!(error.is_violation(), "{bytes:?}: {error}");
+        }
+        let bytes = [8, 0x0a, 4, 8, 1, 0x50, 9, 0x58, 3];
+        let request = read_now::<Request>(&bytes).0.unwrap();
+        assert_eq!(request, Request::Label { id: StreamId(1) });
+        for bytes in [&[0][..], &[2, 16, 0], &[4, 8, 1, 16, 1]] {
+            assert!(read_now::<Switched>(bytes).0.unwrap_err().is_violation());
+        }
+    }
+
+    #[test]
+    fn the_cap_holds_before_the_body_is_read() {
+        let mut at_cap = vec![0x80, 2, 0x0a, 2, 8, 1, 0x62, 249, 1];
+        at_cap.resize(2 + MAX_MESSAGE, 0);
+        let request = read_now::<Request>(&at_cap).0.unwrap();
+        assert_eq!(request, Request::Label { id: StreamId(1) });
+
+        let (result, position) = read_now::<Request>(&[0x81, 2, 0, 0, 0]);
+        assert!(matches!(result, Err(ReadError::TooLong(257))));
+        assert_eq!(position, 2);
+        let (result, _) = read_now::<Request>(&[0xff, 0xff, 0xff, 0xff]);
+        assert!(matches!(result, Err(ReadError::Malformed)));
+        let (result, _) = read_now::<Request>(&[4, 0x0a]);
+        assert!(matches!(result, Err(ReadError::Io(_))));
+    }
+
+    #[test]
+    fn a_message_split_byte_by_byte_is_read_across_polls() {
+        struct Trickle<'a>(&'a [u8], bool);
+        impl AsyncRead for Trickle<'_> {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                self.1 = !self.1;
+                if self.1 {
+                    return Poll::Pending;
+                }
+                buf[0] = self.0[0];
+                self.0 = &self.0[1..];
+                Poll::Ready(Ok(1))
+            }
+        }
+        let migrate = Request::Migrate {
+            id: StreamId(u64::MAX),
+            from: StreamId(1 << 40),
+            verify: true,
+        };
+        let mut bytes = frame(&migrate).to_vec();
+        bytes.push(0xee);
+        let mut io = Trickle(&bytes, false);
+        let mut reader = Reader::default();
+        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+        let mut polls = 0;
+        let request = loop {
+            polls += 1;
+            if let Poll::Ready(result) = reader.poll_read::<Request>(&mut io, &mut cx) {
+                break result.unwrap();
+            }
+        };
+        assert_eq!(request, migrate);
+        assert_eq!(polls, bytes.len());
+        assert_eq!(io.0, [0xee]);
+    }
+}

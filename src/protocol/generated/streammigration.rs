@@ -1,0 +1,210 @@
+
+use quick_protobuf::{MessageInfo, MessageRead, MessageWrite, BytesReader, Writer, WriterBackend, Result};
+use quick_protobuf::sizeofs::*;
+use super::*;
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct StreamMigration {
+    pub type_pb: mod_StreamMigration::OneOftype_pb,
+}
+
+impl<'a> MessageRead<'a> for StreamMigration {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(10) => msg.type_pb = mod_StreamMigration::OneOftype_pb::label(r.read_message::<Label>(bytes)?),
+                Ok(18) => msg.type_pb = mod_StreamMigration::OneOftype_pb::migrate(r.read_message::<Migrate>(bytes)?),
+                Ok(26) => msg.type_pb = mod_StreamMigration::OneOftype_pb::ack_migrate(r.read_message::<AckMigrate>(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for StreamMigration {
+    fn get_size(&self) -> usize {
+        0
+        + match self.type_pb {
+            mod_StreamMigration::OneOftype_pb::label(ref m) => 1 + sizeof_len((m).get_size()),
+            mod_StreamMigration::OneOftype_pb::migrate(ref m) => 1 + sizeof_len((m).get_size()),
+            mod_StreamMigration::OneOftype_pb::ack_migrate(ref m) => 1 + sizeof_len((m).get_size()),
+            mod_StreamMigration::OneOftype_pb::None => 0,
+    }    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        match self.type_pb {            mod_StreamMigration::OneOftype_pb::label(ref m) => { w.write_with_tag(10, |w| w.write_message(m))? },
+            mod_StreamMigration::OneOftype_pb::migrate(ref m) => { w.write_with_tag(18, |w| w.write_message(m))? },
+            mod_StreamMigration::OneOftype_pb::ack_migrate(ref m) => { w.write_with_tag(26, |w| w.write_message(m))? },
+            mod_StreamMigration::OneOftype_pb::None => {},
+    }        Ok(())
+    }
+}
+
+pub mod mod_StreamMigration {
+
+use super::*;
+
+#[derive(Debug, PartialEq, Clone)]
+pub enum OneOftype_pb {
+    label(Label),
+    migrate(Migrate),
+    ack_migrate(AckMigrate),
+    None,
+}
+
+impl Default for OneOftype_pb {
+    fn default() -> Self {
+        OneOftype_pb::None
+    }
+}
+
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct Label {
+    pub id: Option<u64>,
+}
+
+impl<'a> MessageRead<'a> for Label {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(8) => msg.id = Some(r.read_uint64(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for Label {
+    fn get_size(&self) -> usize {
+        0
+        + self.id.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.id { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
+        Ok(())
+    }
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct Migrate {
+    pub id: Option<u64>,
+    pub from: Option<u64>,
+    pub verify: Option<bool>,
+}
+
+impl<'a> MessageRead<'a> for Migrate {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(8) => msg.id = Some(r.read_uint64(bytes)?),
+                Ok(16) => msg.from = Some(r.read_uint64(bytes)?),
+                Ok(8000) => msg.verify = Some(r.read_bool(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for Migrate {
+    fn get_size(&self) -> usize {
+        0
+        + self.id.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.from.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.verify.as_ref().map_or(0, |m| 2 + sizeof_varint(*(m) as u64))
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.id { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.from { w.write_with_tag(16, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.verify { w.write_with_tag(8000, |w| w.write_bool(*s))?; }
+        Ok(())
+    }
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct AckMigrate {
+    pub deny_migrate: Option<bool>,
+    pub verify: Option<bool>,
+}
+
+impl<'a> MessageRead<'a> for AckMigrate {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(8) => msg.deny_migrate = Some(r.read_bool(bytes)?),
+                Ok(8000) => msg.verify = Some(r.read_bool(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for AckMigrate {
+    fn get_size(&self) -> usize {
+        0
+        + self.deny_migrate.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.verify.as_ref().map_or(0, |m| 2 + sizeof_varint(*(m) as u64))
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.deny_migrate { w.write_with_tag(8, |w| w.write_bool(*s))?; }
+        if let Some(ref s) = self.verify { w.write_with_tag(8000, |w| w.write_bool(*s))?; }
+        Ok(())
+    }
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct Switched {
+    pub sent: Option<u64>,
+    pub cancelled: Option<bool>,
+}
+
+impl<'a> MessageRead<'a> for Switched {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(8) => msg.sent = Some(r.read_uint64(bytes)?),
+                Ok(16) => msg.cancelled = Some(r.read_bool(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for Switched {
+    fn get_size(&self) -> usize {
+        0
+        + self.sent.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.cancelled.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.sent { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.cancelled { w.write_with_tag(16, |w| w.write_bool(*s))?; }
+        Ok(())
+    }
+}
+

@@ -1,0 +1,110 @@
+//! Which of two peers is which: parity of IDs (*Stream IDs*) and the designated peer (*Who moves the
+//! stream*, earlier revision).
+
+use libp2p_identity::PeerId;
+use sha2::{Digest, Sha256};
+
+use crate::machine::StreamId;
+
+/// Allocates the IDs of the streams and legs that we label.
+#[derive(Debug)]
+pub(crate) struct IdAllocator {
+    counter: u64,
+    parity: u64,
+}
+
+impl IdAllocator {
+    pub(crate) fn new(local: &PeerId, remote: &PeerId) -> Self {
+        Self {
+            counter: 0,
+            parity: u64::from(bytes(local) > bytes(remote)),
+        }
+    }
+
+    /// The next ID for which `in_use` is false; `None` if all 2^63 of our parity have been tried.
+    pub(crate) fn next(&mut self, in_use: impl Fn(StreamId) -> bool) -> Option<StreamId> {
+        loop {
+            if self.counter >> 63 != 0 {
+                return None;
+            }
+            let id = StreamId(self.counter << 1 | self.parity);
+            self.counter += 1;
+            if !in_use(id) {
+                return Some(id);
+            }
+        }
+    }
+}
+
+/// Whether the hash rule names the local peer.
+pub(crate) fn is_designated(local: &PeerId, remote: &PeerId) -> bool {
+    let (local, remote) = (bytes(local), bytes(remote));
+    let (lower, higher) = if local < remote {
+        (&local, &remote)
+    } else {
+        (&remote, &local)
+    };
+    names_lower(lower, higher) == (local < remote)
+}
+
+/// SHA-256 over both, lower first; an even hash names the lower.
+fn names_lower(lower: &[u8], higher: &[u8]) -> bool {
+    let hash = Sha256::new()
+        .chain_update(lower)
+        .chain_update(higher)
+        .finalize();
+    hash[31] & 1 == 0
+}
+
+/// Peer IDs compare as their multihash bytes.
+fn bytes(peer: &PeerId) -> Vec<u8> {
+    peer.to_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_rule_with_the_specs_example() {
+        // The specification says that SHA-256("AB") ends in `c`, which is true of "AB\n".
+        let hash = Sha256::digest(b"AB");
+        assert_eq!(hash[31], 0x53);
+        assert!(!names_lower(b"A", b"B"));
+        assert_eq!(Sha256::digest(b"AB\n")[31] & 0xf, 0xc);
+    }
+
+    #[test]
+    fn exactly_one_of_two_peers_is_designated() {
+        let (mut lower, mut higher) = (0, 0);
+        for _ in 0..64 {
+            let (a, b) = (PeerId::random(), PeerId::random());
+            assert_ne!(is_designated(&a, &b), is_designated(&b, &a));
+            if is_designated(&a, &b) == (a.to_bytes() < b.to_bytes()) {
+                lower += 1;
+            } else {
+                higher += 1;
+            }
+        }
+        assert!(lower > 0 && higher > 0);
+    }
+
+    #[test]
+    fn ids_have_our_parity_and_skip_those_in_use() {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let (lower, higher) = if a.to_bytes() < b.to_bytes() {
+            (a, b)
+        } else {
+            (b, a)
+        };
+        let mut even = IdAllocator::new(&lower, &higher);
+        let mut odd = IdAllocator::new(&higher, &lower);
+        assert_eq!(even.next(|_| false), Some(StreamId(0)));
+        assert_eq!(even.next(|_| false), Some(StreamId(2)));
+        assert_eq!(even.next(|id| id.0 < 8), Some(StreamId(8)));
+        assert_eq!(odd.next(|_| false), Some(StreamId(1)));
+        odd.counter = (1 << 63) - 1;
+        assert_eq!(odd.next(|_| false), Some(StreamId(u64::MAX)));
+        assert_eq!(odd.next(|_| false), None);
+    }
+}
