@@ -2,9 +2,29 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
-#![allow(dead_code)]
 
+mod behaviour;
+mod config;
+mod control;
+mod event;
+mod handler;
 mod machine;
+mod negotiate;
+mod policy;
 mod protocol;
+mod stream;
+mod table;
 
-pub use protocol::PROTOCOL_NAME;
+pub use crate::{
+    behaviour::Behaviour,
+    config::{Config, Initiate},
+    control::{AlreadyRegistered, Control, IncomingStreams, MigrateError, OpenStreamError},
+    event::{
+        Abort, ConnectionInfo, Event, Failure, Limit, Opener, StreamId, StreamInfo, Transport,
+        Violation,
+    },
+    negotiate::Stream,
+    policy::{Policy, PreferDirect, Stay, Verdict},
+    protocol::PROTOCOL_NAME,
+    stream::StreamKey,
+};

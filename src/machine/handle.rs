@@ -8,10 +8,7 @@ macro_rules! obeys {
         #[cfg(test)]
         let obeyed = $machine.rules.without != Some(rules::Rule::$rule);
         #[cfg(not(test))]
-        let obeyed = {
-            let _ = &$machine;
-            true
-        };
+        let obeyed = true;
         obeyed
     }};
 }
@@ -150,10 +147,8 @@ impl Machine {
     // ---- Before the agreement: the remote's attempt ----------------------------------------------
 
     fn migrate(&mut self, theirs: Theirs) {
-        if self.theirs.is_some() {
-            // The remote has one attempt at a time: it has given the older one up.
-            self.put(Output::Drop(Slot::Theirs));
-        }
+        // The remote has one attempt at a time: an older one, whose leg has just been replaced, it has
+        // given up.
         self.theirs = Some(theirs);
         self.consider_theirs();
     }
@@ -187,18 +182,28 @@ impl Machine {
     }
 
     fn ask(&mut self, theirs: Theirs) {
-        if self.denied_by_us || self.has_ended() || self.detached || self.out == Out::Failed {
-            // A deny proves that nothing was switched (TRACES 5).
-            self.deny();
-        } else if self.doubt && !(theirs.verify && self.verify) && obeys!(self, DoubtNeedsVerify) {
-            self.drop_theirs();
-        } else {
+        if self.may_accept(theirs) {
             self.theirs = Some(Theirs {
                 asked: true,
                 ..theirs
             });
             self.put(Output::Ask);
         }
+    }
+
+    /// Whether accepting is possible; if not, the `Migrate` has been answered or dropped.
+    fn may_accept(&mut self, theirs: Theirs) -> bool {
+        if self.denied_by_us || self.has_ended() || self.detached || self.out == Out::Failed {
+            // A deny proves that nothing was switched (TRACES 5).
+            self.deny();
+            return false;
+        }
+        let in_doubt = self.doubt && obeys!(self, DoubtNeedsVerify);
+        if in_doubt && !(theirs.verify && self.verify) {
+            self.drop_theirs();
+            return false;
+        }
+        true
     }
 
     fn deny(&mut self) {
@@ -231,6 +236,10 @@ impl Machine {
                 }
             }
             Verdict::Accept => {
+                // Things may have changed since the policy was asked.
+                if !self.may_accept(theirs) {
+                    return;
+                }
                 let held = self.attempt_failed(Failure::Yielded);
                 let verify = theirs.verify && self.verify;
                 self.theirs = None;
@@ -274,7 +283,7 @@ impl Machine {
     fn nothing_was_switched(&mut self, held: Option<Eof>, failure: Failure) {
         self.put(Output::Disarm);
         self.put(Output::Drop(Slot::New));
-        self.put(Output::Failed(failure));
+        self.put(Output::TheirsFailed(failure));
         self.back_to_stable(held);
     }
 
@@ -404,6 +413,15 @@ impl Machine {
     // ---- Legs --------------------------------------------------------------------------------------
 
     fn end(&mut self, slot: Slot, mut eof: Eof) {
+        let refused = match (slot, &self.phase) {
+            (Slot::Current, _) => self.current.refused,
+            (Slot::New, Phase::Agreed(agreed)) => agreed.new.refused,
+            _ => false,
+        };
+        if refused {
+            // What the empty write would have said, has been said.
+            eof.proof = Proof::Disagrees;
+        }
         match (slot, &mut self.phase) {
             (Slot::Current, Phase::Stable) => {
                 self.current.read = true;
@@ -530,15 +548,21 @@ impl Machine {
                 self.read_failed(slot);
             }
             (Slot::New, Phase::Agreed(agreed)) => {
-                // The old leg has been read to its end, so this is a plain stream's write error: the
-                // remote wants no more, and what it wrote can still be read.
-                if agreed.in_switched {
-                    agreed.new.fin = true;
-                    agreed.new.closed = true;
-                    self.out = Out::Failed;
-                } else {
+                agreed.new.refused = true;
+                if agreed.out_switched.is_some() {
+                    // As on a plain stream: the remote may have completed, read to the end and dropped
+                    // the stream, and what it wrote can still be read. If the leg is lost, reading it
+                    // will tell.
+                    if !agreed.new.closed {
+                        agreed.new.fin = true;
+                        agreed.new.closed = true;
+                        self.out = Out::Failed;
+                    }
+                } else if !agreed.verify {
                     self.abort(Abort::LegLost);
                 }
+                // Else it was our ack, to an initiator that may have taken its `Migrate` back: what it
+                // said is still to be read, and the leg's end aborts.
             }
             (Slot::Current, Phase::Agreed(agreed)) => {
                 if agreed.out_switched.is_some() && agreed.verify {
@@ -550,6 +574,7 @@ impl Machine {
                 }
             }
             (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Acking { .. }) => {
+                self.current.refused = true;
                 if !self.current.closed {
                     self.out = Out::Failed;
                     self.current.fin = true;

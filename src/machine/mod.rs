@@ -38,6 +38,7 @@ use std::collections::VecDeque;
 #[cfg(test)]
 use self::rules::Rules;
 pub(crate) use self::types::*;
+pub use self::types::{Abort, Failure, StreamId, Verdict};
 
 /// The state of one stream on one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -89,6 +90,8 @@ struct Ends {
     closed: bool,
     /// The remote's end has been read.
     read: bool,
+    /// A write, a flush or the closing has failed.
+    refused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,6 +170,14 @@ impl Machine {
         }
     }
 
+    /// The same machine under other rules.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn with_rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
+        self
+    }
+
     /// The next thing to carry out.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -176,6 +187,23 @@ impl Machine {
     #[must_use]
     pub(crate) fn id(&self) -> StreamId {
         self.id
+    }
+
+    /// All IDs that the stream answers to: its own, that of a migration under way, that of the remote's
+    /// unanswered `Migrate`.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = StreamId> + use<> {
+        let pending = match &self.phase {
+            Phase::Requested { id, .. } | Phase::Acking { id, .. } => Some(*id),
+            Phase::Agreed(agreed) => Some(agreed.id),
+            _ => None,
+        };
+        [
+            Some(self.id),
+            pending,
+            self.theirs.map(|theirs| theirs.id),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// Stream bytes written and read so far, over all legs.
@@ -242,6 +270,12 @@ impl Machine {
         matches!(self.phase, Phase::Requested { .. })
     }
 
+    /// Whether our accepting ack is being written.
+    #[must_use]
+    pub(crate) fn awaits_ack_written(&self) -> bool {
+        matches!(self.phase, Phase::Acking { .. })
+    }
+
     /// Whether an EOF on the current leg needs the empty write on every kind of leg, because a failed
     /// attempt leaves, or may yet leave, it in doubt.
     #[must_use]
@@ -253,6 +287,21 @@ impl Machine {
     #[must_use]
     pub(crate) fn has_closed_current(&self) -> bool {
         self.current.fin
+    }
+
+    /// Whether our FIN is, or may be, on the new leg.
+    #[must_use]
+    pub(crate) fn has_closed_new(&self) -> bool {
+        matches!(&self.phase, Phase::Agreed(agreed) if agreed.new.fin)
+    }
+
+    /// The leg that carries the application's FIN.
+    #[must_use]
+    pub(crate) fn closes(&self) -> Slot {
+        match &self.phase {
+            Phase::Agreed(agreed) if agreed.out_switched.is_some() => Slot::New,
+            _ => Slot::Current,
+        }
     }
 
     /// Whether a migration of this stream is under way, from `Migrate` to completion.
@@ -268,12 +317,6 @@ impl Machine {
     #[must_use]
     pub(crate) fn is_agreed(&self) -> bool {
         matches!(self.phase, Phase::Agreed(_))
-    }
-
-    /// Whether the old leg still has to be read or closed.
-    #[must_use]
-    pub(crate) fn awaits_old_leg(&self) -> bool {
-        matches!(&self.phase, Phase::Agreed(a) if a.in_end.is_none() || !self.current.closed)
     }
 
     /// Whether there is anything left to do that the application does not do by reading or writing.

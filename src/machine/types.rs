@@ -85,7 +85,8 @@ pub(crate) enum Input {
         /// The remote verifies.
         verify: bool,
     },
-    /// The remote's `Migrate` was read on a leg that is now in [`Slot::Theirs`].
+    /// The remote's `Migrate` was read on a leg that is now in [`Slot::Theirs`]; a leg that was there
+    /// before has been dropped.
     Migrate {
         /// The ID that the stream will have.
         id: StreamId,
@@ -129,7 +130,7 @@ pub(crate) enum Input {
 
 /// What the policy says to a `Migrate` of the remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Move.
     Accept,
     /// Never move this stream.
@@ -179,8 +180,10 @@ pub(crate) enum Output {
         /// Whether we initiated the migration.
         initiator: bool,
     },
-    /// The attempt, ours or theirs, has come to nothing, and the old leg goes on.
+    /// Our attempt has come to nothing, and the old leg goes on.
     Failed(Failure),
+    /// The remote's attempt, which we had accepted, has come to nothing, and the old leg goes on.
+    TheirsFailed(Failure),
     /// Start the timer anew.
     Arm(Timer),
     /// Stop the timer.
@@ -234,6 +237,19 @@ pub enum Abort {
     Violation,
     /// No progress within the configured time.
     TimedOut,
+}
+
+impl fmt::Display for Abort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dropped => "dropped before it was closed",
+            Self::LegLost => "a leg was reset or its connection lost",
+            Self::Unproven => "its end may be a reset",
+            Self::Cut => "a leg ended before all bytes had come",
+            Self::Violation => "the remote broke the protocol",
+            Self::TimedOut => "no progress in time",
+        })
+    }
 }
 
 /// Why a migration cannot be started.

@@ -225,11 +225,6 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Whether the first bytes of a message have arrived.
-    pub(crate) fn has_begun(&self) -> bool {
-        !self.seen.is_empty()
-    }
-
     pub(crate) fn poll_read<M: Message>(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),

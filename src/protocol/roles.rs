@@ -6,33 +6,40 @@ use sha2::{Digest, Sha256};
 
 use crate::machine::StreamId;
 
-/// Allocates the IDs of the streams and legs that we label.
-#[derive(Debug)]
+/// Allocates the IDs of the streams and legs that we label. One for all peers, so that IDs stay unique
+/// when a peer comes back that has not let go of its streams of before.
+#[derive(Debug, Default)]
 pub(crate) struct IdAllocator {
     counter: u64,
-    parity: u64,
 }
 
 impl IdAllocator {
-    pub(crate) fn new(local: &PeerId, remote: &PeerId) -> Self {
-        Self {
-            counter: 0,
-            parity: u64::from(bytes(local) > bytes(remote)),
-        }
-    }
-
-    /// The next ID for which `in_use` is false; `None` if all 2^63 of our parity have been tried.
-    pub(crate) fn next(&mut self, in_use: impl Fn(StreamId) -> bool) -> Option<StreamId> {
+    /// The next ID of this parity for which `in_use` is false; `None` when all 2^63 have been tried.
+    pub(crate) fn next(
+        &mut self,
+        parity: Parity,
+        in_use: impl Fn(StreamId) -> bool,
+    ) -> Option<StreamId> {
         loop {
             if self.counter >> 63 != 0 {
                 return None;
             }
-            let id = StreamId(self.counter << 1 | self.parity);
+            let id = StreamId(self.counter << 1 | u64::from(parity.0));
             self.counter += 1;
             if !in_use(id) {
                 return Some(id);
             }
         }
+    }
+}
+
+/// The lowest bit of the IDs that we allocate: set if ours is the higher peer ID.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parity(bool);
+
+impl Parity {
+    pub(crate) fn of(local: &PeerId, remote: &PeerId) -> Self {
+        Self(bytes(local) > bytes(remote))
     }
 }
 
@@ -97,14 +104,15 @@ mod tests {
         } else {
             (b, a)
         };
-        let mut even = IdAllocator::new(&lower, &higher);
-        let mut odd = IdAllocator::new(&higher, &lower);
-        assert_eq!(even.next(|_| false), Some(StreamId(0)));
-        assert_eq!(even.next(|_| false), Some(StreamId(2)));
-        assert_eq!(even.next(|id| id.0 < 8), Some(StreamId(8)));
-        assert_eq!(odd.next(|_| false), Some(StreamId(1)));
-        odd.counter = (1 << 63) - 1;
-        assert_eq!(odd.next(|_| false), Some(StreamId(u64::MAX)));
-        assert_eq!(odd.next(|_| false), None);
+        let even = Parity::of(&lower, &higher);
+        let odd = Parity::of(&higher, &lower);
+        let mut ids = IdAllocator::default();
+        assert_eq!(ids.next(even, |_| false), Some(StreamId(0)));
+        assert_eq!(ids.next(even, |_| false), Some(StreamId(2)));
+        assert_eq!(ids.next(odd, |_| false), Some(StreamId(5)));
+        assert_eq!(ids.next(even, |id| id.0 < 12), Some(StreamId(12)));
+        ids.counter = (1 << 63) - 1;
+        assert_eq!(ids.next(odd, |_| false), Some(StreamId(u64::MAX)));
+        assert_eq!(ids.next(odd, |_| false), None);
     }
 }

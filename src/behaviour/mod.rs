@@ -1,0 +1,332 @@
+//! The [`NetworkBehaviour`]: owns the table, the connections' views, and everything that runs in the
+//! background; translates between the swarm and the rest.
+
+mod connections;
+mod migrations;
+mod streams;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{StreamExt, channel::mpsc, future::BoxFuture, stream::FuturesUnordered};
+use libp2p_core::{Endpoint, Multiaddr, transport::PortUse};
+use libp2p_identity::PeerId;
+use libp2p_swarm::{
+    AddressChange, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm,
+    NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    behaviour::ConnectionEstablished,
+};
+
+use self::{connections::Connections, migrations::Outgoing, streams::Negotiated};
+use crate::{
+    Config, Event, Policy, PreferDirect,
+    control::{Acceptors, Command, Control, StreamRequest},
+    event::Opener,
+    handler::{FromBehaviour, Handler, News, ToBehaviour},
+    stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
+    table::{Caps, Table},
+};
+
+type SwarmLeg = Leg<libp2p_swarm::Stream, ConnectionId>;
+
+/// Commands that may wait, beside one per [`Control`].
+const COMMAND_BACKLOG: usize = 16;
+
+/// What is kept with each stream of the table.
+#[derive(Debug)]
+struct Extra {
+    opener: Opener,
+    started: std::time::Instant,
+    protocol: Option<libp2p_swarm::StreamProtocol>,
+    left_relay: bool,
+    /// Our attempt that is under way, from the wish to the end.
+    outgoing: Option<Outgoing>,
+    /// Attempts of the policy that failed since the last success.
+    failures: u32,
+    /// A timer for asking the policy again is running.
+    waiting: bool,
+    /// The time to wait for the designated peer is over.
+    patience_over: bool,
+}
+
+/// Something that is due later.
+#[derive(Debug)]
+enum Due {
+    /// Ask the policy about a stream again.
+    Place(StreamKey),
+    /// The label that a `Migrate` waits for has not come.
+    Early(PeerId, u64),
+    /// An old leg has lingered long enough.
+    Linger(ConnectionId, u64),
+}
+
+/// Makes streams migratable, and moves them. Add it to a `Swarm`'s behaviour and get a [`Control`] from
+/// it.
+///
+/// The swarm has to be polled for anything to happen. When the behaviour is dropped, streams that are
+/// not being migrated live on as long as their connections do.
+pub struct Behaviour {
+    config: Config,
+    policy: Box<dyn Policy>,
+    acceptors: Arc<Acceptors>,
+    command_sender: mpsc::Sender<Command>,
+    commands: mpsc::Receiver<Command>,
+    connections: Connections,
+    table: Table<libp2p_swarm::Stream, ConnectionId, Extra>,
+    mailbox: Arc<Mailbox>,
+    /// Streams that wait for their peer to be dialed.
+    dialing: HashMap<PeerId, Vec<StreamRequest>>,
+    drives: FuturesUnordered<Drive<libp2p_swarm::Stream, ConnectionId>>,
+    negotiations: FuturesUnordered<BoxFuture<'static, Negotiated>>,
+    due: FuturesUnordered<BoxFuture<'static, Due>>,
+    /// Denials of migrations of streams that have ended, being written.
+    denials: FuturesUnordered<BoxFuture<'static, ()>>,
+    lingering: HashMap<ConnectionId, Vec<(u64, SwarmLeg)>>,
+    next_linger: u64,
+    actions: VecDeque<ToSwarm<Event, FromBehaviour>>,
+}
+
+impl Behaviour {
+    /// A behaviour with the default policy, [`PreferDirect`]. It needs the local peer's ID, because the
+    /// parity of stream IDs and the designated peer depend on it.
+    #[must_use]
+    pub fn new(local_peer_id: PeerId, config: Config) -> Self {
+        Self::with_policy(local_peer_id, config, PreferDirect)
+    }
+
+    /// A behaviour with another policy; [`Stay`](crate::Stay) leaves all to [`Control::migrate`].
+    #[must_use]
+    pub fn with_policy(local_peer_id: PeerId, config: Config, policy: impl Policy) -> Self {
+        let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
+        let caps = Caps {
+            streams_per_peer: config.max_streams_per_peer,
+            held_per_peer: config.max_held_per_peer,
+            read_ahead_per_stream: config.read_ahead_per_stream,
+            read_ahead_per_peer: config.read_ahead_per_peer,
+        };
+        Self {
+            policy: Box::new(policy),
+            acceptors: Acceptors::new(config.protocol_name.clone(), config.accept_backlog),
+            command_sender,
+            commands,
+            connections: Connections::default(),
+            table: Table::new(local_peer_id, caps),
+            mailbox: Arc::default(),
+            dialing: HashMap::new(),
+            drives: FuturesUnordered::new(),
+            negotiations: FuturesUnordered::new(),
+            due: FuturesUnordered::new(),
+            denials: FuturesUnordered::new(),
+            lingering: HashMap::new(),
+            next_linger: 0,
+            actions: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// A handle to open, accept, move and list streams.
+    #[must_use]
+    pub fn new_control(&self) -> Control {
+        Control::new(self.command_sender.clone(), self.acceptors.clone())
+    }
+
+    fn event(&mut self, event: Event) {
+        self.actions.push_back(ToSwarm::GenerateEvent(event));
+    }
+
+    fn later(&mut self, delay: std::time::Duration, due: Due) {
+        let delay = futures_timer::Delay::new(delay);
+        self.due.push(Box::pin(async move {
+            delay.await;
+            due
+        }));
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Open {
+                peer,
+                connection,
+                request,
+            } => self.open(peer, connection, request),
+            Command::Migrate { key, to, reply } => self.migrate(key, to, Some(reply)),
+            Command::Streams { peer, reply } => {
+                let keys = self.table.of_peer(peer);
+                let streams = keys.into_iter().filter_map(|key| self.stream_info(key));
+                let _ = reply.send(streams.collect());
+            }
+            Command::Connections { peer, reply } => {
+                let ranked = self.connections.ranked(peer).into_iter().cloned();
+                let _ = reply.send(ranked.collect());
+            }
+        }
+    }
+
+    fn is_due(&mut self, due: Due) {
+        match due {
+            Due::Place(key) => {
+                if let Some(entry) = self.table.get_mut(key) {
+                    entry.extra.waiting = false;
+                    entry.extra.patience_over = true;
+                }
+                self.place(key);
+            }
+            Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
+            Due::Linger(connection, number) => {
+                if let Some(legs) = self.lingering.get_mut(&connection) {
+                    legs.retain(|(lingering, _)| *lingering != number);
+                    if legs.is_empty() {
+                        self.lingering.remove(&connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs a driver for the stream if it needs one.
+    fn drive(&mut self, key: StreamKey) {
+        if let Some(entry) = self.table.get(key)
+            && entry.shared.claim_drive()
+        {
+            let timeouts = Timeouts {
+                answer: self.config.answer_timeout,
+                progress: self.config.progress_timeout,
+            };
+            self.drives.push(Drive::new(entry.shared.clone(), timeouts));
+        }
+    }
+
+    /// Local work: one round over everything that may be ready. Returns whether anything was.
+    fn work(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        for key in self.mailbox.collect(cx) {
+            progress = true;
+            self.heard_from(key);
+        }
+        while let Poll::Ready(Some(_)) = self.drives.poll_next_unpin(cx) {
+            progress = true;
+        }
+        while let Poll::Ready(Some(negotiated)) = self.negotiations.poll_next_unpin(cx) {
+            progress = true;
+            self.negotiated(negotiated);
+        }
+        while let Poll::Ready(Some(())) = self.denials.poll_next_unpin(cx) {}
+        while let Poll::Ready(Some(due)) = self.due.poll_next_unpin(cx) {
+            progress = true;
+            self.is_due(due);
+        }
+        progress
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(self.acceptors.clone(), &self.config))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(Handler::new(self.acceptors.clone(), &self.config))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            }) => self.connected(peer_id, connection_id, endpoint),
+            FromSwarm::ConnectionClosed(ConnectionClosed {
+                peer_id,
+                connection_id,
+                ..
+            }) => self.disconnected(peer_id, connection_id),
+            FromSwarm::AddressChange(AddressChange {
+                peer_id,
+                connection_id,
+                new,
+                ..
+            }) => {
+                self.connections.moved(peer_id, connection_id, new);
+                self.place_all(peer_id);
+            }
+            FromSwarm::DialFailure(DialFailure {
+                peer_id: Some(peer_id),
+                error,
+                ..
+            }) => self.dial_failed(peer_id, error),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        ToBehaviour(news): THandlerOutEvent<Self>,
+    ) {
+        match news {
+            News::Opened {
+                purpose,
+                stream,
+                prefix,
+                known,
+            } => self.opened(peer, connection, purpose, stream, prefix, known),
+            News::OpenFailed { purpose, error } => self.open_failed(connection, purpose, error),
+            News::Requested { stream, request } => {
+                self.requested(peer, connection, stream, request);
+            }
+            News::Plain { stream, protocol } => {
+                self.accepted_plain(peer, connection, stream, protocol);
+            }
+            News::Refused => self.event(Event::Refused {
+                peer,
+                connection,
+                limit: crate::Limit::InboundRequests,
+            }),
+            News::Violation => self.event(Event::Violation {
+                peer,
+                connection: Some(connection),
+                what: crate::Violation::Message,
+            }),
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        loop {
+            // Events out first, then local work, then new work.
+            if let Some(action) = self.actions.pop_front() {
+                return Poll::Ready(action);
+            }
+            if self.work(cx) {
+                continue;
+            }
+            match self.commands.poll_next_unpin(cx) {
+                Poll::Ready(Some(command)) => self.command(command),
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! Streams come and go: opening, labels, negotiation, the end.
+
+use std::{future::Future, io, sync::Arc, time::Instant};
+
+use futures::{
+    channel::oneshot,
+    future::{Either, select},
+};
+use futures_timer::Delay;
+use libp2p_core::ConnectedPoint;
+use libp2p_identity::PeerId;
+use libp2p_swarm::{
+    ConnectionId, DialError, NotifyHandler, StreamProtocol, StreamUpgradeError, ToSwarm,
+    dial_opts::{DialOpts, PeerCondition},
+};
+use multistream_select::NegotiationError;
+
+use super::{Behaviour, Extra, SwarmLeg};
+use crate::{
+    Event, Limit, MigrateError, OpenStreamError, Opener, Violation,
+    control::StreamRequest,
+    handler::{FromBehaviour, Purpose},
+    machine::{Setup, StreamId},
+    negotiate::{self, Stream},
+    protocol::codec::Request,
+    stream::{Shared, StreamKey},
+    table::Rejected,
+};
+
+/// How a negotiation on a labelled stream ended.
+pub(super) struct Negotiated {
+    peer: PeerId,
+    connection: ConnectionId,
+    key: StreamKey,
+    protocol: Option<StreamProtocol>,
+    /// Who waits for the stream; `None` if the remote opened it.
+    reply: Option<oneshot::Sender<Result<Stream, OpenStreamError>>>,
+    result: Result<Stream, OpenStreamError>,
+}
+
+impl Behaviour {
+    // ---- Connections -------------------------------------------------------------------------------
+
+    pub(super) fn connected(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        endpoint: &ConnectedPoint,
+    ) {
+        self.connections.add(peer, connection, endpoint);
+        self.table.connected(peer);
+        for request in self.dialing.remove(&peer).unwrap_or_default() {
+            self.open(peer, None, request);
+        }
+        self.place_all(peer);
+    }
+
+    pub(super) fn disconnected(&mut self, peer: PeerId, connection: ConnectionId) {
+        let last = self.connections.remove(peer, connection);
+        self.lingering.remove(&connection);
+        let keys = self.table.of_peer(peer);
+        for key in &keys {
+            if let Some(entry) = self.table.get(*key) {
+                entry.shared.connection_lost(connection);
+            }
+        }
+        for key in keys {
+            self.target_lost(key, connection);
+        }
+        if last {
+            self.table.disconnected(peer);
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, peer: PeerId, error: &DialError) {
+        // Somebody else's dial is under way, or a connection is there: one of them will tell.
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            return;
+        }
+        for request in self.dialing.remove(&peer).unwrap_or_default() {
+            let error = io::Error::new(io::ErrorKind::NotConnected, error.to_string());
+            let _ = request.reply.send(Err(error.into()));
+        }
+    }
+
+    // ---- Outbound ----------------------------------------------------------------------------------
+
+    pub(super) fn open(
+        &mut self,
+        peer: PeerId,
+        connection: Option<ConnectionId>,
+        request: StreamRequest,
+    ) {
+        let chosen = match connection {
+            Some(id) => self.connections.get(peer, id),
+            None => self.connections.ranked(peer).first().copied(),
+        };
+        match (chosen, connection) {
+            (Some(info), _) => {
+                let connection = info.id;
+                self.notify(peer, connection, Purpose::Stream(request));
+            }
+            (None, Some(id)) => {
+                let message = format!("there is no connection {id} to {peer}");
+                let error = io::Error::new(io::ErrorKind::NotConnected, message);
+                let _ = request.reply.send(Err(error.into()));
+            }
+            (None, None) => self.dial(peer, request),
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, request: StreamRequest) {
+        let waiting = self.dialing.entry(peer).or_default();
+        // Whoever has given up does not count.
+        waiting.retain(|request| !request.reply.is_canceled());
+        if waiting.len() >= self.config.max_pending_opens {
+            let message = format!(
+                "{} streams are already waiting for {peer} to be dialed",
+                waiting.len()
+            );
+            let error = io::Error::new(io::ErrorKind::WouldBlock, message);
+            let _ = request.reply.send(Err(error.into()));
+            return;
+        }
+        waiting.push(request);
+        self.actions.push_back(ToSwarm::Dial {
+            opts: DialOpts::peer_id(peer)
+                .condition(PeerCondition::DisconnectedAndNotDialing)
+                .build(),
+        });
+    }
+
+    pub(super) fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, purpose: Purpose) {
+        self.actions.push_back(ToSwarm::NotifyHandler {
+            peer_id,
+            handler: NotifyHandler::One(connection),
+            event: FromBehaviour(purpose),
+        });
+    }
+
+    pub(super) fn opened(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        purpose: Purpose,
+        stream: libp2p_swarm::Stream,
+        prefix: bool,
+        known: bool,
+    ) {
+        match purpose {
+            Purpose::Stream(request) if prefix => {
+                self.label(peer, connection, stream, request, known);
+            }
+            Purpose::Stream(StreamRequest { protocol, reply }) => {
+                let key = self.table.next_key();
+                let stream = Stream::plain(stream, key, peer, connection, protocol);
+                let _ = reply.send(Ok(stream));
+            }
+            Purpose::Leg(key) => self.leg_opened(key, connection, stream),
+            Purpose::Probe(key) => self.probed(key, connection, true),
+        }
+    }
+
+    pub(super) fn open_failed(
+        &mut self,
+        connection: ConnectionId,
+        purpose: Purpose,
+        error: StreamUpgradeError<std::convert::Infallible>,
+    ) {
+        match purpose {
+            Purpose::Stream(StreamRequest { protocol, reply }) => {
+                let error = match error {
+                    StreamUpgradeError::Timeout => {
+                        OpenStreamError::Io(io::ErrorKind::TimedOut.into())
+                    }
+                    StreamUpgradeError::Apply(infallible) => match infallible {},
+                    StreamUpgradeError::NegotiationFailed => {
+                        OpenStreamError::UnsupportedProtocol(protocol)
+                    }
+                    StreamUpgradeError::Io(error) => OpenStreamError::Io(error),
+                };
+                let _ = reply.send(Err(error));
+            }
+            Purpose::Leg(key) => {
+                self.outgoing_failed(key, MigrateError::NoLeg(error.to_string()));
+            }
+            // Refused is answered.
+            Purpose::Probe(key) => {
+                let answered = matches!(error, StreamUpgradeError::NegotiationFailed);
+                self.probed(key, connection, answered);
+            }
+        }
+    }
+
+    fn new_shared(
+        &mut self,
+        peer: PeerId,
+        leg: SwarmLeg,
+        id: StreamId,
+        opener: Opener,
+    ) -> Arc<Shared<libp2p_swarm::Stream, ConnectionId>> {
+        let connection = leg.connection();
+        let setup = Setup {
+            designated: self.table.is_designated(peer),
+            verify: self.config.verify,
+            peer_verifies: self.table.verifies(peer),
+        };
+        let key = self.table.next_key();
+        let shared = Shared::new(
+            key,
+            id,
+            setup,
+            leg,
+            opener == Opener::Local,
+            self.table.budget(peer),
+            self.mailbox.clone(),
+        );
+        let extra = Extra {
+            opener,
+            started: Instant::now(),
+            protocol: None,
+            left_relay: false,
+            outgoing: None,
+            failures: 0,
+            waiting: false,
+            patience_over: false,
+        };
+        self.table.insert(peer, shared.clone(), extra);
+        self.event(Event::StreamStarted {
+            peer,
+            key,
+            id,
+            opener,
+            connection,
+        });
+        shared
+    }
+
+    pub(super) fn leg(
+        &self,
+        peer: PeerId,
+        connection: ConnectionId,
+        stream: libp2p_swarm::Stream,
+    ) -> Option<SwarmLeg> {
+        let info = self.connections.get(peer, connection)?;
+        Some(SwarmLeg::new(stream, connection, info.is_ambiguous()))
+    }
+
+    /// *Opening*: a label, then the application's protocol on the labelled stream.
+    fn label(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        stream: libp2p_swarm::Stream,
+        StreamRequest { protocol, reply }: StreamRequest,
+        known: bool,
+    ) {
+        let id = self.table.allocate(peer);
+        let admitted = id.filter(|id| self.table.admits(peer, *id).is_ok());
+        let leg = self.leg(peer, connection, stream);
+        let (Some(id), Some(leg)) = (admitted, leg) else {
+            let message = format!(
+                "the limit of {} streams to {peer} is reached, or the connection is gone",
+                self.config.max_streams_per_peer
+            );
+            let error = io::Error::new(io::ErrorKind::WouldBlock, message);
+            let _ = reply.send(Err(error.into()));
+            return;
+        };
+        let shared = self.new_shared(peer, leg, id, Opener::Local);
+        let key = shared.key();
+        let dial = negotiate::dial(shared, peer, connection, protocol.clone(), known);
+        self.negotiate(peer, connection, key, Some(protocol), Some(reply), dial);
+    }
+
+    // ---- Inbound -----------------------------------------------------------------------------------
+
+    pub(super) fn requested(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        stream: libp2p_swarm::Stream,
+        request: Request,
+    ) {
+        let Some(leg) = self.leg(peer, connection, stream) else {
+            return;
+        };
+        match request {
+            Request::Label { id } => self.labelled(peer, leg, id),
+            Request::Migrate { id, from, verify } => {
+                self.migrate_requested(peer, leg, id, from, verify);
+            }
+        }
+    }
+
+    fn labelled(&mut self, peer: PeerId, leg: SwarmLeg, id: StreamId) {
+        let connection = leg.connection();
+        if let Err(rejected) = self.table.admits(peer, id) {
+            // The new leg goes, and nothing else.
+            drop(leg);
+            self.event(match rejected {
+                Rejected::IdInUse => Event::Violation {
+                    peer,
+                    connection: Some(connection),
+                    what: Violation::IdInUse,
+                },
+                Rejected::Full => Event::Refused {
+                    peer,
+                    connection,
+                    limit: Limit::StreamsPerPeer,
+                },
+            });
+            return;
+        }
+        let shared = self.new_shared(peer, leg, id, Opener::Remote);
+        let key = shared.key();
+        let listen = negotiate::listen(shared, peer, connection, self.acceptors.inner());
+        self.negotiate(peer, connection, key, None, None, listen);
+        // *Overtaking*: what came before the label.
+        for early in self.table.take_early(peer, id) {
+            self.migrate_requested(peer, early.leg, early.id, early.from, early.verify);
+        }
+        self.place(key);
+    }
+
+    pub(super) fn accepted_plain(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        stream: libp2p_swarm::Stream,
+        protocol: StreamProtocol,
+    ) {
+        let key = self.table.next_key();
+        let stream = Stream::plain(stream, key, peer, connection, protocol);
+        self.deliver(peer, connection, stream);
+    }
+
+    fn deliver(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream) {
+        if let Err(stream) = self.acceptors.deliver(peer, connection, stream) {
+            tracing::debug!(%peer, ?stream, "inbound stream refused: the application does not accept it");
+            self.event(Event::Refused {
+                peer,
+                connection,
+                limit: Limit::AcceptBacklog,
+            });
+        }
+    }
+
+    // ---- Negotiation -------------------------------------------------------------------------------
+
+    fn negotiate(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        key: StreamKey,
+        protocol: Option<StreamProtocol>,
+        reply: Option<oneshot::Sender<Result<Stream, OpenStreamError>>>,
+        negotiation: impl Future<Output = Result<Stream, NegotiationError>> + Send + 'static,
+    ) {
+        let timeout = Delay::new(self.config.negotiation_timeout);
+        self.negotiations.push(Box::pin(async move {
+            let result = match select(Box::pin(negotiation), timeout).await {
+                Either::Left((Ok(stream), _)) => Ok(stream),
+                Either::Left((Err(NegotiationError::Failed), _)) => match &protocol {
+                    Some(protocol) => Err(OpenStreamError::UnsupportedProtocol(protocol.clone())),
+                    None => Err(OpenStreamError::Io(io::Error::other(NegotiationError::Failed))),
+                },
+                Either::Left((Err(NegotiationError::ProtocolError(error)), _)) => {
+                    Err(OpenStreamError::Io(error.into()))
+                }
+                Either::Right(_) => Err(OpenStreamError::Io(io::ErrorKind::TimedOut.into())),
+            };
+            Negotiated {
+                peer,
+                connection,
+                key,
+                protocol,
+                reply,
+                result,
+            }
+        }));
+    }
+
+    pub(super) fn negotiated(&mut self, negotiated: Negotiated) {
+        let Negotiated {
+            peer,
+            connection,
+            key,
+            protocol,
+            reply,
+            result,
+        } = negotiated;
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.extra.protocol = match &result {
+                Ok(stream) => Some(stream.protocol().clone()),
+                Err(_) => protocol,
+            };
+        }
+        match (reply, result) {
+            (Some(reply), result) => {
+                // Whoever has given up drops the stream, which aborts it.
+                let opened = result.is_ok();
+                let _ = reply.send(result);
+                if opened {
+                    self.place(key);
+                }
+            }
+            (None, Ok(stream)) => self.deliver(peer, connection, stream),
+            (None, Err(error)) => {
+                tracing::debug!(%peer, %key, %error, "no protocol agreed on an inbound stream");
+            }
+        }
+    }
+}

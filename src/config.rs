@@ -1,0 +1,142 @@
+//! Settings.
+
+use std::time::Duration;
+
+use libp2p_swarm::StreamProtocol;
+
+use crate::PROTOCOL_NAME;
+
+/// When our policy starts migrations (*Who moves the stream*). Migrations of the remote are accepted
+/// from either side in both settings, and an explicit [`Control::migrate`](crate::Control::migrate)
+/// always starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Initiate {
+    /// At once if the hash rule names us; otherwise if the remote has not started within this time.
+    Designated {
+        /// How long the other peer waits for the designated one.
+        patience: Duration,
+    },
+    /// At once, whoever we are. Simultaneous starts are resolved by the hash rule.
+    Either,
+}
+
+/// Settings of a [`Behaviour`](crate::Behaviour).
+///
+/// Each setter documents its default, unit, and what it bounds.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) protocol_name: StreamProtocol,
+    pub(crate) verify: bool,
+    pub(crate) initiate: Initiate,
+    pub(crate) answer_timeout: Duration,
+    pub(crate) progress_timeout: Duration,
+    pub(crate) negotiation_timeout: Duration,
+    pub(crate) old_leg_linger: Duration,
+    pub(crate) read_ahead_per_stream: usize,
+    pub(crate) read_ahead_per_peer: usize,
+    pub(crate) max_streams_per_peer: usize,
+    pub(crate) max_held_per_peer: usize,
+    pub(crate) max_inbound_requests: usize,
+    pub(crate) max_pending_opens: usize,
+    pub(crate) accept_backlog: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            protocol_name: PROTOCOL_NAME,
+            verify: true,
+            initiate: Initiate::Designated {
+                patience: Duration::from_secs(5),
+            },
+            answer_timeout: Duration::from_secs(10),
+            progress_timeout: Duration::from_secs(30),
+            negotiation_timeout: Duration::from_secs(10),
+            old_leg_linger: Duration::from_secs(30),
+            read_ahead_per_stream: 1 << 20,
+            read_ahead_per_peer: 64 << 20,
+            max_streams_per_peer: 16_384,
+            max_held_per_peer: 64,
+            max_inbound_requests: 128,
+            max_pending_opens: 256,
+            accept_backlog: 256,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $setter:ident: $field:ident: $type:ty;)*) => {
+        impl Config {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $setter(mut self, $field: $type) -> Self {
+                    self.$field = $field;
+                    self
+                }
+            )*
+        }
+    };
+}
+
+setters! {
+    /// The prefix protocol's name on the wire. Default: [`PROTOCOL_NAME`]. Both peers need the same.
+    with_protocol_name: protocol_name: StreamProtocol;
+
+    /// Whether to offer the verified switch, an extension that peers without it ignore. Default: `true`.
+    ///
+    /// With it, no end of an old leg is trusted without the remote's count of bytes, so that an old leg
+    /// that was cut cannot pass for one that was switched. It costs about 5 bytes on each new leg.
+    with_verify: verify: bool;
+
+    /// When the policy starts migrations. Default: [`Initiate::Designated`] with 5 s of patience.
+    with_initiate: initiate: Initiate;
+
+    /// How long to wait for the answer to a `Migrate`. Default: 10 s. When it has passed, the stream goes
+    /// on where it is, and the policy tries again later.
+    with_answer_timeout: answer_timeout: Duration;
+
+    /// How long an agreed migration may make no progress before the old connection is probed, and how
+    /// long a stream that was closed and dropped may take to end. Default: 30 s.
+    with_progress_timeout: progress_timeout: Duration;
+
+    /// How long opening a stream may take once its substream is open, and how long a remote may take to
+    /// label one. Default: 10 s. Bounds how long a remote can occupy a place of
+    /// [`with_max_inbound_requests`](Self::with_max_inbound_requests).
+    with_negotiation_timeout: negotiation_timeout: Duration;
+
+    /// How long the old leg of a migration that the remote initiated is kept, unless its connection
+    /// closes before. Default: 30 s. Our last bytes may still be on their way on it, and a connection
+    /// without streams may be closed by an idle timeout (*Pruning*).
+    with_old_leg_linger: old_leg_linger: Duration;
+
+    /// How many bytes of one stream are read ahead of an application that does not read, so that a
+    /// migration can complete. Default: 1 MiB. Past it, the migration waits for the reader and loses
+    /// nothing.
+    with_read_ahead_per_stream: read_ahead_per_stream: usize;
+
+    /// The same for all streams of one peer together. Default: 64 MiB. Bounds the memory that one peer
+    /// can make us use.
+    with_read_ahead_per_peer: read_ahead_per_peer: usize;
+
+    /// How many labelled streams one peer may have. Default: 16,384. What a remote labels beyond that is
+    /// refused; opening one more is an error. A stream costs about 1 KiB, its substream aside.
+    with_max_streams_per_peer: max_streams_per_peer: usize;
+
+    /// How many `Migrate`s of one peer may wait for a label that has not arrived. Default: 64. What does
+    /// not fit is dropped unanswered, which means "try again later".
+    with_max_held_per_peer: max_held_per_peer: usize;
+
+    /// How many inbound substreams of one connection may be without their first message. Default: 128.
+    /// What a remote opens beyond that is refused.
+    with_max_inbound_requests: max_inbound_requests: usize;
+
+    /// How many streams may wait for one peer to be dialed, or for one connection to open substreams.
+    /// Default: 256. Opening one more is an error.
+    with_max_pending_opens: max_pending_opens: usize;
+
+    /// How many inbound streams of one protocol may wait for the application to accept them. Default:
+    /// 256. What comes beyond that is refused.
+    with_accept_backlog: accept_backlog: usize;
+}

@@ -1,0 +1,377 @@
+//! One connection's side: opens substreams for the behaviour, and reads the first message of those that
+//! the remote opens.
+//!
+//! It leaves an upgrade as soon as the protocol is agreed, because the swarm counts upgrades that are
+//! under way and a remote that never labels must not block other protocols.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    future::{Ready, ready},
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, Either, select},
+    stream::FuturesUnordered,
+};
+use futures_timer::Delay;
+use libp2p_core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
+use libp2p_swarm::{
+    ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, StreamUpgradeError,
+    SubstreamProtocol,
+    handler::{
+        ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+        ProtocolsChange,
+    },
+};
+
+use crate::{
+    control::{Acceptors, StreamRequest},
+    protocol::codec::{self, ReadError, Request},
+    stream::StreamKey,
+};
+
+/// How many outbound substreams are asked of the connection at once. The swarm serves its requests last
+/// in, first out, and their timers run while they wait; so the rest waits here, in order.
+const MAX_OPENING: usize = 64;
+
+/// What the behaviour wants a substream for.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// A new stream.
+    Stream(StreamRequest),
+    /// A new leg for a stream.
+    Leg(StreamKey),
+    /// To see whether anybody answers, for the sake of a stream.
+    Probe(StreamKey),
+}
+
+/// What the behaviour tells a handler.
+#[derive(Debug)]
+pub struct FromBehaviour(pub(crate) Purpose);
+
+/// A substream to be opened.
+#[derive(Debug)]
+pub struct Open {
+    purpose: Purpose,
+    offer: Offer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offer {
+    /// Not decided yet.
+    Undecided,
+    Prefix,
+    Plain,
+    Both,
+}
+
+/// What a handler tells the behaviour.
+#[derive(Debug)]
+pub struct ToBehaviour(pub(crate) News);
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// A substream is open for us.
+    Opened {
+        purpose: Purpose,
+        stream: Stream,
+        /// The protocol is the prefix, not the application's.
+        prefix: bool,
+        /// The remote is known to support the application's protocol.
+        known: bool,
+    },
+    /// It could not be opened.
+    OpenFailed {
+        purpose: Purpose,
+        error: StreamUpgradeError<std::convert::Infallible>,
+    },
+    /// The remote opened a stream or a leg.
+    Requested { stream: Stream, request: Request },
+    /// The remote opened a plain stream.
+    Plain {
+        stream: Stream,
+        protocol: StreamProtocol,
+    },
+    /// The remote opened more than may be waiting for its first message.
+    Refused,
+    /// The remote's first message was none.
+    Violation,
+}
+
+/// One connection's side.
+pub struct Handler {
+    acceptors: Arc<Acceptors>,
+    prefix: StreamProtocol,
+    first_message_timeout: Duration,
+    max_inbound: usize,
+    max_queued: usize,
+    queue: VecDeque<Open>,
+    opening: usize,
+    inbound: FuturesUnordered<BoxFuture<'static, Option<Result<(Stream, Request), ReadError>>>>,
+    /// What Identify says that the remote speaks; `None` if it has said nothing.
+    remote: Option<HashSet<StreamProtocol>>,
+    events: VecDeque<News>,
+}
+
+impl Handler {
+    pub(crate) fn new(acceptors: Arc<Acceptors>, config: &crate::Config) -> Self {
+        Self {
+            acceptors,
+            prefix: config.protocol_name.clone(),
+            first_message_timeout: config.negotiation_timeout,
+            max_inbound: config.max_inbound_requests,
+            max_queued: config.max_pending_opens,
+            queue: VecDeque::new(),
+            opening: 0,
+            inbound: FuturesUnordered::new(),
+            remote: None,
+            events: VecDeque::new(),
+        }
+    }
+
+    fn knows(&self, protocol: &StreamProtocol) -> Option<bool> {
+        self.remote.as_ref().map(|known| known.contains(protocol))
+    }
+
+    /// *Opening*: what Identify says decides; without it, the prefix and the protocol are offered
+    /// together, so that a remote without the prefix costs nothing.
+    fn offer(&self, purpose: &Purpose) -> Offer {
+        match (purpose, self.knows(&self.prefix)) {
+            (Purpose::Leg(_) | Purpose::Probe(_), _) | (Purpose::Stream(_), Some(true)) => {
+                Offer::Prefix
+            }
+            (Purpose::Stream(_), Some(false)) => Offer::Plain,
+            (Purpose::Stream(_), None) => Offer::Both,
+        }
+    }
+
+    fn request(&mut self, mut open: Open) -> SubstreamProtocol<Upgrade, Open> {
+        if open.offer == Offer::Undecided {
+            open.offer = self.offer(&open.purpose);
+        }
+        let protocol = match &open.purpose {
+            Purpose::Stream(request) => Some(request.protocol.clone()),
+            Purpose::Leg(_) | Purpose::Probe(_) => None,
+        };
+        let protocols: Vec<_> = match (open.offer, protocol) {
+            (Offer::Plain, Some(protocol)) => vec![protocol],
+            (Offer::Both, Some(protocol)) => vec![self.prefix.clone(), protocol],
+            _ => vec![self.prefix.clone()],
+        };
+        self.opening += 1;
+        SubstreamProtocol::new(Upgrade(protocols.into()), open)
+    }
+
+    fn opened(&mut self, open: Open, stream: Stream, protocol: &StreamProtocol) {
+        let known = match &open.purpose {
+            Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
+            Purpose::Leg(_) | Purpose::Probe(_) => false,
+        };
+        self.events.push_back(News::Opened {
+            prefix: *protocol == self.prefix,
+            purpose: open.purpose,
+            stream,
+            known,
+        });
+    }
+
+    fn open_failed(
+        &mut self,
+        open: Open,
+        error: StreamUpgradeError<std::convert::Infallible>,
+    ) {
+        let refused = matches!(error, StreamUpgradeError::NegotiationFailed);
+        let narrowed = matches!(open.offer, Offer::Prefix | Offer::Plain);
+        if refused && narrowed && matches!(open.purpose, Purpose::Stream(_)) {
+            // What Identify said was stale.
+            self.queue.push_front(Open {
+                offer: Offer::Both,
+                ..open
+            });
+            return;
+        }
+        self.events.push_back(News::OpenFailed {
+            purpose: open.purpose,
+            error,
+        });
+    }
+
+    fn accepted(&mut self, mut stream: Stream, protocol: StreamProtocol) {
+        if protocol != self.prefix {
+            self.events
+                .push_back(News::Plain { stream, protocol });
+        } else if self.inbound.len() >= self.max_inbound {
+            self.events.push_back(News::Refused);
+        } else {
+            let timeout = Delay::new(self.first_message_timeout);
+            self.inbound.push(
+                async move {
+                    let request = match select(Box::pin(codec::read(&mut stream)), timeout).await {
+                        Either::Left((request, _)) => request,
+                        Either::Right(_) => return None,
+                    };
+                    Some(request.map(|request| (stream, request)))
+                }
+                .boxed(),
+            );
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = FromBehaviour;
+    type ToBehaviour = ToBehaviour;
+    type InboundProtocol = Upgrade;
+    type OutboundProtocol = Upgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = Open;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
+        SubstreamProtocol::new(Upgrade(self.acceptors.protocols()), ())
+    }
+
+    /// A migration's target has to stay until its substream is open.
+    fn connection_keep_alive(&self) -> bool {
+        !self.queue.is_empty() || self.opening > 0 || !self.events.is_empty()
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Upgrade, Open, ToBehaviour>> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
+        }
+        if self.opening < MAX_OPENING
+            && let Some(open) = self.queue.pop_front()
+        {
+            let protocol = self.request(open);
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
+        }
+        while let Poll::Ready(Some(first)) = self.inbound.poll_next_unpin(cx) {
+            let event = match first {
+                Some(Ok((stream, request))) => News::Requested { stream, request },
+                Some(Err(error)) if error.is_violation() => News::Violation,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "no first message on an inbound substream");
+                    continue;
+                }
+                None => {
+                    tracing::debug!("no first message on an inbound substream in time");
+                    continue;
+                }
+            };
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
+        }
+        Poll::Pending
+    }
+
+    fn on_behaviour_event(&mut self, FromBehaviour(purpose): FromBehaviour) {
+        let open = Open {
+            purpose,
+            offer: Offer::Undecided,
+        };
+        match open.purpose {
+            // Migrations are bounded by the number of streams; they are not refused.
+            Purpose::Stream(_) if self.queue.len() >= self.max_queued => {
+                let error = io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    format!("{} streams are already waiting to be opened", self.max_queued),
+                );
+                self.open_failed(open, StreamUpgradeError::Io(error));
+            }
+            _ => self.queue.push_back(open),
+        }
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), Open>) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (stream, protocol),
+                info: (),
+            }) => self.accepted(stream, protocol),
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (stream, protocol),
+                info,
+            }) => {
+                self.opening = self.opening.saturating_sub(1);
+                self.opened(info, stream, &protocol);
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+                self.opening = self.opening.saturating_sub(1);
+                self.open_failed(info, error);
+            }
+            ConnectionEvent::RemoteProtocolsChange(change) => {
+                let known = self.remote.get_or_insert_default();
+                match change {
+                    ProtocolsChange::Added(added) => known.extend(added.cloned()),
+                    ProtocolsChange::Removed(removed) => {
+                        for protocol in removed {
+                            known.remove(protocol);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Agrees on a protocol and leaves it at that.
+#[derive(Debug, Clone)]
+pub struct Upgrade(Arc<[StreamProtocol]>);
+
+/// Iterates over a shared list, which the swarm asks for at every poll of a connection.
+#[derive(Debug, Clone)]
+pub struct Protocols {
+    list: Arc<[StreamProtocol]>,
+    next: usize,
+}
+
+impl Iterator for Protocols {
+    type Item = StreamProtocol;
+
+    fn next(&mut self) -> Option<StreamProtocol> {
+        let protocol = self.list.get(self.next)?.clone();
+        self.next += 1;
+        Some(protocol)
+    }
+}
+
+impl UpgradeInfo for Upgrade {
+    type Info = StreamProtocol;
+    type InfoIter = Protocols;
+
+    fn protocol_info(&self) -> Protocols {
+        Protocols {
+            list: self.0.clone(),
+            next: 0,
+        }
+    }
+}
+
+impl InboundUpgrade<Stream> for Upgrade {
+    type Output = (Stream, StreamProtocol);
+    type Error = std::convert::Infallible;
+    type Future = Ready<Result<Self::Output, Self::Error>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Upgrade {
+    type Output = (Stream, StreamProtocol);
+    type Error = std::convert::Infallible;
+    type Future = Ready<Result<Self::Output, Self::Error>>;
+
+    fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}

@@ -1,0 +1,396 @@
+//! What is under a stream's lock: the machine, its legs, and the carrying out of its outputs.
+
+use std::{collections::VecDeque, time::Instant};
+
+use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg};
+use crate::{
+    machine::{Abort, Failure, Input, Machine, Output, Refused, Slot, StreamId, Timer},
+    protocol::codec::{self, Ack, Request, Switched},
+};
+
+/// Legs that only have to say a last word. One that does not fit is dropped without it.
+const MAX_FAREWELLS: usize = 4;
+
+/// Something that the table's owner has to know or to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note<C> {
+    /// The policy is asked about a `Migrate` of the remote onto this connection.
+    Ask { to: C },
+    /// A migration is agreed; the stream answers to both IDs until it is complete.
+    Agreed { from: C, to: C, initiator: bool },
+    /// An attempt has come to nothing.
+    Failed {
+        failure: Failure,
+        /// Whether it was ours.
+        ours: bool,
+    },
+    /// A migration is complete.
+    Completed(Completed<C>),
+    /// See whether anybody answers on this connection.
+    Probe { connection: C },
+    /// The remote broke the protocol.
+    Violation,
+    /// The stream is over for good.
+    Over(Result<(), Abort>),
+}
+
+/// A completed migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Completed<C> {
+    pub(crate) from: C,
+    pub(crate) to: C,
+    pub(crate) initiator: bool,
+    /// The stream's ID before.
+    pub(crate) retired: StreamId,
+    /// Bytes that the old leg carried: out, in.
+    pub(crate) old_leg: (u64, u64),
+    /// When both sides had agreed.
+    pub(crate) agreed_at: Instant,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Status<C> {
+    pub(crate) id: StreamId,
+    /// The connection that carries what is written now.
+    pub(crate) connection: Option<C>,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) migrating: bool,
+    pub(crate) in_doubt: bool,
+    pub(crate) peer_verifies: bool,
+    /// Whether both directions have ended.
+    pub(crate) ended: bool,
+}
+
+/// What has to be done once the lock is released.
+pub(super) struct After<L, C> {
+    pub(super) wake: bool,
+    pub(super) notify: bool,
+    pub(super) legs: Vec<Leg<L, C>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Core<L, C> {
+    pub(super) machine: Machine,
+    pub(super) current: Option<Leg<L, C>>,
+    pub(super) ours: Option<Leg<L, C>>,
+    pub(super) theirs: Option<Leg<L, C>>,
+    pub(super) new: Option<Leg<L, C>>,
+    pub(super) farewells: Vec<Leg<L, C>>,
+    pub(super) ahead: Ahead,
+    /// The armed timer, and how often timers have been armed.
+    pub(super) timer: (Option<Timer>, u64),
+    /// Whether closing was reported as done to the application.
+    pub(super) close_reported: bool,
+    /// The application dropped the stream: what comes in is discarded.
+    pub(super) dropped: bool,
+    pub(super) driving: bool,
+    connection: Option<C>,
+    agreed_at: Option<Instant>,
+    notes: VecDeque<Note<C>>,
+    lingering: Vec<Leg<L, C>>,
+    done_with: Vec<Leg<L, C>>,
+    wake: bool,
+    delivered: bool,
+}
+
+impl<L: Io, C: Connection> Core<L, C> {
+    pub(super) fn new(machine: Machine, leg: Leg<L, C>, budget: Budget) -> Self {
+        Self {
+            machine,
+            connection: Some(leg.connection()),
+            current: Some(leg),
+            ours: None,
+            theirs: None,
+            new: None,
+            farewells: Vec::new(),
+            ahead: Ahead::new(budget),
+            timer: (None, 0),
+            close_reported: false,
+            dropped: false,
+            driving: false,
+            agreed_at: None,
+            notes: VecDeque::new(),
+            lingering: Vec::new(),
+            done_with: Vec::new(),
+            wake: false,
+            delivered: false,
+        }
+    }
+
+    pub(super) fn leg(&mut self, slot: Slot) -> &mut Option<Leg<L, C>> {
+        match slot {
+            Slot::Current => &mut self.current,
+            Slot::Ours => &mut self.ours,
+            Slot::Theirs => &mut self.theirs,
+            Slot::New => &mut self.new,
+        }
+    }
+
+    pub(super) fn put_leg(&mut self, slot: Slot, leg: Leg<L, C>) {
+        let replaced = self.leg(slot).replace(leg);
+        self.done_with.extend(replaced);
+    }
+
+    fn connection_of(&mut self, slot: Slot) -> Option<C> {
+        self.leg(slot).as_ref().map(Leg::connection)
+    }
+
+    /// Gives the machine an input and carries out what it says.
+    pub(super) fn handle(&mut self, input: Input) {
+        self.machine.handle(input);
+        while let Some(output) = self.machine.poll_output() {
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::SendMigrate { id, from, verify } => {
+                let migrate = Request::Migrate { id, from, verify };
+                self.queue(Slot::Ours, &codec::frame(&migrate));
+            }
+            Output::Ask => {
+                if let Some(to) = self.connection_of(Slot::Theirs) {
+                    self.notes.push_back(Note::Ask { to });
+                }
+            }
+            Output::Accept { verify } => {
+                self.new = self.theirs.take();
+                let ack = Ack {
+                    deny: false,
+                    verify,
+                };
+                self.queue(Slot::New, &codec::frame(&ack));
+            }
+            Output::Deny => {
+                let ack = Ack {
+                    deny: true,
+                    verify: false,
+                };
+                self.queue(Slot::Theirs, &codec::frame(&ack));
+                let leg = self.theirs.take();
+                self.say_farewell(leg);
+            }
+            Output::Cancel => {
+                // A `Migrate` that is still queued was never heard of.
+                let leg = self.ours.take();
+                match leg {
+                    Some(mut leg) if !leg.has_queued() => {
+                        leg.queue(&codec::frame(&Switched::Cancelled));
+                        self.say_farewell(Some(leg));
+                    }
+                    leg => self.done_with.extend(leg),
+                }
+            }
+            Output::Drop(slot) => {
+                let leg = self.leg(slot).take();
+                self.done_with.extend(leg);
+            }
+            Output::Agreed { initiator, .. } => {
+                if initiator {
+                    self.new = self.ours.take();
+                }
+                self.agreed_at = Some(Instant::now());
+                let ends = (
+                    self.connection_of(Slot::Current),
+                    self.connection_of(Slot::New),
+                );
+                if let (Some(from), Some(to)) = ends {
+                    self.notes.push_back(Note::Agreed {
+                        from,
+                        to,
+                        initiator,
+                    });
+                }
+            }
+            Output::SendSwitched(sent) => {
+                self.queue(Slot::New, &codec::frame(&Switched::Sent(sent)));
+                self.connection = self.connection_of(Slot::New);
+            }
+            Output::Close(slot) => {
+                if let Some(leg) = self.leg(slot) {
+                    leg.close();
+                }
+            }
+            Output::Complete { initiator } => self.complete(initiator),
+            Output::Failed(failure) => {
+                let ours = true;
+                self.notes.push_back(Note::Failed { failure, ours });
+            }
+            Output::TheirsFailed(failure) => {
+                let ours = false;
+                self.notes.push_back(Note::Failed { failure, ours });
+            }
+            Output::Arm(timer) => self.timer = (Some(timer), self.timer.1 + 1),
+            Output::Disarm => self.timer.0 = None,
+            Output::Probe(slot) => {
+                if let Some(connection) = self.connection_of(slot) {
+                    self.notes.push_back(Note::Probe { connection });
+                }
+            }
+            Output::Abort(abort) => {
+                self.forget_legs();
+                self.notes.push_back(Note::Over(Err(abort)));
+            }
+            Output::Finish => {
+                self.forget_legs();
+                self.notes.push_back(Note::Over(Ok(())));
+            }
+        }
+        // Whoever waits may be waiting for another leg, or for nothing, now.
+        self.wake = true;
+    }
+
+    fn queue(&mut self, slot: Slot, message: &[u8]) {
+        if let Some(leg) = self.leg(slot) {
+            leg.queue(message);
+            leg.flush_soon();
+        }
+    }
+
+    /// The leg says what is queued and closes: a bare drop could overtake the message.
+    fn say_farewell(&mut self, leg: Option<Leg<L, C>>) {
+        let Some(mut leg) = leg else { return };
+        leg.close();
+        if self.farewells.len() < MAX_FAREWELLS {
+            self.farewells.push(leg);
+        } else {
+            self.done_with.push(leg);
+        }
+    }
+
+    fn complete(&mut self, initiator: bool) {
+        let Some(new) = self.new.take() else { return };
+        let to = new.connection();
+        self.connection = Some(to);
+        let Some(old) = self.current.replace(new) else {
+            return;
+        };
+        self.notes.push_back(Note::Completed(Completed {
+            from: old.connection(),
+            to,
+            initiator,
+            retired: self.machine.id(),
+            old_leg: old.counts(),
+            agreed_at: self.agreed_at.unwrap_or_else(Instant::now),
+        }));
+        if initiator || old.is_lost() {
+            self.done_with.push(old);
+        } else {
+            self.lingering.push(old);
+        }
+    }
+
+    fn forget_legs(&mut self) {
+        for slot in [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New] {
+            let leg = self.leg(slot).take();
+            self.done_with.extend(leg);
+        }
+        self.done_with.append(&mut self.farewells);
+    }
+
+    pub(super) fn forget_farewells(&mut self) {
+        self.done_with.append(&mut self.farewells);
+    }
+
+    pub(super) fn note(&mut self, note: Note<C>) {
+        self.notes.push_back(note);
+    }
+
+    pub(super) fn done_with(&mut self, leg: Leg<L, C>) {
+        self.done_with.push(leg);
+    }
+
+    pub(super) fn may_start(&self) -> Result<(), Refused> {
+        self.machine.may_start()
+    }
+
+    pub(super) fn connection_lost(&mut self, connection: C) {
+        let on = |leg: &Option<Leg<L, C>>| {
+            leg.as_ref()
+                .is_some_and(|leg| leg.connection() == connection)
+        };
+        // These carry nothing of the application's that could still be read.
+        for slot in [Slot::Ours, Slot::Theirs] {
+            if on(self.leg(slot)) {
+                self.handle(Input::ReadFailed(slot));
+            }
+        }
+        for slot in [Slot::Current, Slot::New] {
+            if let Some(leg) = self.leg(slot)
+                && leg.connection() == connection
+            {
+                leg.set_lost();
+            }
+        }
+        for leg in &mut self.farewells {
+            if leg.connection() == connection {
+                leg.set_lost();
+            }
+        }
+        self.lingering.retain(|leg| leg.connection() != connection);
+        self.wake = true;
+    }
+
+    pub(super) fn probed(&mut self, connection: C, answered: bool) {
+        if answered {
+            return self.handle(Input::ProbeAnswered);
+        }
+        for slot in [Slot::Current, Slot::New] {
+            if self.connection_of(slot) == Some(connection) {
+                return self.handle(Input::ProbeFailed(slot));
+            }
+        }
+    }
+
+    pub(super) fn has_background_work(&self) -> bool {
+        self.machine.has_background_work()
+            || !self.farewells.is_empty()
+            || self.current.as_ref().is_some_and(Leg::is_unflushed)
+    }
+
+    pub(super) fn claim_drive(&mut self) -> bool {
+        let claim = !self.driving && self.has_background_work();
+        self.driving |= claim;
+        claim
+    }
+
+    pub(super) fn take_notes(&mut self) -> Vec<Note<C>> {
+        self.delivered = false;
+        self.notes.drain(..).collect()
+    }
+
+    pub(super) fn take_lingering(&mut self) -> Vec<Leg<L, C>> {
+        std::mem::take(&mut self.lingering)
+    }
+
+    pub(super) fn status(&self) -> Status<C> {
+        let (sent, received) = self.machine.counts();
+        Status {
+            id: self.machine.id(),
+            connection: self.connection,
+            sent,
+            received,
+            migrating: self.machine.is_migrating(),
+            in_doubt: self.machine.is_in_doubt(),
+            peer_verifies: self.machine.peer_verifies(),
+            ended: self.machine.has_ended(),
+        }
+    }
+
+    pub(super) fn take_after(&mut self) -> Option<After<L, C>> {
+        let news = !self.notes.is_empty() || !self.driving && self.has_background_work();
+        let notify = news && !self.delivered;
+        if !self.wake && !notify && self.done_with.is_empty() {
+            return None;
+        }
+        self.delivered |= notify;
+        Some(After {
+            wake: std::mem::take(&mut self.wake),
+            notify,
+            legs: std::mem::take(&mut self.done_with),
+        })
+    }
+}

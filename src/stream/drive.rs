@@ -1,0 +1,125 @@
+//! The driver: moves a stream on while its application polls nothing.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_timer::Delay;
+
+use super::{Connection, Io, Shared, StreamKey, wakers::Party};
+use crate::machine::{Input, Timer};
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timeouts {
+    /// For an answer to `Migrate`; also for an ack, a deny or a cancellation to be written.
+    pub(crate) answer: Duration,
+    /// For anything to happen in an agreed migration before the old connection is probed, and for a
+    /// dropped stream to end.
+    pub(crate) progress: Duration,
+}
+
+impl Timeouts {
+    fn of(&self, timer: Timer) -> Duration {
+        match timer {
+            Timer::Answer => self.answer,
+            Timer::Progress => self.progress,
+        }
+    }
+}
+
+/// A future that is done when nothing is left to be done in the background. It must be run once per
+/// successful [`Shared::claim_drive`].
+pub(crate) struct Drive<L: Io, C: Connection> {
+    shared: Arc<Shared<L, C>>,
+    timeouts: Timeouts,
+    /// The armed timer, by its number.
+    timer: Option<(u64, Delay)>,
+    farewell: Option<Delay>,
+}
+
+impl<L: Io, C: Connection> Drive<L, C> {
+    pub(crate) fn new(shared: Arc<Shared<L, C>>, timeouts: Timeouts) -> Self {
+        Self {
+            shared,
+            timeouts,
+            timer: None,
+            farewell: None,
+        }
+    }
+
+    /// Whether the armed timer has fired.
+    fn poll_timer(&mut self, armed: (Option<Timer>, u64), cx: &mut Context<'_>) -> bool {
+        let (Some(timer), number) = armed else {
+            self.timer = None;
+            return false;
+        };
+        if self.timer.as_ref().is_none_or(|(armed, _)| *armed != number) {
+            self.timer = Some((number, Delay::new(self.timeouts.of(timer))));
+        }
+        let Some((_, delay)) = &mut self.timer else {
+            return false;
+        };
+        let fired = Pin::new(&mut *delay).poll(cx).is_ready();
+        if fired {
+            delay.reset(self.timeouts.of(timer));
+            // The reset timer has to know whom to wake.
+            let _ = Pin::new(delay).poll(cx);
+        }
+        fired
+    }
+}
+
+impl<L: Io, C: Connection> Future for Drive<L, C> {
+    type Output = StreamKey;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<StreamKey> {
+        let this = &mut *self;
+        let shared = this.shared.clone();
+        shared.wakers.register(Party::Driver, cx);
+        let (mut read, mut write) = shared.wakers.contexts();
+        loop {
+            let (armed, farewells, done) = shared.with(|core| {
+                core.pump(&mut read, &mut write);
+                let done = !core.has_background_work();
+                core.driving &= !done;
+                (core.timer, !core.farewells.is_empty(), done)
+            });
+            if done {
+                shared.wakers.forget(Party::Driver);
+                return Poll::Ready(shared.key());
+            }
+            if this.poll_timer(armed, cx) {
+                shared.with(|core| {
+                    // Time in which only the application can help does not count.
+                    if !(core.machine.is_agreed() && core.ahead.is_full()) {
+                        core.handle(Input::Timeout);
+                    }
+                });
+                continue;
+            }
+            if !farewells {
+                this.farewell = None;
+                return Poll::Pending;
+            }
+            let answer = this.timeouts.answer;
+            let farewell = this.farewell.get_or_insert_with(|| Delay::new(answer));
+            if Pin::new(farewell).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            this.farewell = None;
+            shared.with(|core| core.forget_farewells());
+        }
+    }
+}
+
+impl<L: Io, C: Connection> Drop for Drive<L, C> {
+    /// Dropped early, with its behaviour: whatever the stream's legs still do, they do when the
+    /// application polls them.
+    fn drop(&mut self) {
+        self.shared.wakers.forget(Party::Driver);
+    }
+}

@@ -1,0 +1,262 @@
+//! The application's half of a stream.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures::{AsyncRead, AsyncWrite};
+
+use super::{Connection, Io, Shared, core::Core, wakers::Party};
+use crate::machine::{Abort, Input, ReadFrom, Slot, WriteTo};
+
+/// What the application reads and writes.
+///
+/// Dropping it before `poll_close` returned aborts the stream, unless both directions have ended;
+/// dropping it afterwards detaches it, and what is open is finished in the background.
+pub(crate) struct Migratable<L: Io, C: Connection> {
+    shared: Arc<Shared<L, C>>,
+}
+
+/// Why reads and writes fail.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was aborted: {0}")]
+struct Aborted(Abort);
+
+/// The one place where the machine's words become an [`io::Error`].
+fn aborted(abort: Abort) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, Aborted(abort))
+}
+
+enum Target<'a, 'b> {
+    Plain(&'a mut [u8]),
+    Vectored(&'a mut [IoSliceMut<'b>]),
+}
+
+impl<L: Io, C: Connection> Migratable<L, C> {
+    pub(crate) fn new(shared: Arc<Shared<L, C>>) -> Self {
+        Self { shared }
+    }
+
+    fn poll<T>(
+        &self,
+        party: Party,
+        cx: &Context<'_>,
+        f: impl FnOnce(&mut Core<L, C>, &mut Context<'_>, &mut Context<'_>) -> T,
+    ) -> T {
+        let wakers = &self.shared.wakers;
+        wakers.register(party, cx);
+        let (mut read, mut write) = wakers.contexts();
+        self.shared.with(|core| {
+            if core.has_background_work() {
+                // The migration moves on by whoever is here first.
+                wakers.register_both(party, cx);
+                core.pump(&mut read, &mut write);
+            }
+            f(core, &mut read, &mut write)
+        })
+    }
+
+    fn poll_read_into(
+        &self,
+        cx: &Context<'_>,
+        mut target: Target<'_, '_>,
+    ) -> Poll<io::Result<usize>> {
+        self.poll(Party::Reader, cx, |core, read, write| {
+            loop {
+                if !core.ahead.is_empty() {
+                    let n = core.ahead.read(match &mut target {
+                        Target::Plain(buf) => buf,
+                        Target::Vectored(bufs) => match bufs.iter_mut().find(|b| !b.is_empty()) {
+                            Some(buf) => buf,
+                            None => &mut [],
+                        },
+                    });
+                    // There is room again for the rest of the old leg.
+                    core.pump(read, write);
+                    return Poll::Ready(Ok(n));
+                }
+                let slot = match core.machine.read_from() {
+                    ReadFrom::Ended => return Poll::Ready(Ok(0)),
+                    ReadFrom::Aborted(abort) => return Poll::Ready(Err(aborted(abort))),
+                    ReadFrom::Hold => return Poll::Pending,
+                    ReadFrom::Leg(slot) => slot,
+                };
+                let Some(leg) = core.leg(slot) else {
+                    return Poll::Ready(Err(aborted(Abort::LegLost)));
+                };
+                let polled = match &mut target {
+                    Target::Plain([]) => return Poll::Ready(Ok(0)),
+                    Target::Plain(buf) => leg.poll_read(read, buf),
+                    Target::Vectored(bufs) if bufs.iter().all(|buf| buf.is_empty()) => {
+                        return Poll::Ready(Ok(0));
+                    }
+                    Target::Vectored(bufs) => leg.poll_read_vectored(read, bufs),
+                };
+                match ready!(polled) {
+                    Ok(0) => {
+                        // The empty write may have to wait for the write side.
+                        self.shared.wakers.register_both(Party::Reader, cx);
+                        ready!(core.poll_end(slot, write));
+                        core.pump(read, write);
+                    }
+                    Ok(n) => {
+                        core.machine.read(n as u64);
+                        return Poll::Ready(Ok(n));
+                    }
+                    Err(_) => {
+                        core.handle(Input::ReadFailed(slot));
+                        core.pump(read, write);
+                    }
+                }
+            }
+        })
+    }
+
+    fn poll_write_from(
+        &self,
+        cx: &Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(Party::Writer, cx, |core, _, write| {
+            let slot = writable(core)?;
+            let Some(leg) = core.leg(slot) else {
+                return Poll::Ready(Err(aborted(Abort::LegLost)));
+            };
+            match ready!(leg.poll_write(write, bufs)) {
+                Ok(n) => {
+                    core.machine.wrote(n as u64);
+                    Poll::Ready(Ok(n))
+                }
+                Err(error) => Poll::Ready(Err(write_failed(core, slot, error))),
+            }
+        })
+    }
+}
+
+/// Where to write, or why not.
+fn writable<L: Io, C: Connection>(core: &Core<L, C>) -> io::Result<Slot> {
+    match core.machine.write_to() {
+        WriteTo::Leg(slot) => Ok(slot),
+        WriteTo::Aborted(abort) => Err(aborted(abort)),
+        WriteTo::Closed => Err(io::Error::new(
+            io::ErrorKind::BrokenPipe,
+            "the stream was closed for writing",
+        )),
+        WriteTo::Failed => Err(io::Error::new(
+            io::ErrorKind::BrokenPipe,
+            "the remote takes no more data",
+        )),
+    }
+}
+
+/// A write error as a plain stream would report it, unless it costs the whole stream.
+fn write_failed<L: Io, C: Connection>(
+    core: &mut Core<L, C>,
+    slot: Slot,
+    error: io::Error,
+) -> io::Error {
+    core.handle(Input::WriteFailed(slot));
+    match core.machine.write_to() {
+        WriteTo::Aborted(abort) => aborted(abort),
+        _ => error,
+    }
+}
+
+impl<L: Io, C: Connection> AsyncRead for Migratable<L, C> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_read_into(cx, Target::Plain(buf))
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_read_into(cx, Target::Vectored(bufs))
+    }
+}
+
+impl<L: Io, C: Connection> AsyncWrite for Migratable<L, C> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_from(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_from(cx, bufs)
+    }
+
+    /// Flushes the leg that carries what was written last. An old leg that is being closed is flushed
+    /// by that, in the background: a writer never waits for a migration.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(Party::Writer, cx, |core, _, write| {
+            let slot = match core.machine.write_to() {
+                WriteTo::Closed => return Poll::Ready(Ok(())),
+                _ => writable(core)?,
+            };
+            let Some(leg) = core.leg(slot) else {
+                return Poll::Ready(Err(aborted(Abort::LegLost)));
+            };
+            match ready!(leg.poll_flush(write)) {
+                Ok(()) => Poll::Ready(Ok(())),
+                Err(error) => Poll::Ready(Err(write_failed(core, slot, error))),
+            }
+        })
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(Party::Writer, cx, |core, _, write| {
+            if core.close_reported {
+                return Poll::Ready(Ok(()));
+            }
+            match core.machine.write_to() {
+                WriteTo::Closed => {}
+                _ => {
+                    writable(core)?;
+                    core.handle(Input::CloseWrite);
+                }
+            }
+            let slot = core.machine.closes();
+            let Some(leg) = core.leg(slot) else {
+                // The migration that carried the FIN is over, and the stream with it.
+                core.close_reported = true;
+                return Poll::Ready(Ok(()));
+            };
+            match ready!(leg.poll_close(write)) {
+                Ok(()) => {
+                    core.handle(Input::Closed(slot));
+                    core.close_reported = true;
+                    Poll::Ready(Ok(()))
+                }
+                Err(error) => Poll::Ready(Err(write_failed(core, slot, error))),
+            }
+        })
+    }
+}
+
+impl<L: Io, C: Connection> Drop for Migratable<L, C> {
+    fn drop(&mut self) {
+        self.shared.wakers.forget(Party::Reader);
+        self.shared.wakers.forget(Party::Writer);
+        self.shared.with(|core| {
+            core.dropped = true;
+            core.ahead.discard();
+            let closed = core.close_reported;
+            core.handle(Input::Dropped { closed });
+        });
+    }
+}

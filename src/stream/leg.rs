@@ -1,0 +1,271 @@
+//! One substream on one connection, with the messages that go before the application's bytes.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use asynchronous_codec::BytesMut;
+
+use super::{Connection, Io};
+use crate::{
+    machine::Proof,
+    protocol::codec::{self, Ack, Message, ReadError, Reader},
+};
+
+/// A leg of a stream.
+#[derive(Debug)]
+pub(crate) struct Leg<L, C> {
+    io: L,
+    connection: C,
+    /// Whether a reset or a loss reads as an EOF (yamux) or as an error.
+    ambiguous: bool,
+    /// Messages that have to be written before anything else.
+    queued: BytesMut,
+    /// A message has to be flushed without the application's doing.
+    unflushed: bool,
+    reader: Reader,
+    closing: bool,
+    closed: bool,
+    /// The remote's end has been read; the leg is not read again.
+    ended: bool,
+    /// A read has failed, and with it everything: a lazily negotiated substream panics when it is used
+    /// after that.
+    broken: Option<io::ErrorKind>,
+    /// The swarm has closed the connection.
+    lost: bool,
+    read: u64,
+    written: u64,
+}
+
+impl<L: Io, C: Connection> Leg<L, C> {
+    pub(crate) fn new(io: L, connection: C, ambiguous: bool) -> Self {
+        Self {
+            io,
+            connection,
+            ambiguous,
+            queued: BytesMut::new(),
+            unflushed: false,
+            reader: Reader::default(),
+            closing: false,
+            closed: false,
+            ended: false,
+            broken: None,
+            lost: false,
+            read: 0,
+            written: 0,
+        }
+    }
+
+    pub(crate) fn connection(&self) -> C {
+        self.connection
+    }
+
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.ambiguous
+    }
+
+    /// Stream bytes that this leg has carried: out, in.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.written, self.read)
+    }
+
+    /// Queues a message, to be written before the application's next byte.
+    pub(super) fn queue(&mut self, message: &[u8]) {
+        self.queued.extend_from_slice(message);
+    }
+
+    pub(super) fn flush_soon(&mut self) {
+        self.unflushed = true;
+    }
+
+    pub(super) fn give_up_flushing(&mut self) {
+        self.unflushed = false;
+    }
+
+    pub(super) fn is_unflushed(&self) -> bool {
+        self.unflushed
+    }
+
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// From now on the leg is to be closed for writing.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing && !self.closed
+    }
+
+    pub(super) fn set_lost(&mut self) {
+        self.lost = true;
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Nothing will come any more on a connection that the swarm has closed, and yamux does not say so.
+    fn or_lost<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match polled {
+            Poll::Pending if self.lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            polled => polled,
+        }
+    }
+
+    fn usable(&self) -> io::Result<()> {
+        match self.broken {
+            Some(kind) => Err(kind.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes the end or the failure of a read.
+    fn after_read(&mut self, polled: Poll<io::Result<usize>>, wanted: bool) -> Poll<io::Result<usize>> {
+        let polled = self.or_lost(polled);
+        match &polled {
+            Poll::Ready(Ok(0)) if wanted => self.ended = true,
+            Poll::Ready(Ok(n)) => self.read += *n as u64,
+            Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        self.usable()?;
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.after_read(polled, !buf.is_empty())
+    }
+
+    pub(super) fn poll_read_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [io::IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        self.usable()?;
+        let wanted = bufs.iter().any(|buf| !buf.is_empty());
+        let polled = Pin::new(&mut self.io).poll_read_vectored(cx, bufs);
+        self.after_read(polled, wanted)
+    }
+
+    /// Reads one message and not a byte more. Its bytes are not the stream's and are not counted.
+    pub(super) fn poll_message<M: Message>(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<M, ReadError>> {
+        if self.ended {
+            return Poll::Ready(Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into())));
+        }
+        self.usable().map_err(ReadError::Io)?;
+        let polled = self.reader.poll_read(&mut self.io, cx);
+        match polled {
+            Poll::Pending if self.lost => Poll::Ready(Err(ReadError::Io(
+                io::ErrorKind::NotConnected.into(),
+            ))),
+            Poll::Ready(Err(ReadError::Io(error))) => {
+                self.broken = Some(error.kind());
+                Poll::Ready(Err(ReadError::Io(error)))
+            }
+            polled => polled,
+        }
+    }
+
+    /// Writes what is queued.
+    pub(super) fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.queued.is_empty() {
+            self.usable()?;
+            let polled = Pin::new(&mut self.io).poll_write(cx, &self.queued);
+            match ready!(self.or_lost(polled))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => drop(self.queued.split_to(n)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_queued(cx))?;
+        self.usable()?;
+        let io = Pin::new(&mut self.io);
+        let polled = match bufs {
+            [buf] => io.poll_write(cx, buf),
+            bufs => io.poll_write_vectored(cx, bufs),
+        };
+        let polled = self.or_lost(polled);
+        if let Poll::Ready(Ok(n)) = polled {
+            self.written += n as u64;
+        }
+        polled
+    }
+
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_queued(cx))?;
+        self.usable()?;
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        ready!(self.or_lost(polled))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Flushes and closes the write side, once.
+    pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closed {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_flush(cx))?;
+        let polled = Pin::new(&mut self.io).poll_close(cx);
+        ready!(self.or_lost(polled))?;
+        self.closed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Refuses a `Migrate` that was read on this leg, for good.
+    pub(crate) async fn deny(mut self) -> io::Result<()> {
+        let deny = Ack {
+            deny: true,
+            verify: false,
+        };
+        self.queue(&codec::frame(&deny));
+        poll_fn(|cx| self.poll_close(cx)).await
+    }
+
+    /// The empty write: whether an EOF that was just read is a FIN, as far as the write side can tell.
+    ///
+    /// yamux refuses a write on a stream that was reset or whose connection is lost *before* it looks
+    /// at the send window, so a write that has to wait for window has been told that the stream is
+    /// alive. It may also have to wait for room in the muxer's own queue, which says nothing; flushing
+    /// first waits for that. QUIC looks at the connection's window first: there, waiting says nothing.
+    pub(super) fn poll_empty_write(&mut self, cx: &mut Context<'_>) -> Poll<Proof> {
+        if self.lost || self.broken.is_some() {
+            return Poll::Ready(Proof::Disagrees);
+        }
+        if ready!(self.poll_flush(cx)).is_err() {
+            return Poll::Ready(Proof::Disagrees);
+        }
+        Poll::Ready(match Pin::new(&mut self.io).poll_write(cx, &[]) {
+            Poll::Ready(Err(_)) => Proof::Disagrees,
+            Poll::Pending if !self.ambiguous => return Poll::Pending,
+            Poll::Ready(Ok(_)) | Poll::Pending => Proof::Agrees,
+        })
+    }
+}

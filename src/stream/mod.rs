@@ -1,0 +1,191 @@
+//! A stream over one leg, or two while it is being migrated.
+//!
+//! [`Shared`] holds the machine and the legs under one lock; [`Migratable`] is the half that the
+//! application reads and writes, [`Drive`] the one that moves the stream on while the application
+//! polls nothing. Both see the same legs, so every leg is polled with wakers that wake both
+//! ([`wakers`]).
+//!
+//! Generic over the leg (`AsyncRead + AsyncWrite + Unpin`) and over the connection's key. Knows the
+//! machine and the protocol; knows nothing of swarms or policies.
+
+mod ahead;
+mod core;
+mod drive;
+mod half;
+mod leg;
+mod mailbox;
+mod pump;
+#[cfg(test)]
+mod tests;
+mod wakers;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{AsyncRead, AsyncWrite};
+
+pub(crate) use self::{
+    ahead::Budget,
+    core::{Note, Status},
+    drive::{Drive, Timeouts},
+    half::Migratable,
+    leg::Leg,
+    mailbox::Mailbox,
+};
+use self::{core::Core, wakers::Wakers};
+use crate::{
+    machine::{Input, Machine, Refused, Setup, Slot, StreamId, Verdict},
+    protocol::codec::{self, Request},
+};
+
+/// A stream's local name: unique within one behaviour, the same for the stream's whole life.
+///
+/// The ID on the wire changes with every migration; the key never does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamKey(pub(crate) u64);
+
+impl fmt::Display for StreamKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a leg has to be.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
+/// What a connection's key has to be.
+pub(crate) trait Connection: Copy + Eq + fmt::Debug {}
+impl<T: Copy + Eq + fmt::Debug> Connection for T {}
+
+/// A stream as the table, the driver and the application share it.
+pub(crate) struct Shared<L, C> {
+    key: StreamKey,
+    /// Protects the machine, the legs and what was read ahead. Held around polls of the legs, because
+    /// application and driver share them; never held while a leg is dropped, a waker of ours is woken
+    /// or another lock is taken.
+    core: Mutex<Core<L, C>>,
+    wakers: Wakers,
+    mailbox: Arc<Mailbox>,
+}
+
+impl<L: Io, C: Connection> Shared<L, C> {
+    /// A stream on its first leg. The opener's leg still has to carry the label.
+    pub(crate) fn new(
+        key: StreamKey,
+        id: StreamId,
+        setup: Setup,
+        mut leg: Leg<L, C>,
+        opener: bool,
+        budget: Budget,
+        mailbox: Arc<Mailbox>,
+    ) -> Arc<Self> {
+        if opener {
+            leg.queue(&codec::frame(&Request::Label { id }));
+        }
+        Arc::new(Self {
+            key,
+            core: Mutex::new(Core::new(Machine::new(id, setup), leg, budget)),
+            wakers: Wakers::new(),
+            mailbox,
+        })
+    }
+
+    /// Starts a migration onto `leg`, which has just been negotiated.
+    pub(crate) fn start(&self, leg: Leg<L, C>, id: StreamId) -> Result<(), (Refused, Leg<L, C>)> {
+        self.with(|core| match core.may_start() {
+            Ok(()) => {
+                core.put_leg(Slot::Ours, leg);
+                core.handle(Input::Start { id });
+                Ok(())
+            }
+            Err(refused) => Err((refused, leg)),
+        })
+    }
+
+    /// Hands over a leg on which the remote's `Migrate` was read.
+    pub(crate) fn migrate(&self, leg: Leg<L, C>, id: StreamId, from: StreamId, verify: bool) {
+        self.with(|core| {
+            core.put_leg(Slot::Theirs, leg);
+            core.handle(Input::Migrate { id, from, verify });
+        });
+    }
+
+    /// The policy's answer to [`Note::Ask`].
+    pub(crate) fn verdict(&self, verdict: Verdict) {
+        self.with(|core| core.handle(Input::Verdict(verdict)));
+    }
+
+    /// What [`Note::Probe`] found out.
+    pub(crate) fn probed(&self, connection: C, answered: bool) {
+        self.with(|core| core.probed(connection, answered));
+        self.wakers.wake_all();
+    }
+
+    /// The swarm says that this connection is closed. What is buffered on its legs can still be read,
+    /// but nothing is waited for any more (yamux would let us wait for ever).
+    pub(crate) fn connection_lost(&self, connection: C) {
+        self.with(|core| core.connection_lost(connection));
+        self.wakers.wake_all();
+    }
+
+    /// All IDs that the stream answers to.
+    pub(crate) fn ids(&self) -> Vec<StreamId> {
+        self.lock().machine.ids().collect()
+    }
+
+    /// What the stream has to say since the last call.
+    pub(crate) fn take_notes(&self) -> Vec<Note<C>> {
+        self.lock().take_notes()
+    }
+
+    /// The old leg of a migration that we did not initiate, to be kept for a while (*Pruning*).
+    pub(crate) fn take_lingering(&self) -> Vec<Leg<L, C>> {
+        self.lock().take_lingering()
+    }
+
+    /// Whether a [`Drive`] is needed and none is running; if so, the caller has to run one.
+    pub(crate) fn claim_drive(&self) -> bool {
+        self.lock().claim_drive()
+    }
+
+    /// Where the stream stands.
+    pub(crate) fn status(&self) -> Status<C> {
+        self.lock().status()
+    }
+
+    /// Whether a migration could be started now, and why not.
+    pub(crate) fn may_start(&self) -> Result<(), Refused> {
+        self.lock().may_start()
+    }
+
+    pub(crate) fn key(&self) -> StreamKey {
+        self.key
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core<L, C>> {
+        // Nothing that panics leaves the machine between two states: a leg's panic is as good as its
+        // error, which the next poll finds.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `f` under the lock, and after it what must not happen under it.
+    fn with<R>(&self, f: impl FnOnce(&mut Core<L, C>) -> R) -> R {
+        let mut core = self.lock();
+        let result = f(&mut core);
+        let after = core.take_after();
+        drop(core);
+        if let Some(after) = after {
+            if after.wake {
+                self.wakers.wake_all();
+            }
+            if after.notify {
+                self.mailbox.deliver(self.key);
+            }
+            drop(after.legs);
+        }
+        result
+    }
+}

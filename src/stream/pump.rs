@@ -1,0 +1,207 @@
+//! Moving a migration on: everything that is neither the application's read nor its write.
+
+use std::task::{Context, Poll, ready};
+
+use super::{Connection, Io, core::Core, core::Note};
+use crate::{
+    machine::{Eof, Input, Proof, ReadFrom, Slot},
+    protocol::codec::{Ack, ReadError, Switched},
+};
+
+impl<L: Io, C: Connection> Core<L, C> {
+    /// Does what can be done now. Called by whoever polls the stream while it migrates, and by its
+    /// driver; afterwards the legs' wakers are registered for whatever is still awaited.
+    pub(super) fn pump(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) {
+        self.say_farewells(write);
+        while self.hear_answer(read, write)
+            || self.hear_remote_attempt(read, write)
+            || self.send_messages(write)
+            || self.hear_count(read, write)
+            || self.close_legs(write)
+            || self.read_old_leg(read, write)
+            || self.check_ended(read)
+        {}
+    }
+
+    fn say_farewells(&mut self, write: &mut Context<'_>) {
+        let mut index = 0;
+        while let Some(leg) = self.farewells.get_mut(index) {
+            if leg.poll_close(write).is_pending() {
+                index += 1;
+            } else {
+                let leg = self.farewells.swap_remove(index);
+                self.done_with(leg);
+            }
+        }
+    }
+
+    /// What a leg said in place of a message.
+    fn misheard(&mut self, slot: Slot, error: &ReadError) {
+        if error.is_violation() {
+            self.note(Note::Violation);
+            self.handle(Input::Unexpected(slot));
+        } else {
+            self.handle(Input::ReadFailed(slot));
+        }
+    }
+
+    /// Our attempt: `Migrate` out, `AckMigrate` in.
+    fn hear_answer(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) -> bool {
+        if !self.machine.awaits_answer() {
+            return false;
+        }
+        let Some(leg) = &mut self.ours else {
+            return false;
+        };
+        match leg.poll_flush(write) {
+            Poll::Ready(Err(_)) => self.handle(Input::WriteFailed(Slot::Ours)),
+            _ if leg.has_queued() => return false,
+            _ => match leg.poll_message::<Ack>(read) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(Ack { deny, verify })) => {
+                    self.handle(Input::Acked { deny, verify });
+                }
+                Poll::Ready(Err(error)) => self.misheard(Slot::Ours, &error),
+            },
+        }
+        true
+    }
+
+    /// The remote's attempt, unanswered: nothing may come but that it is taken back.
+    fn hear_remote_attempt(&mut self, read: &mut Context<'_>, _: &mut Context<'_>) -> bool {
+        let Some(leg) = &mut self.theirs else {
+            return false;
+        };
+        match leg.poll_message::<Switched>(read) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(Switched::Cancelled)) => self.handle(Input::Cancelled(Slot::Theirs)),
+            Poll::Ready(Ok(Switched::Sent(_))) => {
+                self.note(Note::Violation);
+                self.handle(Input::Unexpected(Slot::Theirs));
+            }
+            Poll::Ready(Err(error)) => self.misheard(Slot::Theirs, &error),
+        }
+        true
+    }
+
+    /// Writes and flushes our messages. *Agreed* is, for a responder, having written the ack: what
+    /// follows needs no flush to be true.
+    fn send_messages(&mut self, write: &mut Context<'_>) -> bool {
+        for slot in [Slot::Current, Slot::New] {
+            let Some(leg) = self.leg(slot) else { continue };
+            if !leg.is_unflushed() {
+                continue;
+            }
+            if let Poll::Ready(Err(_)) = leg.poll_flush(write) {
+                leg.give_up_flushing();
+                self.handle(Input::WriteFailed(slot));
+                return true;
+            }
+        }
+        let written = self.new.as_ref().is_some_and(|leg| !leg.has_queued());
+        if written && self.machine.awaits_ack_written() {
+            self.handle(Input::AckWritten);
+            return true;
+        }
+        false
+    }
+
+    fn hear_count(&mut self, read: &mut Context<'_>, _: &mut Context<'_>) -> bool {
+        if !self.machine.awaits_count() {
+            return false;
+        }
+        let Some(leg) = &mut self.new else {
+            return false;
+        };
+        match leg.poll_message::<Switched>(read) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(Switched::Sent(sent))) => self.handle(Input::Switched(sent)),
+            Poll::Ready(Ok(Switched::Cancelled)) => self.handle(Input::Cancelled(Slot::New)),
+            Poll::Ready(Err(error)) => self.misheard(Slot::New, &error),
+        }
+        true
+    }
+
+    fn close_legs(&mut self, write: &mut Context<'_>) -> bool {
+        for slot in [Slot::Current, Slot::New] {
+            let Some(leg) = self.leg(slot) else { continue };
+            if !leg.is_closing() {
+                continue;
+            }
+            match leg.poll_close(write) {
+                Poll::Pending => continue,
+                Poll::Ready(Ok(())) => self.handle(Input::Closed(slot)),
+                Poll::Ready(Err(_)) => self.handle(Input::WriteFailed(slot)),
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Reads the old leg to its end, for an application that does not read.
+    fn read_old_leg(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) -> bool {
+        if !self.machine.is_agreed() || self.machine.read_from() != ReadFrom::Leg(Slot::Current) {
+            return false;
+        }
+        let Some(leg) = &mut self.current else {
+            return false;
+        };
+        let Some(polled) = self.ahead.poll_fill(leg, read) else {
+            return false;
+        };
+        match polled {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(0)) => return self.poll_end(Slot::Current, write).is_ready(),
+            Poll::Ready(Ok(n)) => {
+                self.machine.read(n as u64);
+                if self.dropped {
+                    self.ahead.discard();
+                }
+            }
+            Poll::Ready(Err(_)) => self.handle(Input::ReadFailed(Slot::Current)),
+        }
+        true
+    }
+
+    /// A direction that has ended must end on every later leg too, without data.
+    fn check_ended(&mut self, read: &mut Context<'_>) -> bool {
+        let Some(slot) = self.machine.check() else {
+            return false;
+        };
+        let Some(leg) = self.leg(slot) else {
+            return false;
+        };
+        match leg.poll_read(read, &mut [0]) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(0)) => {
+                self.handle(Input::End(slot, Eof::new(Proof::Unavailable, false)));
+            }
+            Poll::Ready(Ok(_)) => {
+                self.note(Note::Violation);
+                self.handle(Input::Unexpected(slot));
+            }
+            Poll::Ready(Err(_)) => self.handle(Input::ReadFailed(slot)),
+        }
+        true
+    }
+
+    /// An EOF was read where the application's bytes come from: find out what it is worth.
+    pub(super) fn poll_end(&mut self, slot: Slot, write: &mut Context<'_>) -> Poll<()> {
+        let needs_proof = self.machine.needs_proof();
+        let closed = match slot {
+            Slot::Current => self.machine.has_closed_current(),
+            _ => self.machine.has_closed_new(),
+        };
+        let Some(leg) = self.leg(slot) else {
+            return Poll::Ready(());
+        };
+        let ambiguous = leg.is_ambiguous();
+        let proof = if !closed && (ambiguous || needs_proof) {
+            ready!(leg.poll_empty_write(write))
+        } else {
+            Proof::Unavailable
+        };
+        self.handle(Input::End(slot, Eof::new(proof, ambiguous)));
+        Poll::Ready(())
+    }
+}

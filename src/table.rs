@@ -1,0 +1,352 @@
+//! The peer-scoped stream table: which stream of which peer answers to which ID, on whatever
+//! connection; and what is kept per peer beside it.
+//!
+//! Everything is looked up under the authenticated peer, so no peer can name another's stream. Knows
+//! IDs and stream handles; knows nothing of swarms. `X` is what the owner keeps with each stream.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use libp2p_identity::PeerId;
+
+use crate::{
+    machine::StreamId,
+    protocol::roles::{self, IdAllocator, Parity},
+    stream::{Budget, Connection, Io, Leg, Shared, StreamKey},
+};
+
+/// How long the ID of a stream that has ended cleanly is remembered, so that a `Migrate` for it is
+/// denied; a deny proves that nothing was switched (*Overtaking*).
+const ENDED_MEMORY: Duration = Duration::from_secs(60);
+/// How many such IDs are remembered per peer.
+const MAX_ENDED: usize = 1024;
+
+/// A stream of the table.
+pub(crate) struct Entry<L, C, X> {
+    pub(crate) peer: PeerId,
+    pub(crate) shared: Arc<Shared<L, C>>,
+    pub(crate) extra: X,
+    ids: Vec<StreamId>,
+    /// All the peer's connections have gone since it began; its IDs stand for nothing any more.
+    stranded: bool,
+}
+
+/// A `Migrate` that arrived before the label of the stream that it names.
+pub(crate) struct Early<L, C> {
+    pub(crate) number: u64,
+    pub(crate) leg: Leg<L, C>,
+    pub(crate) id: StreamId,
+    pub(crate) from: StreamId,
+    pub(crate) verify: bool,
+}
+
+struct Peer<L, C> {
+    ids: HashMap<StreamId, StreamKey>,
+    streams: usize,
+    /// The oldest first.
+    ended: VecDeque<(StreamId, Instant)>,
+    early: Vec<Early<L, C>>,
+    budget: Budget,
+    designated: bool,
+    parity: Parity,
+    verifies: bool,
+    connected: bool,
+}
+
+/// Whose stream an ID is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A live stream's.
+    Live(StreamKey),
+    /// One's that has ended cleanly.
+    Ended,
+    /// Nobody's, as far as we know.
+    Unknown,
+}
+
+/// The table's bounds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caps {
+    pub(crate) streams_per_peer: usize,
+    pub(crate) held_per_peer: usize,
+    pub(crate) read_ahead_per_stream: usize,
+    pub(crate) read_ahead_per_peer: usize,
+}
+
+/// Why a stream or a leg does not get into the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    IdInUse,
+    Full,
+}
+
+pub(crate) struct Table<L, C, X> {
+    local: PeerId,
+    caps: Caps,
+    peers: HashMap<PeerId, Peer<L, C>>,
+    streams: HashMap<StreamKey, Entry<L, C, X>>,
+    allocator: IdAllocator,
+    next_key: u64,
+    next_early: u64,
+}
+
+impl<L: Io, C: Connection, X> Table<L, C, X> {
+    pub(crate) fn new(local: PeerId, caps: Caps) -> Self {
+        Self {
+            local,
+            caps,
+            peers: HashMap::new(),
+            streams: HashMap::new(),
+            allocator: IdAllocator::default(),
+            next_key: 0,
+            next_early: 0,
+        }
+    }
+
+    fn peer(&mut self, peer: PeerId) -> &mut Peer<L, C> {
+        let Self { local, caps, .. } = *self;
+        self.peers.entry(peer).or_insert_with(|| Peer {
+            ids: HashMap::new(),
+            streams: 0,
+            ended: VecDeque::new(),
+            early: Vec::new(),
+            budget: Budget::new(caps.read_ahead_per_stream, caps.read_ahead_per_peer),
+            designated: roles::is_designated(&local, &peer),
+            parity: Parity::of(&local, &peer),
+            verifies: false,
+            connected: true,
+        })
+    }
+
+    /// Whether the hash rule names us.
+    pub(crate) fn is_designated(&mut self, peer: PeerId) -> bool {
+        self.peer(peer).designated
+    }
+
+    /// Whether an earlier ack of the peer's said that it verifies.
+    pub(crate) fn verifies(&mut self, peer: PeerId) -> bool {
+        self.peer(peer).verifies
+    }
+
+    pub(crate) fn set_verifies(&mut self, peer: PeerId) {
+        self.peer(peer).verifies = true;
+    }
+
+    pub(crate) fn budget(&mut self, peer: PeerId) -> Budget {
+        self.peer(peer).budget.clone()
+    }
+
+    /// An ID of ours for a new stream or a new leg; `None` once there are none left.
+    pub(crate) fn allocate(&mut self, peer: PeerId) -> Option<StreamId> {
+        let parity = self.peer(peer).parity;
+        let ids = &self.peers.get(&peer)?.ids;
+        self.allocator.next(parity, |id| ids.contains_key(&id))
+    }
+
+    /// A key for a new stream.
+    pub(crate) fn next_key(&mut self) -> StreamKey {
+        self.next_key += 1;
+        StreamKey(self.next_key)
+    }
+
+    /// Whether a stream with this ID may be added.
+    pub(crate) fn admits(&mut self, peer: PeerId, id: StreamId) -> Result<(), Rejected> {
+        let cap = self.caps.streams_per_peer;
+        let peer = self.peer(peer);
+        if peer.ids.contains_key(&id) {
+            Err(Rejected::IdInUse)
+        } else if peer.streams >= cap {
+            Err(Rejected::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Adds a stream that [`Table::admits`].
+    pub(crate) fn insert(&mut self, peer: PeerId, shared: Arc<Shared<L, C>>, extra: X) {
+        let key = shared.key();
+        let entry = Entry {
+            peer,
+            shared,
+            extra,
+            ids: Vec::new(),
+            stranded: false,
+        };
+        self.peer(peer).streams += 1;
+        self.streams.insert(key, entry);
+        self.refresh(key);
+    }
+
+    /// Registers the IDs that the stream answers to now, and those only.
+    pub(crate) fn refresh(&mut self, key: StreamKey) {
+        let Some(entry) = self.streams.get_mut(&key) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&entry.peer) else {
+            return;
+        };
+        if entry.stranded {
+            return;
+        }
+        let now = entry.shared.ids();
+        for id in std::mem::take(&mut entry.ids) {
+            if !now.contains(&id) {
+                peer.ids.remove(&id);
+            }
+        }
+        for id in &now {
+            peer.ids.insert(*id, key);
+        }
+        entry.ids = now;
+    }
+
+    pub(crate) fn get(&self, key: StreamKey) -> Option<&Entry<L, C, X>> {
+        self.streams.get(&key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Entry<L, C, X>> {
+        self.streams.get_mut(&key)
+    }
+
+    /// All live streams of a peer.
+    pub(crate) fn of_peer(&self, peer: PeerId) -> Vec<StreamKey> {
+        let mut keys: Vec<_> = self
+            .peers
+            .get(&peer)
+            .map(|peer| peer.ids.values().copied().collect())
+            .unwrap_or_default();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    pub(crate) fn find(&mut self, peer: PeerId, id: StreamId) -> Found {
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            return Found::Unknown;
+        };
+        peer.forget_ended();
+        if let Some(key) = peer.ids.get(&id) {
+            Found::Live(*key)
+        } else if peer.ended.iter().any(|(ended, _)| *ended == id) {
+            Found::Ended
+        } else {
+            Found::Unknown
+        }
+    }
+
+    /// Takes a stream out; if it ended cleanly, its IDs are remembered for a while.
+    pub(crate) fn remove(&mut self, key: StreamKey, cleanly: bool) -> Option<Entry<L, C, X>> {
+        let entry = self.streams.remove(&key)?;
+        if let Some(peer) = self.peers.get_mut(&entry.peer) {
+            peer.streams -= 1;
+            for id in &entry.ids {
+                peer.ids.remove(id);
+            }
+            if cleanly {
+                let now = Instant::now();
+                peer.ended.extend(entry.ids.iter().map(|id| (*id, now)));
+                peer.forget_ended();
+            }
+            if peer.streams == 0 && !peer.connected {
+                self.peers.remove(&entry.peer);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Keeps a `Migrate` until its label comes. `None` if there is no room.
+    pub(crate) fn hold(
+        &mut self,
+        peer: PeerId,
+        leg: Leg<L, C>,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) -> Option<u64> {
+        self.next_early += 1;
+        let number = self.next_early;
+        let cap = self.caps.held_per_peer;
+        let early = &mut self.peer(peer).early;
+        if early.len() >= cap {
+            return None;
+        }
+        early.push(Early {
+            number,
+            leg,
+            id,
+            from,
+            verify,
+        });
+        Some(number)
+    }
+
+    /// The `Migrate`s that waited for this label, in the order of their arrival.
+    pub(crate) fn take_early(&mut self, peer: PeerId, label: StreamId) -> Vec<Early<L, C>> {
+        self.extract_early(peer, |early| early.from == label)
+    }
+
+    /// A `Migrate` whose label has not come in time.
+    pub(crate) fn expire_early(&mut self, peer: PeerId, number: u64) -> Vec<Early<L, C>> {
+        self.extract_early(peer, |early| early.number == number)
+    }
+
+    fn extract_early(
+        &mut self,
+        peer: PeerId,
+        take: impl Fn(&Early<L, C>) -> bool,
+    ) -> Vec<Early<L, C>> {
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            return Vec::new();
+        };
+        let (taken, kept) = std::mem::take(&mut peer.early).into_iter().partition(take);
+        peer.early = kept;
+        taken
+    }
+
+    /// A connection to the peer is there.
+    pub(crate) fn connected(&mut self, peer: PeerId) {
+        self.peer(peer).connected = true;
+    }
+
+    /// The last connection to a peer is gone, and all that its streams' IDs stood for with it: the
+    /// remote may use them anew, though the application here still holds the streams.
+    pub(crate) fn disconnected(&mut self, peer: PeerId) {
+        let Some(mut state) = self.peers.remove(&peer) else {
+            return;
+        };
+        for (_, key) in state.ids.drain() {
+            if let Some(entry) = self.streams.get_mut(&key) {
+                entry.ids.clear();
+                entry.stranded = true;
+            }
+        }
+        if state.streams > 0 {
+            state.early.clear();
+            state.ended.clear();
+            state.verifies = false;
+            state.connected = false;
+            self.peers.insert(peer, state);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.streams.len()
+    }
+}
+
+impl<L, C> Peer<L, C> {
+    fn forget_ended(&mut self) {
+        while self.ended.len() > MAX_ENDED
+            || self
+                .ended
+                .front()
+                .is_some_and(|(_, at)| at.elapsed() > ENDED_MEMORY)
+        {
+            self.ended.pop_front();
+        }
+    }
+}

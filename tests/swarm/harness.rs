@@ -1,0 +1,477 @@
+//! Real swarms on loopback: nodes that run in the background and keep a log, a relay, and a checked
+//! byte pattern.
+
+use std::{
+    collections::HashSet,
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, channel::mpsc};
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify,
+    identity::Keypair,
+    multiaddr::Protocol,
+    noise, relay,
+    swarm::{
+        ConnectionId, NetworkBehaviour, SwarmEvent,
+        behaviour::toggle::Toggle,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+    tcp, yamux,
+};
+use libp2p_stream_migration::{
+    Behaviour, Config, ConnectionInfo, Control, Event, IncomingStreams, Policy, Stay, Stream,
+};
+use tokio::sync::Notify;
+
+pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
+
+/// Nothing here takes long; what takes longer than this hangs.
+pub const HANG: Duration = Duration::from_secs(60);
+
+#[derive(NetworkBehaviour)]
+struct All {
+    migration: Toggle<Behaviour>,
+    plain: Toggle<libp2p_stream::Behaviour>,
+    relay: Toggle<relay::Behaviour>,
+    client: relay::client::Behaviour,
+    identify: Toggle<identify::Behaviour>,
+}
+
+/// What happened at a node, in order.
+#[derive(Debug, Clone)]
+pub enum Seen {
+    Connected(PeerId, ConnectionId),
+    Closed(PeerId, ConnectionId),
+    Listening(Multiaddr),
+    Identified(PeerId),
+    Migration(Event),
+}
+
+enum Command {
+    Listen(Multiaddr),
+    External(Multiaddr),
+    Dial(DialOpts),
+    Close(ConnectionId),
+}
+
+#[derive(Default)]
+struct Log {
+    seen: Mutex<Vec<Seen>>,
+    news: Notify,
+}
+
+pub struct Node {
+    pub id: PeerId,
+    pub control: Control,
+    pub plain: Option<libp2p_stream::Control>,
+    log: Arc<Log>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// How a node is made.
+pub struct Setup {
+    pub config: Config,
+    pub policy: Box<dyn FnOnce(PeerId, Config) -> Behaviour>,
+    pub migration: bool,
+    pub plain: bool,
+    pub relay: bool,
+    pub identify: bool,
+    pub idle: Duration,
+    pub keypair: Keypair,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            policy: Box::new(|id, config| Behaviour::with_policy(id, config, Stay)),
+            migration: true,
+            plain: false,
+            relay: false,
+            identify: false,
+            idle: Duration::from_secs(60),
+            keypair: Keypair::generate_ed25519(),
+        }
+    }
+}
+
+impl Setup {
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.policy = Box::new(|id, config| Behaviour::with_policy(id, config, policy));
+        self
+    }
+}
+
+impl Node {
+    pub fn new() -> Self {
+        Self::with(Setup::default())
+    }
+
+    pub fn with(setup: Setup) -> Self {
+        let id = setup.keypair.public().to_peer_id();
+        let migration = (setup.policy)(id, setup.config);
+        let control = migration.new_control();
+        let plain = setup.plain.then(libp2p_stream::Behaviour::new);
+        let plain_control = plain.as_ref().map(libp2p_stream::Behaviour::new_control);
+        let migration = setup.migration.then_some(migration);
+        let relay = setup.relay.then(|| {
+            let config = relay::Config {
+                max_circuit_bytes: u64::MAX,
+                max_circuit_duration: Duration::from_secs(3600),
+                ..Default::default()
+            };
+            relay::Behaviour::new(id, config)
+        });
+        let swarm = SwarmBuilder::with_existing_identity(setup.keypair)
+            .with_tokio()
+            .with_tcp(
+                tcp::Config::default().nodelay(true),
+                noise::Config::new,
+                yamux::Config::default,
+            )
+            .unwrap()
+            .with_quic()
+            .with_relay_client(noise::Config::new, yamux::Config::default)
+            .unwrap()
+            .with_behaviour(|keypair, client| All {
+                migration: migration.into(),
+                plain: plain.into(),
+                relay: relay.into(),
+                client,
+                identify: setup
+                    .identify
+                    .then(|| {
+                        let config = identify::Config::new("/test".to_owned(), keypair.public());
+                        identify::Behaviour::new(config)
+                    })
+                    .into(),
+            })
+            .unwrap()
+            .with_swarm_config(|config| config.with_idle_connection_timeout(setup.idle))
+            .build();
+        let (commands, receiver) = mpsc::unbounded();
+        let log = Arc::new(Log::default());
+        tokio::spawn(run(swarm, receiver, log.clone()));
+        Self {
+            id,
+            control,
+            plain: plain_control,
+            log,
+            commands,
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
+        self.log.seen.lock().unwrap()
+    }
+
+    /// Waits until the log, from its beginning, holds something that `find` makes something of.
+    pub async fn wait<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
+        within(what, async {
+            loop {
+                let news = self.log.news.notified();
+                let mut news = std::pin::pin!(news);
+                news.as_mut().enable();
+                if let Some(found) = self.seen().iter().find_map(&mut find) {
+                    return found;
+                }
+                news.await;
+            }
+        })
+        .await
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        let seen = self.seen();
+        let events = seen.iter().filter_map(|seen| match seen {
+            Seen::Migration(event) => Some(event.clone()),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    /// Waits for an event.
+    pub async fn event<T>(&self, what: &str, mut find: impl FnMut(&Event) -> Option<T>) -> T {
+        self.wait(what, |seen| match seen {
+            Seen::Migration(event) => find(event),
+            _ => None,
+        })
+        .await
+    }
+
+    pub fn close(&self, connection: ConnectionId) {
+        self.send(Command::Close(connection));
+    }
+
+    fn send(&self, command: Command) {
+        self.commands.unbounded_send(command).unwrap();
+    }
+
+    pub async fn listen(&self, address: &str) -> Multiaddr {
+        let address: Multiaddr = address.parse().unwrap();
+        let protocols = |address: &Multiaddr| -> Vec<_> {
+            let tags = address.protocol_stack().map(str::to_owned);
+            tags.filter(|tag| tag != "p2p").collect()
+        };
+        let wanted = protocols(&address);
+        self.send(Command::Listen(address));
+        let listening = self
+            .wait("a listen address", |seen| match seen {
+                Seen::Listening(address) if protocols(address) == wanted => Some(address.clone()),
+                _ => None,
+            })
+            .await;
+        listening.with_p2p(self.id).unwrap()
+    }
+
+    /// The other side's ID of a new connection is not known: it is the one that was not there before.
+    fn connections(&self, peer: PeerId) -> HashSet<ConnectionId> {
+        let seen = self.seen();
+        let established = seen.iter().filter_map(|seen| match seen {
+            Seen::Connected(with, id) if *with == peer => Some(*id),
+            _ => None,
+        });
+        established.collect()
+    }
+
+    /// Dials one more connection; returns its IDs here and there.
+    pub async fn dial(&self, other: &Node, address: Multiaddr) -> Pair {
+        let before = other.connections(self.id);
+        let opts = DialOpts::peer_id(other.id)
+            .condition(PeerCondition::Always)
+            .addresses(vec![address])
+            .build();
+        let here = opts.connection_id();
+        self.send(Command::Dial(opts));
+        self.wait("the connection here", |seen| match seen {
+            Seen::Connected(_, id) if *id == here => Some(()),
+            _ => None,
+        })
+        .await;
+        let there = other
+            .wait("the connection there", |seen| match seen {
+                Seen::Connected(peer, id) if *peer == self.id && !before.contains(id) => Some(*id),
+                _ => None,
+            })
+            .await;
+        Pair { here, there }
+    }
+
+    pub async fn connection(&mut self, peer: PeerId, id: ConnectionId) -> ConnectionInfo {
+        let connections = self.control.connections(peer).await;
+        connections.into_iter().find(|c| c.id == id).unwrap()
+    }
+}
+
+async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Command>, log: Arc<Log>) {
+    loop {
+        let seen = tokio::select! {
+            command = commands.next() => match command {
+                Some(Command::Listen(address)) => {
+                    swarm.listen_on(address).unwrap();
+                    continue;
+                }
+                Some(Command::External(address)) => {
+                    swarm.add_external_address(address);
+                    continue;
+                }
+                Some(Command::Dial(opts)) => {
+                    swarm.dial(opts).unwrap();
+                    continue;
+                }
+                Some(Command::Close(connection)) => {
+                    swarm.close_connection(connection);
+                    continue;
+                }
+                None => return,
+            },
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::NewListenAddr { address, .. } => Seen::Listening(address),
+                SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                    Seen::Connected(peer_id, connection_id)
+                }
+                SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                    Seen::Closed(peer_id, connection_id)
+                }
+                SwarmEvent::Behaviour(AllEvent::Migration(event)) => Seen::Migration(event),
+                SwarmEvent::Behaviour(AllEvent::Identify(identify::Event::Received {
+                    peer_id,
+                    ..
+                })) => Seen::Identified(peer_id),
+                _ => continue,
+            },
+        };
+        log.seen.lock().unwrap().push(seen);
+        log.news.notify_waiters();
+    }
+}
+
+/// A future that must not hang.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(HANG, future).await {
+        Ok(result) => result,
+        Err(_) => panic!("hangs: {what}"),
+    }
+}
+
+/// One connection's IDs at its two ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair {
+    pub here: ConnectionId,
+    pub there: ConnectionId,
+}
+
+/// The kinds of connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Tcp,
+    Quic,
+    Relayed,
+}
+
+pub const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Quic, Kind::Relayed];
+
+/// A dialer and a listener, and what is between them.
+pub struct Net {
+    pub dialer: Node,
+    pub listener: Node,
+    relay: Option<(Node, Multiaddr)>,
+}
+
+impl Net {
+    pub fn new() -> Self {
+        Self::with(Node::new(), Node::new())
+    }
+
+    pub fn with(dialer: Node, listener: Node) -> Self {
+        Self {
+            dialer,
+            listener,
+            relay: None,
+        }
+    }
+
+    /// One more connection of this kind.
+    pub async fn connect(&mut self, kind: Kind) -> Pair {
+        let address = match kind {
+            Kind::Tcp => self.listener.listen("/ip4/127.0.0.1/tcp/0").await,
+            Kind::Quic => self.listener.listen("/ip4/127.0.0.1/udp/0/quic-v1").await,
+            Kind::Relayed => self.circuit().await,
+        };
+        self.dialer.dial(&self.listener, address).await
+    }
+
+    async fn circuit(&mut self) -> Multiaddr {
+        if let Some((_, address)) = &self.relay {
+            return address.clone();
+        }
+        let relay = Node::with(Setup {
+            migration: false,
+            relay: true,
+            ..Default::default()
+        });
+        let address = relay.listen("/ip4/127.0.0.1/tcp/0").await;
+        relay.send(Command::External(address.clone()));
+        let circuit = address.with(Protocol::P2pCircuit);
+        let listening = self.listener.listen(&circuit.to_string()).await;
+        self.relay = Some((relay, listening.clone()));
+        listening
+    }
+}
+
+/// A stream from dialer to listener, or the other way round.
+pub async fn open(
+    opener: &mut Node,
+    acceptor: PeerId,
+    incoming: &mut IncomingStreams,
+    connection: ConnectionId,
+) -> (Stream, Stream) {
+    let opened = opener
+        .control
+        .open_stream_on(acceptor, connection, PROTOCOL);
+    let (opened, accepted) = within("opening a stream", async {
+        futures::join!(opened, incoming.next())
+    })
+    .await;
+    let (peer, _, accepted) = accepted.unwrap();
+    assert_eq!(peer, opener.id);
+    (opened.unwrap(), accepted)
+}
+
+/// The byte at a position of a direction's pattern.
+pub fn byte(seed: u64, position: u64) -> u8 {
+    let mut z = (position / 8)
+        .wrapping_add(seed)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^= z >> 27;
+    z.to_le_bytes()[(position % 8) as usize]
+}
+
+fn pattern(seed: u64, from: u64, length: usize) -> Vec<u8> {
+    (from..from + length as u64)
+        .map(|position| byte(seed, position))
+        .collect()
+}
+
+pub async fn write(io: &mut (impl AsyncWriteExt + Unpin), seed: u64, from: u64, to: u64) {
+    let mut at = from;
+    while at < to {
+        let length = (to - at).min(16 * 1024) as usize;
+        io.write_all(&pattern(seed, at, length)).await.unwrap();
+        at += length as u64;
+    }
+    io.flush().await.unwrap();
+}
+
+pub async fn read(io: &mut (impl AsyncReadExt + Unpin), seed: u64, from: u64, to: u64) {
+    let mut at = from;
+    let mut buf = vec![0; 32 * 1024];
+    while at < to {
+        let wanted = buf.len().min((to - at) as usize);
+        let n = io.read(&mut buf[..wanted]).await.unwrap();
+        assert_ne!(n, 0, "the stream ends at {at} of {to}");
+        assert_eq!(buf[..n], pattern(seed, at, n), "at {at}");
+        at += n as u64;
+    }
+}
+
+pub async fn read_end(io: &mut (impl AsyncReadExt + Unpin)) {
+    assert_eq!(io.read(&mut [0]).await.unwrap(), 0, "more than was written");
+}
+
+/// Reads to the end; returns where it was.
+pub async fn read_to_end(io: &mut (impl AsyncReadExt + Unpin), seed: u64, from: u64) -> u64 {
+    let mut at = from;
+    let mut buf = vec![0; 32 * 1024];
+    loop {
+        let n = io.read(&mut buf).await.unwrap();
+        if n == 0 {
+            return at;
+        }
+        assert_eq!(buf[..n], pattern(seed, at, n), "at {at}");
+        at += n as u64;
+    }
+}
+
+/// Writes until told to stop, and at least `least` bytes; returns how many.
+pub async fn write_until(
+    io: &mut (impl AsyncWriteExt + Unpin),
+    seed: u64,
+    least: u64,
+    stop: &AtomicBool,
+) -> u64 {
+    let mut at = 0;
+    while at < least || !stop.load(Ordering::Relaxed) {
+        write(io, seed, at, at + 4096).await;
+        at += 4096;
+        tokio::task::yield_now().await;
+    }
+    at
+}
