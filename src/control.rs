@@ -356,21 +356,14 @@ impl Acceptors {
         self.lock().list[1..].to_vec()
     }
 
-    /// Hands a stream to the application; gives it back if nobody wants it or has room for it.
-    pub(crate) fn deliver(
-        &self,
-        peer: PeerId,
-        connection: ConnectionId,
-        stream: Stream,
-    ) -> Result<(), Stream> {
-        let Some(sender) = self.lock().senders.get(stream.protocol()).cloned() else {
-            return Err(stream);
-        };
-        sender
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .try_send((peer, connection, stream))
-            .map_err(|error| error.into_inner().2)
+    /// Hands a stream to the application. Returns whether somebody wants it and has room for it; if not,
+    /// it is dropped.
+    pub(crate) fn deliver(&self, peer: PeerId, connection: ConnectionId, stream: Stream) -> bool {
+        let sender = self.lock().senders.get(stream.protocol()).cloned();
+        sender.is_some_and(|sender| {
+            let mut sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+            sender.try_send((peer, connection, stream)).is_ok()
+        })
     }
 }
 

@@ -196,11 +196,7 @@ impl ConnectionInfo {
     /// The muxer's kind is not visible to a behaviour, so this goes by the address: everything but a
     /// direct QUIC-like connection runs yamux, the relayed ones included.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        self.relayed
-            || !matches!(
-                self.transport,
-                Transport::Quic | Transport::WebTransport
-            )
+        self.relayed || !matches!(self.transport, Transport::Quic | Transport::WebTransport)
     }
 }
 
@@ -286,8 +282,16 @@ mod tests {
         let peer = PeerId::random();
         for (address, relayed, transport) in [
             ("/ip4/127.0.0.1/tcp/1".to_owned(), false, Transport::Tcp),
-            ("/ip4/127.0.0.1/udp/1/quic-v1".to_owned(), false, Transport::Quic),
-            ("/ip4/127.0.0.1/tcp/1/ws".to_owned(), false, Transport::WebSocket),
+            (
+                "/ip4/127.0.0.1/udp/1/quic-v1".to_owned(),
+                false,
+                Transport::Quic,
+            ),
+            (
+                "/ip4/127.0.0.1/tcp/1/ws".to_owned(),
+                false,
+                Transport::WebSocket,
+            ),
             ("/memory/1".to_owned(), false, Transport::Memory),
             (
                 format!("/ip4/127.0.0.1/udp/1/quic-v1/p2p/{relay}/p2p-circuit/p2p/{peer}"),
@@ -314,10 +318,7 @@ mod tests {
             for endpoint in [inbound, outbound] {
                 let info = ConnectionInfo::new(ConnectionId::new_unchecked(0), peer, &endpoint);
                 assert_eq!((info.relayed, info.transport), (relayed, transport));
-                assert_eq!(
-                    info.is_ambiguous(),
-                    relayed || transport != Transport::Quic
-                );
+                assert_eq!(info.is_ambiguous(), relayed || transport != Transport::Quic);
             }
             let _: Multiaddr = local;
         }

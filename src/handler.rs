@@ -104,6 +104,9 @@ pub(crate) enum News {
     Violation,
 }
 
+/// `None` if it has not come in time.
+type FirstMessage = Option<Result<(Stream, Request), ReadError>>;
+
 /// One connection's side.
 pub struct Handler {
     acceptors: Arc<Acceptors>,
@@ -113,7 +116,7 @@ pub struct Handler {
     max_queued: usize,
     queue: VecDeque<Open>,
     opening: usize,
-    inbound: FuturesUnordered<BoxFuture<'static, Option<Result<(Stream, Request), ReadError>>>>,
+    inbound: FuturesUnordered<BoxFuture<'static, FirstMessage>>,
     /// What Identify says that the remote speaks; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<News>,
@@ -181,11 +184,7 @@ impl Handler {
         });
     }
 
-    fn open_failed(
-        &mut self,
-        open: Open,
-        error: StreamUpgradeError<std::convert::Infallible>,
-    ) {
+    fn open_failed(&mut self, open: Open, error: StreamUpgradeError<std::convert::Infallible>) {
         let refused = matches!(error, StreamUpgradeError::NegotiationFailed);
         let narrowed = matches!(open.offer, Offer::Prefix | Offer::Plain);
         if refused && narrowed && matches!(open.purpose, Purpose::Stream(_)) {
@@ -204,8 +203,7 @@ impl Handler {
 
     fn accepted(&mut self, mut stream: Stream, protocol: StreamProtocol) {
         if protocol != self.prefix {
-            self.events
-                .push_back(News::Plain { stream, protocol });
+            self.events.push_back(News::Plain { stream, protocol });
         } else if self.inbound.len() >= self.max_inbound {
             self.events.push_back(News::Refused);
         } else {
@@ -282,7 +280,10 @@ impl ConnectionHandler for Handler {
             Purpose::Stream(_) if self.queue.len() >= self.max_queued => {
                 let error = io::Error::new(
                     io::ErrorKind::WouldBlock,
-                    format!("{} streams are already waiting to be opened", self.max_queued),
+                    format!(
+                        "{} streams are already waiting to be opened",
+                        self.max_queued
+                    ),
                 );
                 self.open_failed(open, StreamUpgradeError::Io(error));
             }

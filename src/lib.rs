@@ -1,5 +1,4 @@
-//! Moves a live libp2p stream from one connection to another.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
 

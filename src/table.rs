@@ -331,11 +331,6 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             self.peers.insert(peer, state);
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.streams.len()
-    }
 }
 
 impl<L, C> Peer<L, C> {

@@ -336,8 +336,7 @@ impl Behaviour {
     }
 
     fn deliver(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream) {
-        if let Err(stream) = self.acceptors.deliver(peer, connection, stream) {
-            tracing::debug!(%peer, ?stream, "inbound stream refused: the application does not accept it");
+        if !self.acceptors.deliver(peer, connection, stream) {
             self.event(Event::Refused {
                 peer,
                 connection,
@@ -363,7 +362,9 @@ impl Behaviour {
                 Either::Left((Ok(stream), _)) => Ok(stream),
                 Either::Left((Err(NegotiationError::Failed), _)) => match &protocol {
                     Some(protocol) => Err(OpenStreamError::UnsupportedProtocol(protocol.clone())),
-                    None => Err(OpenStreamError::Io(io::Error::other(NegotiationError::Failed))),
+                    None => Err(OpenStreamError::Io(io::Error::other(
+                        NegotiationError::Failed,
+                    ))),
                 },
                 Either::Left((Err(NegotiationError::ProtocolError(error)), _)) => {
                     Err(OpenStreamError::Io(error.into()))

@@ -138,7 +138,11 @@ impl Machine {
     /// as just arrived.
     fn back_to_stable(&mut self, held: Option<Eof>) {
         self.set(Phase::Stable);
-        if let Some(eof) = held {
+        if let Some(mut eof) = held {
+            if self.current.refused {
+                // Found out since it was read.
+                eof.proof = Proof::Disagrees;
+            }
             self.judge(eof);
         }
         self.consider_theirs();

@@ -197,13 +197,9 @@ impl Machine {
             Phase::Agreed(agreed) => Some(agreed.id),
             _ => None,
         };
-        [
-            Some(self.id),
-            pending,
-            self.theirs.map(|theirs| theirs.id),
-        ]
-        .into_iter()
-        .flatten()
+        [Some(self.id), pending, self.theirs.map(|theirs| theirs.id)]
+            .into_iter()
+            .flatten()
     }
 
     /// Stream bytes written and read so far, over all legs.

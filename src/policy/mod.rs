@@ -7,8 +7,8 @@ mod prefer_direct;
 use libp2p_swarm::ConnectionId;
 
 pub use self::prefer_direct::PreferDirect;
-pub use crate::machine::Verdict;
 use crate::event::{ConnectionInfo, StreamInfo};
+pub use crate::machine::Verdict;
 
 /// Decides where streams should be.
 ///

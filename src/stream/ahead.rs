@@ -70,8 +70,7 @@ impl Ahead {
 
     /// Whether the stream's own bound is reached, so that only the application can help.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes.len() >= self.budget.per_stream
-            || self.budget.peer.load(Ordering::Relaxed) == 0
+        self.bytes.len() >= self.budget.per_stream || self.budget.peer.load(Ordering::Relaxed) == 0
     }
 
     /// Moves bytes to the application.

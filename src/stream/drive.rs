@@ -57,7 +57,11 @@ impl<L: Io, C: Connection> Drive<L, C> {
             self.timer = None;
             return false;
         };
-        if self.timer.as_ref().is_none_or(|(armed, _)| *armed != number) {
+        if self
+            .timer
+            .as_ref()
+            .is_none_or(|(armed, _)| *armed != number)
+        {
             self.timer = Some((number, Delay::new(self.timeouts.of(timer))));
         }
         let Some((_, delay)) = &mut self.timer else {

@@ -115,11 +115,7 @@ impl<L: Io, C: Connection> Migratable<L, C> {
         })
     }
 
-    fn poll_write_from(
-        &self,
-        cx: &Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_from(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.poll(Party::Writer, cx, |core, _, write| {
             let slot = writable(core)?;
             let Some(leg) = core.leg(slot) else {

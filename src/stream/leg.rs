@@ -126,7 +126,11 @@ impl<L: Io, C: Connection> Leg<L, C> {
     }
 
     /// Notes the end or the failure of a read.
-    fn after_read(&mut self, polled: Poll<io::Result<usize>>, wanted: bool) -> Poll<io::Result<usize>> {
+    fn after_read(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        wanted: bool,
+    ) -> Poll<io::Result<usize>> {
         let polled = self.or_lost(polled);
         match &polled {
             Poll::Ready(Ok(0)) if wanted => self.ended = true,
@@ -175,9 +179,9 @@ impl<L: Io, C: Connection> Leg<L, C> {
         self.usable().map_err(ReadError::Io)?;
         let polled = self.reader.poll_read(&mut self.io, cx);
         match polled {
-            Poll::Pending if self.lost => Poll::Ready(Err(ReadError::Io(
-                io::ErrorKind::NotConnected.into(),
-            ))),
+            Poll::Pending if self.lost => {
+                Poll::Ready(Err(ReadError::Io(io::ErrorKind::NotConnected.into())))
+            }
             Poll::Ready(Err(ReadError::Io(error))) => {
                 self.broken = Some(error.kind());
                 Poll::Ready(Err(ReadError::Io(error)))

@@ -15,8 +15,6 @@ mod half;
 mod leg;
 mod mailbox;
 mod pump;
-#[cfg(test)]
-mod tests;
 mod wakers;
 
 use std::{

@@ -47,7 +47,7 @@ struct All {
 #[derive(Debug, Clone)]
 pub enum Seen {
     Connected(PeerId, ConnectionId),
-    Closed(PeerId, ConnectionId),
+    Closed(ConnectionId),
     Listening(Multiaddr),
     Identified(PeerId),
     Migration(Event),
@@ -205,6 +205,22 @@ impl Node {
         .await
     }
 
+    /// Waits until so many events are of this kind.
+    pub async fn count(&self, what: &str, number: usize, is: impl Fn(&Event) -> bool) {
+        within(what, async {
+            loop {
+                let news = self.log.news.notified();
+                let mut news = std::pin::pin!(news);
+                news.as_mut().enable();
+                if self.events().iter().filter(|event| is(event)).count() >= number {
+                    return;
+                }
+                news.await;
+            }
+        })
+        .await;
+    }
+
     pub fn close(&self, connection: ConnectionId) {
         self.send(Command::Close(connection));
     }
@@ -296,8 +312,8 @@ async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Comman
                 SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
                     Seen::Connected(peer_id, connection_id)
                 }
-                SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
-                    Seen::Closed(peer_id, connection_id)
+                SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                    Seen::Closed(connection_id)
                 }
                 SwarmEvent::Behaviour(AllEvent::Migration(event)) => Seen::Migration(event),
                 SwarmEvent::Behaviour(AllEvent::Identify(identify::Event::Received {

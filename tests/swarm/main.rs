@@ -1,5 +1,7 @@
 //! Streams that move between real connections of real swarms on loopback.
 
+mod failures;
 mod harness;
 mod moves;
+mod raw;
 mod scenarios;

@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
+use libp2p::swarm::ConnectionId;
 use libp2p_stream_migration::{
-    ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, Policy, PreferDirect,
+    Config, ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, Policy, PreferDirect,
     Stream, StreamInfo, StreamKey, Verdict,
 };
-use libp2p::swarm::ConnectionId;
 
 use crate::harness::*;
 
@@ -335,8 +335,18 @@ async fn simultaneous_start(old: Kind, new: Kind) {
         assert!(one.is_ok() || other.is_ok(), "{one:?} {other:?}");
         within("agreement", async {
             loop {
-                let here = scene.net.dialer.control.streams(scene.net.listener.id).await;
-                let there = scene.net.listener.control.streams(scene.net.dialer.id).await;
+                let here = scene
+                    .net
+                    .dialer
+                    .control
+                    .streams(scene.net.listener.id)
+                    .await;
+                let there = scene
+                    .net
+                    .listener
+                    .control
+                    .streams(scene.net.dialer.id)
+                    .await;
                 if !here[0].migrating && !there[0].migrating && here[0].id == there[0].id {
                     assert_eq!(here[0].connection, to.here);
                     assert_eq!(there[0].connection, to.there);
@@ -373,7 +383,8 @@ async fn two_tasks(old: Kind, new: Kind) {
     assert!(
         matches!(
             migration,
-            Ok(()) | Err(MigrateError::Ended | MigrateError::Denied | MigrateError::UnknownStream(_))
+            Ok(())
+                | Err(MigrateError::Ended | MigrateError::Denied | MigrateError::UnknownStream(_))
         ),
         "{migration:?}"
     );
@@ -401,7 +412,10 @@ async fn denied(old: Kind, new: Kind) {
     let key = scene.ours.key();
     for _ in 0..2 {
         let migration = scene.net.dialer.control.migrate(key, scene.new.here);
-        assert_eq!(within("the answer", migration).await, Err(MigrateError::Denied));
+        assert_eq!(
+            within("the answer", migration).await,
+            Err(MigrateError::Denied)
+        );
     }
     assert_eq!(scene.ours.connection(), scene.old.here);
     scene.check_to_the_end().await;
@@ -472,6 +486,86 @@ scenarios! {
     not_now
 }
 
+/// Read-ahead is bounded: past the bound the migration waits for the reader, and loses nothing.
+#[tokio::test]
+async fn read_ahead_is_bounded() {
+    for (per_stream, per_peer) in [(4096, 1 << 20), (1 << 20, 4096)] {
+        let config = Config::default()
+            .with_read_ahead_per_stream(per_stream)
+            .with_read_ahead_per_peer(per_peer);
+        let listener = Node::with(Setup {
+            config,
+            ..Default::default()
+        });
+        let net = Net::with(Node::new(), listener);
+        let mut scene = Scene::with(net, Kind::Tcp, Kind::Quic).await;
+        write(&mut scene.ours, 1, 0, 100_000).await;
+        let key = scene.ours.key();
+        let mut control = scene.net.dialer.control.clone();
+        let mut migration = std::pin::pin!(control.migrate(key, scene.new.here));
+        let agreed = scene
+            .net
+            .listener
+            .event("the agreement", |event| match event {
+                Event::MigrationAgreed { .. } => Some(()),
+                _ => None,
+            });
+        tokio::select! {
+            early = &mut migration => panic!("complete though nobody reads: {early:?}"),
+            () = agreed => {}
+        }
+        // What was read ahead, and the offer of the protocol.
+        let ahead = scene.theirs.bytes_in();
+        assert!(ahead < 4096 + 1024, "{ahead}");
+        assert!(futures::poll!(&mut migration).is_pending());
+        read(&mut scene.theirs, 1, 0, 100_000).await;
+        within("the migration", migration).await.unwrap();
+        scene.check_to_the_end().await;
+    }
+}
+
+/// Vectored reads and writes, before, during and after a migration.
+#[tokio::test]
+async fn vectored() {
+    use std::io::{IoSlice, IoSliceMut};
+    let mut scene = Scene::new(Kind::Tcp, Kind::Quic).await;
+    let key = scene.ours.key();
+    let mut control = scene.net.dialer.control.clone();
+    let mut to = [scene.new, scene.old].into_iter().cycle();
+    for _ in 0..4 {
+        let migration = control.migrate(key, to.next().unwrap().here);
+        let words = async {
+            for _ in 0..50 {
+                let words = [
+                    IoSlice::new(b""),
+                    IoSlice::new(b"some "),
+                    IoSlice::new(b"words"),
+                ];
+                let n = scene.ours.write_vectored(&words).await.unwrap();
+                scene.ours.write_all(&b"some words"[n..]).await.unwrap();
+                scene.ours.flush().await.unwrap();
+                let mut got = Vec::<u8>::new();
+                while got.len() < 10 {
+                    let (mut one, mut two) = ([0; 3], [0; 4]);
+                    let room = 10 - got.len();
+                    let mut bufs = [
+                        IoSliceMut::new(&mut []),
+                        IoSliceMut::new(&mut one[..room.min(3)]),
+                        IoSliceMut::new(&mut two[..room.saturating_sub(3).min(4)]),
+                    ];
+                    let n = scene.theirs.read_vectored(&mut bufs).await.unwrap();
+                    assert_ne!(n, 0);
+                    got.extend([&one[..], &two].concat()[..n].iter());
+                }
+                assert_eq!(got, b"some words");
+            }
+        };
+        let (migrated, ()) = within("the words", async { join!(migration, words) }).await;
+        migrated.unwrap();
+    }
+    assert_eq!(scene.ours.bytes_out(), scene.theirs.bytes_in());
+}
+
 /// The default policy moves a stream off the relay as soon as there is a direct connection, and leaves
 /// it alone from then on.
 #[tokio::test]
@@ -516,7 +610,13 @@ async fn a_peer_without_the_protocol() {
             });
             let mut net = Net::with(with, without());
             let pair = net.connect(kind).await;
-            let mut incoming = net.listener.plain.as_mut().unwrap().accept(PROTOCOL).unwrap();
+            let mut incoming = net
+                .listener
+                .plain
+                .as_mut()
+                .unwrap()
+                .accept(PROTOCOL)
+                .unwrap();
             let (ours, theirs) = within("opening", async {
                 let peer = net.listener.id;
                 join!(
@@ -564,7 +664,10 @@ async fn identify_says_what_the_remote_speaks() {
     let mut net = Net::with(node(), node());
     let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
     let pair = net.connect(Kind::Tcp).await;
-    for (node, peer) in [(&net.dialer, net.listener.id), (&net.listener, net.dialer.id)] {
+    for (node, peer) in [
+        (&net.dialer, net.listener.id),
+        (&net.listener, net.dialer.id),
+    ] {
         node.wait("Identify", |seen| match seen {
             Seen::Identified(who) if *who == peer => Some(()),
             _ => None,
@@ -597,7 +700,11 @@ async fn open_errors_say_why() {
     use libp2p_stream_migration::OpenStreamError;
     let mut net = Net::new();
     let stranger = libp2p::PeerId::random();
-    let error = within("the dial", net.dialer.control.open_stream(stranger, PROTOCOL)).await;
+    let error = within(
+        "the dial",
+        net.dialer.control.open_stream(stranger, PROTOCOL),
+    )
+    .await;
     assert!(matches!(error, Err(OpenStreamError::Io(_))), "{error:?}");
     let pair = net.connect(Kind::Tcp).await;
     let peer = net.listener.id;
