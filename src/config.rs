@@ -33,6 +33,7 @@ pub struct Config {
     pub(crate) progress_timeout: Duration,
     pub(crate) negotiation_timeout: Duration,
     pub(crate) old_leg_linger: Duration,
+    pub(crate) prune_grace: Option<Duration>,
     pub(crate) read_ahead_per_stream: usize,
     pub(crate) read_ahead_per_peer: usize,
     pub(crate) max_streams_per_peer: usize,
@@ -54,6 +55,7 @@ impl Default for Config {
             progress_timeout: Duration::from_secs(30),
             negotiation_timeout: Duration::from_secs(10),
             old_leg_linger: Duration::from_secs(30),
+            prune_grace: Some(Duration::from_secs(1)),
             read_ahead_per_stream: 1 << 20,
             read_ahead_per_peer: 64 << 20,
             max_streams_per_peer: 16_384,
@@ -110,6 +112,13 @@ setters! {
     /// closes before. Default: 30 s. Our last bytes may still be on their way on it, and a connection
     /// without streams may be closed by an idle timeout (*Pruning*).
     with_old_leg_linger: old_leg_linger: Duration;
+
+    /// How long a relayed connection that our migrations have emptied must have been unused, by anybody,
+    /// before it is closed. Default: 1 s. `None` never closes one. Only the initiator closes, only if it
+    /// initiated every migration off the connection, and only after it has heard from the remote on each
+    /// new leg, since closing discards what is in flight (*Pruning*). Direct connections are left to the
+    /// swarm's idle timeout.
+    with_prune_grace: prune_grace: Option<Duration>;
 
     /// How many bytes of one stream are read ahead of an application that does not read, so that a
     /// migration can complete. Default: 1 MiB. Past it, the migration waits for the reader and loses

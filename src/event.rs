@@ -93,6 +93,20 @@ pub enum Event {
         /// When the policy will try again, if it will.
         retry_in: Option<Duration>,
     },
+    /// A connection carries no leg of a migratable stream any more.
+    ConnectionFree {
+        /// The remote.
+        peer: PeerId,
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// A relayed connection that our migrations have emptied, and that nothing else uses, is being closed.
+    ConnectionPruned {
+        /// The remote.
+        peer: PeerId,
+        /// The connection.
+        connection: ConnectionId,
+    },
     /// Something of the remote's was refused, because a limit was reached.
     Refused {
         /// The remote.

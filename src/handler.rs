@@ -5,6 +5,7 @@
 //! under way and a remote that never labels must not block other protocols.
 
 use std::{
+    cell::Cell,
     collections::{HashSet, VecDeque},
     future::{Ready, ready},
     io,
@@ -48,6 +49,8 @@ pub(crate) enum Purpose {
     Leg(StreamKey),
     /// To see whether anybody answers, for the sake of a stream.
     Probe(StreamKey),
+    /// None: the behaviour wants to know when nothing has used the connection for the grace of pruning.
+    Watch,
 }
 
 /// What the behaviour tells a handler.
@@ -98,6 +101,8 @@ pub(crate) enum News {
         stream: Stream,
         protocol: StreamProtocol,
     },
+    /// Nothing has used the connection for the grace of pruning.
+    Unused,
     /// The remote opened more than may be waiting for its first message.
     Refused,
     /// The remote's first message was none.
@@ -117,6 +122,14 @@ pub struct Handler {
     queue: VecDeque<Open>,
     opening: usize,
     inbound: FuturesUnordered<BoxFuture<'static, FirstMessage>>,
+    /// Set while somebody wants to know when the connection is unused.
+    unused: Option<Delay>,
+    prune_grace: Option<Duration>,
+    /// How often the handler was polled, and at which of these polls the swarm then found the connection
+    /// unused: it asks for [`ConnectionHandler::connection_keep_alive`] only if no substream is counted
+    /// or under negotiation.
+    polls: u64,
+    unused_at: Cell<u64>,
     /// What Identify says that the remote speaks; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<News>,
@@ -133,6 +146,10 @@ impl Handler {
             queue: VecDeque::new(),
             opening: 0,
             inbound: FuturesUnordered::new(),
+            unused: None,
+            prune_grace: config.prune_grace,
+            polls: 0,
+            unused_at: Cell::new(0),
             remote: None,
             events: VecDeque::new(),
         }
@@ -146,11 +163,10 @@ impl Handler {
     /// together, so that a remote without the prefix costs nothing.
     fn offer(&self, purpose: &Purpose) -> Offer {
         match (purpose, self.knows(&self.prefix)) {
-            (Purpose::Leg(_) | Purpose::Probe(_), _) | (Purpose::Stream(_), Some(true)) => {
-                Offer::Prefix
-            }
+            (Purpose::Stream(_), Some(true)) => Offer::Prefix,
             (Purpose::Stream(_), Some(false)) => Offer::Plain,
             (Purpose::Stream(_), None) => Offer::Both,
+            _ => Offer::Prefix,
         }
     }
 
@@ -160,7 +176,7 @@ impl Handler {
         }
         let protocol = match &open.purpose {
             Purpose::Stream(request) => Some(request.protocol.clone()),
-            Purpose::Leg(_) | Purpose::Probe(_) => None,
+            _ => None,
         };
         let protocols: Vec<_> = match (open.offer, protocol) {
             (Offer::Plain, Some(protocol)) => vec![protocol],
@@ -174,7 +190,7 @@ impl Handler {
     fn opened(&mut self, open: Open, stream: Stream, protocol: &StreamProtocol) {
         let known = match &open.purpose {
             Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
-            Purpose::Leg(_) | Purpose::Probe(_) => false,
+            _ => false,
         };
         self.events.push_back(News::Opened {
             prefix: *protocol == self.prefix,
@@ -220,6 +236,23 @@ impl Handler {
             );
         }
     }
+
+    /// Tells when the connection has been unused for a while. Any use shows in a poll after which the
+    /// swarm did not ask whether to keep the connection alive, and starts the time anew.
+    fn poll_unused(&mut self, cx: &mut Context<'_>) {
+        let unused = self.unused_at.get() == self.polls;
+        self.polls += 1;
+        let (Some(delay), Some(grace)) = (&mut self.unused, self.prune_grace) else {
+            return;
+        };
+        if !unused {
+            delay.reset(grace);
+        }
+        if delay.poll_unpin(cx).is_ready() {
+            self.unused = None;
+            self.events.push_back(News::Unused);
+        }
+    }
 }
 
 impl ConnectionHandler for Handler {
@@ -236,6 +269,7 @@ impl ConnectionHandler for Handler {
 
     /// A migration's target has to stay until its substream is open.
     fn connection_keep_alive(&self) -> bool {
+        self.unused_at.set(self.polls);
         !self.queue.is_empty() || self.opening > 0 || !self.events.is_empty()
     }
 
@@ -243,6 +277,7 @@ impl ConnectionHandler for Handler {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Upgrade, Open, ToBehaviour>> {
+        self.poll_unused(cx);
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
         }
@@ -276,6 +311,7 @@ impl ConnectionHandler for Handler {
             offer: Offer::Undecided,
         };
         match open.purpose {
+            Purpose::Watch => self.unused = self.prune_grace.map(Delay::new),
             // Migrations are bounded by the number of streams; they are not refused.
             Purpose::Stream(_) if self.queue.len() >= self.max_queued => {
                 let error = io::Error::new(

@@ -7,7 +7,7 @@ use futures::{channel::oneshot, future::select};
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
-use super::{Behaviour, Due, Extra, SwarmLeg};
+use super::{Behaviour, Due, Extra, Legs, SwarmLeg};
 use crate::{
     Event, Failure, Initiate, Limit, MigrateError, Violation,
     event::{Abort, StreamInfo},
@@ -320,9 +320,11 @@ impl Behaviour {
                 to,
                 initiator,
             } => {
-                if initiator && entry.shared.status().peer_verifies {
+                let verifies = initiator && entry.shared.status().peer_verifies;
+                if verifies {
                     self.table.set_verifies(peer);
                 }
+                self.legs_are(key, from, Some(to));
                 self.event(Event::MigrationAgreed {
                     peer,
                     key,
@@ -347,6 +349,13 @@ impl Behaviour {
                 if let Some(entry) = self.table.get_mut(key) {
                     entry.extra.left_relay |= left_relay;
                 }
+                self.left(
+                    key,
+                    completed.from,
+                    completed.initiator,
+                    completed.confirmed,
+                );
+                self.legs_are(key, completed.to, None);
                 self.event(Event::MigrationCompleted {
                     peer,
                     key,
@@ -357,10 +366,25 @@ impl Behaviour {
                     old_leg_sent: completed.old_leg.0,
                     old_leg_received: completed.old_leg.1,
                 });
+                self.consider_pruning(peer, completed.from);
                 self.place(key);
             }
+            Note::Confirmed { from } => self.confirmed(peer, key, from),
             Note::Over(result) => self.over(key, result),
         }
+    }
+
+    fn legs_are(&mut self, key: StreamKey, current: ConnectionId, new: Option<ConnectionId>) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let peer = entry.peer;
+        let to = Legs {
+            current: Some(current),
+            new,
+        };
+        let from = std::mem::replace(&mut entry.extra.legs, to);
+        self.set_legs(peer, from, to);
     }
 
     fn failed(&mut self, key: StreamKey, failure: Failure, ours: bool) {
@@ -376,6 +400,12 @@ impl Behaviour {
                 failure => MigrateError::Failed(failure),
             }));
         }
+        if !ours && let Some(current) = entry.extra.legs.current {
+            self.legs_are(key, current, None);
+        }
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
         let again = !matches!(failure, Failure::Denied | Failure::Yielded);
         let retry_in = retry(entry, by_policy, again);
         self.event(Event::MigrationFailed {
@@ -394,6 +424,7 @@ impl Behaviour {
         let Some(entry) = self.table.remove(key, result.is_ok()) else {
             return;
         };
+        self.set_legs(entry.peer, entry.extra.legs, Legs::NONE);
         if let Some(outgoing) = entry.extra.outgoing {
             outgoing.resolve(Err(match result {
                 Ok(()) => MigrateError::Ended,

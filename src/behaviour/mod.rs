@@ -3,6 +3,7 @@
 
 mod connections;
 mod migrations;
+mod prune;
 mod streams;
 
 use std::{
@@ -20,7 +21,12 @@ use libp2p_swarm::{
     behaviour::ConnectionEstablished,
 };
 
-use self::{connections::Connections, migrations::Outgoing, streams::Negotiated};
+use self::{
+    connections::Connections,
+    migrations::Outgoing,
+    prune::{Legs, Loads},
+    streams::Negotiated,
+};
 use crate::{
     Config, Event, Policy, PreferDirect,
     control::{Acceptors, Command, Control, StreamRequest},
@@ -42,6 +48,7 @@ struct Extra {
     started: std::time::Instant,
     protocol: Option<libp2p_swarm::StreamProtocol>,
     left_relay: bool,
+    legs: Legs,
     /// Our attempt that is under way, from the wish to the end.
     outgoing: Option<Outgoing>,
     /// Attempts of the policy that failed since the last success.
@@ -75,6 +82,7 @@ pub struct Behaviour {
     command_sender: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
     connections: Connections,
+    loads: Loads,
     table: Table<libp2p_swarm::Stream, ConnectionId, Extra>,
     mailbox: Arc<Mailbox>,
     /// Streams that wait for their peer to be dialed.
@@ -113,6 +121,7 @@ impl Behaviour {
             command_sender,
             commands,
             connections: Connections::default(),
+            loads: Loads::default(),
             table: Table::new(local_peer_id, caps),
             mailbox: Arc::default(),
             dialing: HashMap::new(),
@@ -298,6 +307,7 @@ impl NetworkBehaviour for Behaviour {
             News::Plain { stream, protocol } => {
                 self.accepted_plain(peer, connection, stream, protocol);
             }
+            News::Unused => self.unused(peer, connection),
             News::Refused => self.event(Event::Refused {
                 peer,
                 connection,

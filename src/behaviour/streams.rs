@@ -15,7 +15,7 @@ use libp2p_swarm::{
 };
 use multistream_select::NegotiationError;
 
-use super::{Behaviour, Extra, SwarmLeg};
+use super::{Behaviour, Extra, Legs, SwarmLeg};
 use crate::{
     Event, Limit, MigrateError, OpenStreamError, Opener, Violation,
     control::StreamRequest,
@@ -58,6 +58,7 @@ impl Behaviour {
     pub(super) fn disconnected(&mut self, peer: PeerId, connection: ConnectionId) {
         let last = self.connections.remove(peer, connection);
         self.lingering.remove(&connection);
+        self.loads.forget(connection);
         let keys = self.table.of_peer(peer);
         for key in &keys {
             if let Some(entry) = self.table.get(*key) {
@@ -158,6 +159,7 @@ impl Behaviour {
             }
             Purpose::Leg(key) => self.leg_opened(key, connection, stream),
             Purpose::Probe(key) => self.probed(key, connection, true),
+            Purpose::Watch => {}
         }
     }
 
@@ -189,6 +191,7 @@ impl Behaviour {
                 let answered = matches!(error, StreamUpgradeError::NegotiationFailed);
                 self.probed(key, connection, answered);
             }
+            Purpose::Watch => {}
         }
     }
 
@@ -215,11 +218,17 @@ impl Behaviour {
             self.table.budget(peer),
             self.mailbox.clone(),
         );
+        let legs = Legs {
+            current: Some(connection),
+            new: None,
+        };
+        self.set_legs(peer, Legs::NONE, legs);
         let extra = Extra {
             opener,
             started: Instant::now(),
             protocol: None,
             left_relay: false,
+            legs,
             outgoing: None,
             failures: 0,
             waiting: false,

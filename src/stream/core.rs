@@ -26,6 +26,9 @@ pub(crate) enum Note<C> {
     },
     /// A migration is complete.
     Completed(Completed<C>),
+    /// Something was read on the new leg of a migration of ours: the remote has read our end of the old
+    /// one, on this connection.
+    Confirmed { from: C },
     /// See whether anybody answers on this connection.
     Probe { connection: C },
     /// The remote broke the protocol.
@@ -44,6 +47,8 @@ pub(crate) struct Completed<C> {
     pub(crate) retired: StreamId,
     /// Bytes that the old leg carried: out, in.
     pub(crate) old_leg: (u64, u64),
+    /// Whether the remote is known to have read our end of the old leg.
+    pub(crate) confirmed: bool,
     /// When both sides had agreed.
     pub(crate) agreed_at: Instant,
 }
@@ -88,6 +93,8 @@ pub(super) struct Core<L, C> {
     pub(super) driving: bool,
     connection: Option<C>,
     agreed_at: Option<Instant>,
+    /// The old leg's connection, while nothing has been read on the new leg.
+    unconfirmed: Option<C>,
     notes: VecDeque<Note<C>>,
     lingering: Vec<Leg<L, C>>,
     done_with: Vec<Leg<L, C>>,
@@ -111,6 +118,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             dropped: false,
             driving: false,
             agreed_at: None,
+            unconfirmed: None,
             notes: VecDeque::new(),
             lingering: Vec::new(),
             done_with: Vec::new(),
@@ -197,6 +205,10 @@ impl<L: Io, C: Connection> Core<L, C> {
                     self.connection_of(Slot::Current),
                     self.connection_of(Slot::New),
                 );
+                // Who agrees to the next migration has completed this one.
+                if let Some(from) = self.unconfirmed.take() {
+                    self.notes.push_back(Note::Confirmed { from });
+                }
                 if let (Some(from), Some(to)) = ends {
                     self.notes.push_back(Note::Agreed {
                         from,
@@ -265,6 +277,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         let Some(new) = self.new.take() else { return };
         let to = new.connection();
         self.connection = Some(to);
+        let confirmed = new.has_heard();
         let Some(old) = self.current.replace(new) else {
             return;
         };
@@ -274,8 +287,12 @@ impl<L: Io, C: Connection> Core<L, C> {
             initiator,
             retired: self.machine.id(),
             old_leg: old.counts(),
+            confirmed,
             agreed_at: self.agreed_at.unwrap_or_else(Instant::now),
         }));
+        if initiator && !confirmed {
+            self.unconfirmed = Some(old.connection());
+        }
         if initiator || old.is_lost() {
             self.done_with.push(old);
         } else {
@@ -381,6 +398,12 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     pub(super) fn take_after(&mut self) -> Option<After<L, C>> {
+        if let Some(from) = self.unconfirmed
+            && self.current.as_ref().is_some_and(Leg::has_heard)
+        {
+            self.unconfirmed = None;
+            self.notes.push_back(Note::Confirmed { from });
+        }
         let news = !self.notes.is_empty() || !self.driving && self.has_background_work();
         let notify = news && !self.delivered;
         if !self.wake && !notify && self.done_with.is_empty() {

@@ -36,6 +36,8 @@ pub(crate) struct Leg<L, C> {
     broken: Option<io::ErrorKind>,
     /// The swarm has closed the connection.
     lost: bool,
+    /// A message has been read that says that the remote has switched.
+    heard: bool,
     read: u64,
     written: u64,
 }
@@ -54,6 +56,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
             ended: false,
             broken: None,
             lost: false,
+            heard: false,
             read: 0,
             written: 0,
         }
@@ -70,6 +73,11 @@ impl<L: Io, C: Connection> Leg<L, C> {
     /// Stream bytes that this leg has carried: out, in.
     pub(super) fn counts(&self) -> (u64, u64) {
         (self.written, self.read)
+    }
+
+    /// Whether anything has been read: a message, data or the end.
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard || self.ended || self.read > 0
     }
 
     /// Queues a message, to be written before the application's next byte.
@@ -100,6 +108,11 @@ impl<L: Io, C: Connection> Leg<L, C> {
 
     pub(super) fn is_closing(&self) -> bool {
         self.closing && !self.closed
+    }
+
+    /// The remote's count was read here.
+    pub(super) fn set_heard(&mut self) {
+        self.heard = true;
     }
 
     pub(super) fn set_lost(&mut self) {

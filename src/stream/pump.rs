@@ -115,7 +115,10 @@ impl<L: Io, C: Connection> Core<L, C> {
         };
         match leg.poll_message::<Switched>(read) {
             Poll::Pending => return false,
-            Poll::Ready(Ok(Switched::Sent(sent))) => self.handle(Input::Switched(sent)),
+            Poll::Ready(Ok(Switched::Sent(sent))) => {
+                leg.set_heard();
+                self.handle(Input::Switched(sent));
+            }
             Poll::Ready(Ok(Switched::Cancelled)) => self.handle(Input::Cancelled(Slot::New)),
             Poll::Ready(Err(error)) => self.misheard(Slot::New, &error),
         }

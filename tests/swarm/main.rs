@@ -3,5 +3,6 @@
 mod failures;
 mod harness;
 mod moves;
+mod prune;
 mod raw;
 mod scenarios;

@@ -1,0 +1,138 @@
+//! *Pruning*: which connections carry streams of ours, and which relayed one may be closed because its
+//! streams have left.
+//!
+//! Closing a connection discards what is in flight on it, so we close one only if we initiated every
+//! migration off it, and have heard from the remote on the new leg of each: it writes there only after
+//! it has read our end of the old one.
+
+use std::collections::{HashMap, HashSet};
+
+use libp2p_identity::PeerId;
+use libp2p_swarm::{CloseConnection, ConnectionId, ToSwarm};
+
+use super::Behaviour;
+use crate::{Event, handler::Purpose, stream::StreamKey};
+
+/// What is known of one connection.
+#[derive(Debug, Default)]
+struct Load {
+    /// Legs of migratable streams, old and new ones of migrations included.
+    legs: usize,
+    /// A stream has left it on our initiative.
+    left: bool,
+    /// A stream has left it on the remote's initiative, whose last bytes we may not have heard.
+    left_by_remote: bool,
+    /// Streams that have left it and on whose new leg nothing has been read.
+    unconfirmed: HashSet<StreamKey>,
+    /// The handler has been asked to tell when nothing else uses it.
+    watched: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Loads {
+    connections: HashMap<ConnectionId, Load>,
+}
+
+impl Loads {
+    fn of(&mut self, connection: ConnectionId) -> &mut Load {
+        self.connections.entry(connection).or_default()
+    }
+
+    pub(super) fn forget(&mut self, connection: ConnectionId) {
+        self.connections.remove(&connection);
+    }
+}
+
+/// The connections of a stream's legs: the current one's, the new one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Legs {
+    pub(super) current: Option<ConnectionId>,
+    pub(super) new: Option<ConnectionId>,
+}
+
+impl Legs {
+    pub(super) const NONE: Self = Self {
+        current: None,
+        new: None,
+    };
+}
+
+impl Behaviour {
+    /// The stream has its legs on these connections from now on, and no longer on those.
+    pub(super) fn set_legs(&mut self, peer: PeerId, from: Legs, to: Legs) {
+        for connection in [to.current, to.new].into_iter().flatten() {
+            self.loads.of(connection).legs += 1;
+        }
+        for connection in [from.current, from.new].into_iter().flatten() {
+            // Gone already if the connection is.
+            let Some(load) = self.loads.connections.get_mut(&connection) else {
+                continue;
+            };
+            load.legs = load.legs.saturating_sub(1);
+            if load.legs == 0 {
+                self.event(Event::ConnectionFree { peer, connection });
+            }
+        }
+    }
+
+    /// A migration off the connection is complete.
+    pub(super) fn left(
+        &mut self,
+        key: StreamKey,
+        connection: ConnectionId,
+        initiator: bool,
+        confirmed: bool,
+    ) {
+        let load = self.loads.of(connection);
+        load.left |= initiator;
+        load.left_by_remote |= !initiator;
+        if initiator && !confirmed {
+            load.unconfirmed.insert(key);
+        }
+    }
+
+    /// The remote has read our end of the leg on this connection.
+    pub(super) fn confirmed(&mut self, peer: PeerId, key: StreamKey, connection: ConnectionId) {
+        if let Some(load) = self.loads.connections.get_mut(&connection) {
+            load.unconfirmed.remove(&key);
+        }
+        self.consider_pruning(peer, connection);
+    }
+
+    fn may_prune(&self, peer: PeerId, connection: ConnectionId) -> bool {
+        let Some(load) = self.loads.connections.get(&connection) else {
+            return false;
+        };
+        self.config.prune_grace.is_some()
+            && load.legs == 0
+            && load.left
+            && !load.left_by_remote
+            && load.unconfirmed.is_empty()
+            // Direct duplicates are left to the idle timeout: a handler may hold state there.
+            && self
+                .connections
+                .get(peer, connection)
+                .is_some_and(|info| info.relayed)
+    }
+
+    /// If a connection may be closed, has its handler tell when nothing else uses it.
+    pub(super) fn consider_pruning(&mut self, peer: PeerId, connection: ConnectionId) {
+        if self.may_prune(peer, connection)
+            && !std::mem::replace(&mut self.loads.of(connection).watched, true)
+        {
+            self.notify(peer, connection, Purpose::Watch);
+        }
+    }
+
+    /// The handler says that nothing has used the connection for the configured grace.
+    pub(super) fn unused(&mut self, peer: PeerId, connection: ConnectionId) {
+        self.loads.of(connection).watched = false;
+        if self.may_prune(peer, connection) {
+            self.event(Event::ConnectionPruned { peer, connection });
+            self.actions.push_back(ToSwarm::CloseConnection {
+                peer_id: peer,
+                connection: CloseConnection::One(connection),
+            });
+        }
+    }
+}
