@@ -95,12 +95,16 @@ setters! {
     /// When the policy starts migrations. Default: [`Initiate::Designated`] with 5 s of patience.
     with_initiate: initiate: Initiate;
 
-    /// How long to wait for the answer to a `Migrate`. Default: 10 s. When it has passed, the stream goes
+    /// How long opening a new leg may take, and how long to wait for the answer to the `Migrate` on it.
+    /// Default: 10 s. When it has passed, the stream goes
     /// on where it is, and the policy tries again later.
     with_answer_timeout: answer_timeout: Duration;
 
-    /// How long an agreed migration may make no progress before the old connection is probed, and how
-    /// long a stream that was closed and dropped may take to end. Default: 30 s.
+    /// How long an agreed migration may make no progress before the connection that it waits for is
+    /// probed by opening a substream, how long the answer may take, and how long a stream that was closed
+    /// and dropped may take to end. Default: 30 s. A connection that does not answer is given up, though
+    /// its transport has not noticed; so a migration onto or off a path that has gone silent ends, one way
+    /// or the other, within about twice this. A remote that is only slow answers, and is waited for.
     with_progress_timeout: progress_timeout: Duration;
 
     /// How long opening a stream may take once its substream is open, and how long a remote may take to

@@ -117,6 +117,8 @@ pub struct Handler {
     acceptors: Arc<Acceptors>,
     prefix: StreamProtocol,
     first_message_timeout: Duration,
+    probe_timeout: Duration,
+    leg_timeout: Duration,
     max_inbound: usize,
     max_queued: usize,
     queue: VecDeque<Open>,
@@ -141,6 +143,8 @@ impl Handler {
             acceptors,
             prefix: config.protocol_name.clone(),
             first_message_timeout: config.negotiation_timeout,
+            probe_timeout: config.progress_timeout,
+            leg_timeout: config.answer_timeout,
             max_inbound: config.max_inbound_requests,
             max_queued: config.max_pending_opens,
             queue: VecDeque::new(),
@@ -184,7 +188,16 @@ impl Handler {
             _ => vec![self.prefix.clone()],
         };
         self.opening += 1;
-        SubstreamProtocol::new(Upgrade(protocols.into()), open)
+        let timeout = match open.purpose {
+            Purpose::Probe(_) => Some(self.probe_timeout),
+            Purpose::Leg(_) => Some(self.leg_timeout),
+            Purpose::Stream(_) | Purpose::Watch => None,
+        };
+        let protocol = SubstreamProtocol::new(Upgrade(protocols.into()), open);
+        match timeout {
+            Some(timeout) => protocol.with_timeout(timeout),
+            None => protocol,
+        }
     }
 
     fn opened(&mut self, open: Open, stream: Stream, protocol: &StreamProtocol) {

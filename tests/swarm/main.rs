@@ -6,3 +6,4 @@ mod moves;
 mod prune;
 mod raw;
 mod scenarios;
+mod silence;
