@@ -13,10 +13,10 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, channel::mpsc};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, dcutr, identify,
     identity::Keypair,
     multiaddr::Protocol,
-    noise, relay,
+    noise, ping, relay,
     swarm::{
         ConnectionId, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
@@ -41,6 +41,8 @@ struct All {
     relay: Toggle<relay::Behaviour>,
     client: relay::client::Behaviour,
     identify: Toggle<identify::Behaviour>,
+    dcutr: Toggle<dcutr::Behaviour>,
+    ping: Toggle<ping::Behaviour>,
 }
 
 /// What happened at a node, in order.
@@ -82,6 +84,8 @@ pub struct Setup {
     pub plain: bool,
     pub relay: bool,
     pub identify: bool,
+    /// With ping, as most swarms have both.
+    pub dcutr: bool,
     pub idle: Duration,
     pub keypair: Keypair,
 }
@@ -95,6 +99,7 @@ impl Default for Setup {
             plain: false,
             relay: false,
             identify: false,
+            dcutr: false,
             idle: Duration::from_secs(60),
             keypair: Keypair::generate_ed25519(),
         }
@@ -151,6 +156,8 @@ impl Node {
                         identify::Behaviour::new(config)
                     })
                     .into(),
+                dcutr: setup.dcutr.then(|| dcutr::Behaviour::new(id)).into(),
+                ping: setup.dcutr.then(ping::Behaviour::default).into(),
             })
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(setup.idle))
@@ -227,6 +234,11 @@ impl Node {
 
     fn send(&self, command: Command) {
         self.commands.unbounded_send(command).unwrap();
+    }
+
+    /// Says that it can be reached at this address, as a relay must.
+    pub fn is_reachable_at(&self, address: Multiaddr) {
+        self.send(Command::External(address));
     }
 
     pub async fn listen(&self, address: &str) -> Multiaddr {
@@ -393,7 +405,7 @@ impl Net {
             ..Default::default()
         });
         let address = relay.listen("/ip4/127.0.0.1/tcp/0").await;
-        relay.send(Command::External(address.clone()));
+        relay.is_reachable_at(address.clone());
         let circuit = address.with(Protocol::P2pCircuit);
         let listening = self.listener.listen(&circuit.to_string()).await;
         self.relay = Some((relay, listening.clone()));

@@ -1,5 +1,6 @@
 //! Streams that move between real connections of real swarms on loopback.
 
+mod dcutr;
 mod failures;
 mod harness;
 mod moves;
