@@ -18,11 +18,11 @@ use crate::{
     stream::{Budget, Connection, Io, Leg, Shared, StreamKey},
 };
 
-/// How long the ID of a stream that has ended cleanly is remembered, so that a `Migrate` for it is
-/// denied; a deny proves that nothing was switched (*Overtaking*).
-const ENDED_MEMORY: Duration = Duration::from_secs(60);
+/// How long the ID of a stream that is over is remembered, so that a `Migrate` for it is answered, or
+/// dropped, at once and does not wait for a label (*Overtaking*).
+const OVER_MEMORY: Duration = Duration::from_secs(60);
 /// How many such IDs are remembered per peer.
-const MAX_ENDED: usize = 1024;
+const MAX_OVER: usize = 1024;
 
 /// A stream of the table.
 pub(crate) struct Entry<L, C, X> {
@@ -43,11 +43,18 @@ pub(crate) struct Early<L, C> {
     pub(crate) verify: bool,
 }
 
+/// An ID of a stream that is over.
+struct Over {
+    id: StreamId,
+    cleanly: bool,
+    at: Instant,
+}
+
 struct Peer<L, C> {
     ids: HashMap<StreamId, StreamKey>,
     streams: usize,
     /// The oldest first.
-    ended: VecDeque<(StreamId, Instant)>,
+    over: VecDeque<Over>,
     early: Vec<Early<L, C>>,
     budget: Budget,
     designated: bool,
@@ -63,6 +70,8 @@ pub(crate) enum Found {
     Live(StreamKey),
     /// One's that has ended cleanly.
     Ended,
+    /// One's that was aborted.
+    Aborted,
     /// Nobody's, as far as we know.
     Unknown,
 }
@@ -111,7 +120,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         self.peers.entry(peer).or_insert_with(|| Peer {
             ids: HashMap::new(),
             streams: 0,
-            ended: VecDeque::new(),
+            over: VecDeque::new(),
             early: Vec::new(),
             budget: Budget::new(caps.read_ahead_per_stream, caps.read_ahead_per_peer),
             designated: roles::is_designated(&local, &peer),
@@ -227,17 +236,18 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         let Some(peer) = self.peers.get_mut(&peer) else {
             return Found::Unknown;
         };
-        peer.forget_ended();
+        peer.forget_over();
         if let Some(key) = peer.ids.get(&id) {
-            Found::Live(*key)
-        } else if peer.ended.iter().any(|(ended, _)| *ended == id) {
-            Found::Ended
-        } else {
-            Found::Unknown
+            return Found::Live(*key);
+        }
+        match peer.over.iter().find(|over| over.id == id) {
+            Some(over) if over.cleanly => Found::Ended,
+            Some(_) => Found::Aborted,
+            None => Found::Unknown,
         }
     }
 
-    /// Takes a stream out; if it ended cleanly, its IDs are remembered for a while.
+    /// Takes a stream out; its IDs are remembered for a while.
     pub(crate) fn remove(&mut self, key: StreamKey, cleanly: bool) -> Option<Entry<L, C, X>> {
         let entry = self.streams.remove(&key)?;
         if let Some(peer) = self.peers.get_mut(&entry.peer) {
@@ -245,11 +255,10 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             for id in &entry.ids {
                 peer.ids.remove(id);
             }
-            if cleanly {
-                let now = Instant::now();
-                peer.ended.extend(entry.ids.iter().map(|id| (*id, now)));
-                peer.forget_ended();
-            }
+            let at = Instant::now();
+            let ids = entry.ids.iter();
+            peer.over.extend(ids.map(|&id| Over { id, cleanly, at }));
+            peer.forget_over();
             if peer.streams == 0 && !peer.connected {
                 self.peers.remove(&entry.peer);
             }
@@ -325,7 +334,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         }
         if state.streams > 0 {
             state.early.clear();
-            state.ended.clear();
+            state.over.clear();
             state.verifies = false;
             state.connected = false;
             self.peers.insert(peer, state);
@@ -334,14 +343,14 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
 }
 
 impl<L, C> Peer<L, C> {
-    fn forget_ended(&mut self) {
-        while self.ended.len() > MAX_ENDED
+    fn forget_over(&mut self) {
+        while self.over.len() > MAX_OVER
             || self
-                .ended
+                .over
                 .front()
-                .is_some_and(|(_, at)| at.elapsed() > ENDED_MEMORY)
+                .is_some_and(|over| over.at.elapsed() > OVER_MEMORY)
         {
-            self.ended.pop_front();
+            self.over.pop_front();
         }
     }
 }

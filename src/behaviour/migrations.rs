@@ -226,7 +226,7 @@ impl Behaviour {
         verify: bool,
     ) {
         let connection = leg.connection();
-        if self.table.find(peer, id) != Found::Unknown {
+        if matches!(self.table.find(peer, id), Found::Live(_)) {
             drop(leg);
             return self.event(Event::Violation {
                 peer,
@@ -244,6 +244,8 @@ impl Behaviour {
             }
             // A deny proves that nothing was switched (TRACES 5).
             Found::Ended => self.deny(leg),
+            // Here a deny would make the remote believe in an end that may be our abort.
+            Found::Aborted => drop(leg),
             Found::Unknown => match self.table.hold(peer, leg, id, from, verify) {
                 Some(number) => {
                     let timeout = self.config.answer_timeout;

@@ -83,6 +83,8 @@ pub struct Setup {
     pub migration: bool,
     pub plain: bool,
     pub relay: bool,
+    /// A relay's limits as they are by default: 128 KiB and 2 minutes per circuit.
+    pub limits: bool,
     pub identify: bool,
     /// With ping, as most swarms have both.
     pub dcutr: bool,
@@ -98,6 +100,7 @@ impl Default for Setup {
             migration: true,
             plain: false,
             relay: false,
+            limits: false,
             identify: false,
             dcutr: false,
             idle: Duration::from_secs(60),
@@ -126,11 +129,11 @@ impl Node {
         let plain_control = plain.as_ref().map(libp2p_stream::Behaviour::new_control);
         let migration = setup.migration.then_some(migration);
         let relay = setup.relay.then(|| {
-            let config = relay::Config {
-                max_circuit_bytes: u64::MAX,
-                max_circuit_duration: Duration::from_secs(3600),
-                ..Default::default()
-            };
+            let mut config = relay::Config::default();
+            if !setup.limits {
+                config.max_circuit_bytes = u64::MAX;
+                config.max_circuit_duration = Duration::from_secs(3600);
+            }
             relay::Behaviour::new(id, config)
         });
         let swarm = SwarmBuilder::with_existing_identity(setup.keypair)
@@ -370,6 +373,8 @@ pub struct Net {
     pub dialer: Node,
     pub listener: Node,
     relay: Option<(Node, Multiaddr)>,
+    /// Whether the relay limits its circuits.
+    pub limits: bool,
 }
 
 impl Net {
@@ -382,6 +387,7 @@ impl Net {
             dialer,
             listener,
             relay: None,
+            limits: false,
         }
     }
 
@@ -402,6 +408,7 @@ impl Net {
         let relay = Node::with(Setup {
             migration: false,
             relay: true,
+            limits: self.limits,
             ..Default::default()
         });
         let address = relay.listen("/ip4/127.0.0.1/tcp/0").await;

@@ -3,6 +3,7 @@
 mod dcutr;
 mod failures;
 mod harness;
+mod limits;
 mod moves;
 mod prune;
 mod raw;
