@@ -1,0 +1,272 @@
+//! A swarm that runs in the background and keeps a log of what happened to it.
+
+use std::{
+    error::Error,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, channel::mpsc};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, SwarmBuilder, dcutr, identify,
+    identity::Keypair,
+    noise, ping, relay,
+    swarm::{
+        ConnectionId, NetworkBehaviour, SwarmEvent,
+        behaviour::toggle::Toggle,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+    tcp, yamux,
+};
+use libp2p_stream_migration as stream_migration;
+use tokio::sync::Notify;
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    streams: Toggle<stream_migration::Behaviour>,
+    relay: Toggle<relay::Behaviour>,
+    client: relay::client::Behaviour,
+    dcutr: Toggle<dcutr::Behaviour>,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+/// What a node is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Relay,
+    /// Behind the relay; with or without hole punching.
+    Peer {
+        dcutr: bool,
+    },
+}
+
+/// Something that happened, in order.
+#[derive(Debug, Clone)]
+pub enum Happened {
+    Listening(Multiaddr),
+    Connected(ConnectionId, Multiaddr),
+    Closed(ConnectionId),
+    /// The other side of Identify knows us now.
+    Known(PeerId),
+    DialFailed(ConnectionId, String),
+    Stream(stream_migration::Event),
+}
+
+enum Command {
+    Listen(Multiaddr),
+    Dial(DialOpts),
+}
+
+#[derive(Default)]
+struct Log {
+    /// Protects the list alone.
+    happened: Mutex<Vec<(Instant, Happened)>>,
+    news: Notify,
+}
+
+/// A node; its swarm stops when it is dropped.
+pub struct Node {
+    pub id: PeerId,
+    pub control: stream_migration::Control,
+    log: Arc<Log>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Node {
+    pub async fn start(keypair: Keypair, role: Role) -> Result<Self, Box<dyn Error>> {
+        let id = keypair.public().to_peer_id();
+        let streams = stream_migration::Behaviour::new(id, stream_migration::Config::default());
+        let control = streams.new_control();
+        let swarm = SwarmBuilder::with_existing_identity(keypair)
+            .with_tokio()
+            .with_tcp(
+                tcp::Config::default().nodelay(true),
+                noise::Config::new,
+                yamux::Config::default,
+            )?
+            .with_quic()
+            .with_dns()?
+            .with_websocket(noise::Config::new, yamux::Config::default)
+            .await?
+            .with_relay_client(noise::Config::new, yamux::Config::default)?
+            .with_behaviour(|keypair, client| Behaviour {
+                streams: (role != Role::Relay).then_some(streams).into(),
+                relay: (role == Role::Relay)
+                    .then(|| {
+                        // Its limits lifted: what is shown here is the move, not the limit.
+                        let config = relay::Config {
+                            max_circuit_bytes: u64::MAX,
+                            max_circuit_duration: Duration::from_secs(24 * 3600),
+                            ..Default::default()
+                        };
+                        relay::Behaviour::new(id, config)
+                    })
+                    .into(),
+                client,
+                dcutr: (role == Role::Peer { dcutr: true })
+                    .then(|| dcutr::Behaviour::new(id))
+                    .into(),
+                identify: identify::Behaviour::new(identify::Config::new(
+                    "/relay-to-direct/1.0.0".to_owned(),
+                    keypair.public(),
+                )),
+                ping: ping::Behaviour::default(),
+            })?
+            .with_swarm_config(|config| {
+                config.with_idle_connection_timeout(Duration::from_secs(3600))
+            })
+            .build();
+        let (commands, receiver) = mpsc::unbounded();
+        let log = Arc::new(Log::default());
+        tokio::spawn(run(swarm, receiver, log.clone(), role == Role::Relay));
+        Ok(Self {
+            id,
+            control,
+            log,
+            commands,
+        })
+    }
+
+    /// Waits until something has happened, now or before, of which `find` makes something.
+    pub async fn wait<T>(&self, mut find: impl FnMut(Instant, &Happened) -> Option<T>) -> T {
+        loop {
+            let mut news = std::pin::pin!(self.log.news.notified());
+            news.as_mut().enable();
+            let found = self
+                .happened()
+                .iter()
+                .find_map(|(at, happened)| find(*at, happened));
+            if let Some(found) = found {
+                return found;
+            }
+            news.await;
+        }
+    }
+
+    /// Everything that has happened until now.
+    pub fn happened(&self) -> Vec<(Instant, Happened)> {
+        self.log
+            .happened
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Listens, and tells the first address that comes of it, with our ID.
+    pub async fn listen(&self, address: Multiaddr) -> Multiaddr {
+        let tags = |address: &Multiaddr| -> Vec<&'static str> {
+            address
+                .protocol_stack()
+                .filter(|tag| *tag != "p2p")
+                .collect()
+        };
+        let wanted = tags(&address);
+        let _ = self.commands.unbounded_send(Command::Listen(address));
+        let listening = self
+            .wait(|_, happened| match happened {
+                Happened::Listening(address) if tags(address) == wanted => Some(address.clone()),
+                _ => None,
+            })
+            .await;
+        match listening.clone().with_p2p(self.id) {
+            Ok(address) => address,
+            Err(_) => listening,
+        }
+    }
+
+    /// Makes one more connection.
+    pub async fn dial(&self, peer: PeerId, address: Multiaddr) -> Result<ConnectionId, String> {
+        let opts = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(vec![address])
+            .build();
+        let id = opts.connection_id();
+        let _ = self.commands.unbounded_send(Command::Dial(opts));
+        self.wait(|_, happened| match happened {
+            Happened::Connected(connected, _) if *connected == id => Some(Ok(id)),
+            Happened::DialFailed(failed, error) if *failed == id => Some(Err(error.clone())),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Waits until Identify has gone both ways with this peer, after which both know as what they are
+    /// seen, and hole punching can begin.
+    pub async fn known_to(&self, peer: PeerId) {
+        self.wait(|_, happened| match happened {
+            Happened::Known(by) if *by == peer => Some(()),
+            _ => None,
+        })
+        .await;
+    }
+}
+
+async fn run(
+    mut swarm: Swarm<Behaviour>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    log: Arc<Log>,
+    relay: bool,
+) {
+    loop {
+        let happened = tokio::select! {
+            command = commands.next() => {
+                match command {
+                    Some(Command::Listen(address)) => {
+                        if let Err(error) = swarm.listen_on(address.clone()) {
+                            eprintln!("cannot listen on {address}: {error}");
+                        }
+                    }
+                    Some(Command::Dial(opts)) => {
+                        let id = opts.connection_id();
+                        if let Err(error) = swarm.dial(opts) {
+                            push(&log, Happened::DialFailed(id, error.to_string()));
+                        }
+                    }
+                    None => return,
+                }
+                continue;
+            }
+            event = swarm.select_next_some() => match event {
+                SwarmEvent::NewListenAddr { address, .. } => {
+                    if relay {
+                        // Reservations tell clients where the relay can be reached.
+                        swarm.add_external_address(address.clone());
+                    }
+                    Happened::Listening(address)
+                }
+                SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
+                    let address = match &endpoint {
+                        libp2p::core::ConnectedPoint::Dialer { address, .. } => address,
+                        libp2p::core::ConnectedPoint::Listener { local_addr, .. } => local_addr,
+                    };
+                    Happened::Connected(connection_id, address.clone())
+                }
+                SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                    Happened::Closed(connection_id)
+                }
+                SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                    Happened::DialFailed(connection_id, error.to_string())
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => match event {
+                    identify::Event::Received { peer_id, .. } => Happened::Known(peer_id),
+                    _ => continue,
+                },
+                SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => Happened::Stream(event),
+                event => {
+                    tracing::debug!(?event);
+                    continue;
+                }
+            },
+        };
+        push(&log, happened);
+    }
+}
+
+fn push(log: &Log, happened: Happened) {
+    log.happened
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push((Instant::now(), happened));
+    log.news.notify_waiters();
+}
