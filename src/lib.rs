@@ -23,7 +23,7 @@ pub use crate::{
         Violation,
     },
     negotiate::Stream,
-    policy::{Policy, PreferDirect, Stay, Verdict},
+    policy::{Placement, Policy, PreferDirect, Stay, Verdict},
     protocol::PROTOCOL_NAME,
     stream::StreamKey,
 };

@@ -66,8 +66,8 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Size {
-    /// How many MiB to send each way.
-    #[arg(long, default_value_t = 64)]
+    /// How many MiB to send each way; less than 4 would be over before the stream has moved.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..))]
     pub mib: u64,
     /// Print one JSON object on the last line instead of a table.
     #[arg(long)]

@@ -18,7 +18,9 @@ use libp2p::{
     },
     tcp, yamux,
 };
-use libp2p_stream_migration as stream_migration;
+use libp2p_stream_migration::{
+    self as stream_migration, ConnectionInfo, Placement, Policy, PreferDirect, StreamInfo,
+};
 use tokio::sync::Notify;
 
 #[derive(NetworkBehaviour)]
@@ -29,6 +31,22 @@ struct Behaviour {
     dcutr: Toggle<dcutr::Behaviour>,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+}
+
+/// The default policy, but only once a stream has carried something both ways: hole punching can be
+/// quicker than the first byte, and there would be nothing to see.
+struct AfterAWhile;
+
+/// How much, in bytes.
+pub const A_WHILE: u64 = 1 << 20;
+
+impl Policy for AfterAWhile {
+    fn place(&mut self, stream: &StreamInfo, connections: &[&ConnectionInfo]) -> Placement {
+        if stream.sent.min(stream.received) < A_WHILE {
+            return Placement::AskAgain(Duration::from_millis(5));
+        }
+        PreferDirect.place(stream, connections)
+    }
 }
 
 /// What a node is for.
@@ -76,7 +94,8 @@ pub struct Node {
 impl Node {
     pub async fn start(keypair: Keypair, role: Role) -> Result<Self, Box<dyn Error>> {
         let id = keypair.public().to_peer_id();
-        let streams = stream_migration::Behaviour::new(id, stream_migration::Config::default());
+        let config = stream_migration::Config::default();
+        let streams = stream_migration::Behaviour::with_policy(id, config, AfterAWhile);
         let control = streams.new_control();
         let swarm = SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()

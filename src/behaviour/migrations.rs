@@ -9,7 +9,7 @@ use libp2p_swarm::ConnectionId;
 
 use super::{Behaviour, Due, Extra, Legs, SwarmLeg};
 use crate::{
-    Event, Failure, Initiate, Limit, MigrateError, Violation,
+    Event, Failure, Initiate, Limit, MigrateError, Placement, Violation,
     event::{Abort, StreamInfo},
     handler::Purpose,
     machine::{Refused, StreamId, Verdict},
@@ -86,8 +86,17 @@ impl Behaviour {
             return;
         }
         let connections: Vec<_> = self.connections.of(stream.peer).collect();
-        let Some(to) = self.policy.place(&stream, &connections) else {
-            return;
+        let to = match self.policy.place(&stream, &connections) {
+            Placement::Here => return,
+            Placement::On(to) => to,
+            Placement::AskAgain(delay) => {
+                if let Some(entry) = self.table.get_mut(key)
+                    && !std::mem::replace(&mut entry.extra.waiting, true)
+                {
+                    self.later(delay, Due::Ask(key));
+                }
+                return;
+            }
         };
         let Some(target) = connections.iter().find(|connection| connection.id == to) else {
             return;

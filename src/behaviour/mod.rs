@@ -62,7 +62,10 @@ struct Extra {
 /// Something that is due later.
 #[derive(Debug)]
 enum Due {
-    /// Ask the policy about a stream again.
+    /// Ask the policy about a stream again, as it wished.
+    Ask(StreamKey),
+    /// Ask the policy again after a failure, or because the designated peer has not started; do as it
+    /// says.
     Place(StreamKey),
     /// The label that a `Migrate` waits for has not come.
     Early(PeerId, u64),
@@ -176,6 +179,12 @@ impl Behaviour {
 
     fn is_due(&mut self, due: Due) {
         match due {
+            Due::Ask(key) => {
+                if let Some(entry) = self.table.get_mut(key) {
+                    entry.extra.waiting = false;
+                }
+                self.place(key);
+            }
             Due::Place(key) => {
                 if let Some(entry) = self.table.get_mut(key) {
                     entry.extra.waiting = false;

@@ -211,7 +211,7 @@ impl Machine {
     }
 
     fn deny(&mut self) {
-        self.denied_by_us = true;
+        self.denied_by_us = obeys!(self, DenyIsForGood);
         self.theirs = None;
         self.put(Output::Deny);
     }
@@ -671,9 +671,15 @@ impl Machine {
             Phase::Acking { held, .. } => self.nothing_was_switched(held, Failure::TimedOut),
             Phase::Agreed(_) | Phase::Stable if self.detached => self.abort(Abort::TimedOut),
             Phase::Agreed(agreed) => {
-                // "No wait on an old leg is for ever": whom do we wait for?
-                let old = agreed.in_end.is_none() || !self.current.closed;
-                self.put(Output::Probe(if old { Slot::Current } else { Slot::New }));
+                // "No wait on an old leg is for ever": whom do we wait for? A responder's old leg may be
+                // well, and the count that it waits for lost with the new one.
+                let closing = agreed.out_switched.is_some() && !self.current.closed;
+                if agreed.in_end.is_none() || closing {
+                    self.put(Output::Probe(Slot::Current));
+                }
+                if agreed.verify && agreed.count.is_none() {
+                    self.put(Output::Probe(Slot::New));
+                }
             }
             Phase::Stable | Phase::Aborted(_) | Phase::Finished => {}
         }

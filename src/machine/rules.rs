@@ -28,6 +28,9 @@ pub(crate) enum Rule {
     DoubtNeedsProof,
     /// 15: in doubt, the `Migrate` of a peer that does not verify is dropped.
     DoubtNeedsVerify,
+    /// Who has denied a stream once denies every later `Migrate` for it. Not in TRACES.md; a peer
+    /// that forgets is what makes 11 matter.
+    DenyIsForGood,
 }
 
 /// All rules, or all but one.

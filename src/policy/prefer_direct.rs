@@ -1,8 +1,6 @@
 //! Off the relay as soon as there is a direct connection.
 
-use libp2p_swarm::ConnectionId;
-
-use super::Policy;
+use super::{Placement, Policy};
 use crate::event::{ConnectionInfo, StreamInfo};
 
 /// Moves streams from relayed connections to the oldest direct one; leaves streams on direct
@@ -11,19 +9,15 @@ use crate::event::{ConnectionInfo, StreamInfo};
 pub struct PreferDirect;
 
 impl Policy for PreferDirect {
-    fn place(
-        &mut self,
-        stream: &StreamInfo,
-        connections: &[&ConnectionInfo],
-    ) -> Option<ConnectionId> {
-        let here = connections.iter().find(|c| c.id == stream.connection)?;
-        if !here.relayed {
-            return None;
+    fn place(&mut self, stream: &StreamInfo, connections: &[&ConnectionInfo]) -> Placement {
+        let here = connections.iter().find(|c| c.id == stream.connection);
+        if here.is_none_or(|here| !here.relayed) {
+            return Placement::Here;
         }
         connections
             .iter()
             .filter(|connection| !connection.relayed)
             .min_by_key(|connection| connection.established)
-            .map(|connection| connection.id)
+            .map_or(Placement::Here, |direct| Placement::On(direct.id))
     }
 }

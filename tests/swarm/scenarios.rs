@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
 use libp2p::swarm::ConnectionId;
 use libp2p_stream_migration::{
-    Config, ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, Policy, PreferDirect,
-    Stream, StreamInfo, StreamKey, Verdict,
+    Config, ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, Placement, Policy,
+    PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
 };
 
 use crate::harness::*;
@@ -397,8 +397,8 @@ async fn two_tasks(old: Kind, new: Kind) {
 struct Says(Verdict);
 
 impl Policy for Says {
-    fn place(&mut self, _: &StreamInfo, _: &[&ConnectionInfo]) -> Option<ConnectionId> {
-        None
+    fn place(&mut self, _: &StreamInfo, _: &[&ConnectionInfo]) -> Placement {
+        Placement::Here
     }
 
     fn verdict(&mut self, _: &StreamInfo, _: &ConnectionInfo) -> Verdict {
