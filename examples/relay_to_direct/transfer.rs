@@ -21,6 +21,8 @@ const CHUNK: usize = 64 * 1024;
 const WORD: usize = 8;
 /// 64 KiB every 4 ms: 16 MiB/s.
 const PACE: Duration = Duration::from_millis(4);
+/// How long the last quarter waits for the switch.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// An odd factor, so that the word of every position is another one, and tells its position.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -157,8 +159,14 @@ async fn send(
     let mut pace = tokio::time::interval(PACE);
     let mut at = 0;
     while at < total {
-        if !progress.switched.load(Ordering::Relaxed) {
+        // The last quarter waits for the switch, or there might be nothing left to go the new way.
+        let last_quarter = at >= total / 4 * 3;
+        let patience = Instant::now() + PATIENCE;
+        while !progress.switched.load(Ordering::Relaxed) {
             pace.tick().await;
+            if !last_quarter || Instant::now() > patience {
+                break;
+            }
         }
         let length = (total - at).min(CHUNK as u64);
         let words = at / WORD as u64..(at + length) / WORD as u64;
