@@ -2,13 +2,19 @@
 
 use std::{
     error::Error,
+    fmt::Display,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, channel::mpsc};
+use futures::{
+    StreamExt,
+    channel::{mpsc, oneshot},
+};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder, dcutr, identify,
+    Multiaddr, PeerId, Swarm, SwarmBuilder,
+    core::transport::ListenerId,
+    dcutr, identify,
     identity::Keypair,
     noise, ping, relay,
     swarm::{
@@ -62,7 +68,8 @@ pub enum Role {
 /// Something that happened, in order.
 #[derive(Debug, Clone)]
 pub enum Happened {
-    Listening(Multiaddr),
+    Listening(ListenerId, Multiaddr),
+    NotListening(ListenerId, String),
     Connected(ConnectionId, Multiaddr),
     Closed(ConnectionId),
     /// The other side of Identify knows us now.
@@ -72,7 +79,7 @@ pub enum Happened {
 }
 
 enum Command {
-    Listen(Multiaddr),
+    Listen(Multiaddr, oneshot::Sender<Result<ListenerId, String>>),
     Dial(DialOpts),
 }
 
@@ -173,25 +180,25 @@ impl Node {
     }
 
     /// Listens, and tells the first address that comes of it, with our ID.
-    pub async fn listen(&self, address: Multiaddr) -> Multiaddr {
-        let tags = |address: &Multiaddr| -> Vec<&'static str> {
-            address
-                .protocol_stack()
-                .filter(|tag| *tag != "p2p")
-                .collect()
-        };
-        let wanted = tags(&address);
-        let _ = self.commands.unbounded_send(Command::Listen(address));
+    pub async fn listen(&self, address: Multiaddr) -> Result<Multiaddr, String> {
+        let (reply, answer) = oneshot::channel();
+        let complain = |error: &dyn Display| format!("cannot listen on {address}: {error}");
+        let _ = self
+            .commands
+            .unbounded_send(Command::Listen(address.clone(), reply));
+        let listener = answer
+            .await
+            .map_err(|_| complain(&"the node has stopped"))?
+            .map_err(|error| complain(&error))?;
         let listening = self
             .wait(|_, happened| match happened {
-                Happened::Listening(address) if tags(address) == wanted => Some(address.clone()),
+                Happened::Listening(id, address) if *id == listener => Some(Ok(address.clone())),
+                Happened::NotListening(id, error) if *id == listener => Some(Err(error.clone())),
                 _ => None,
             })
-            .await;
-        match listening.clone().with_p2p(self.id) {
-            Ok(address) => address,
-            Err(_) => listening,
-        }
+            .await
+            .map_err(|error| complain(&error))?;
+        Ok(listening.clone().with_p2p(self.id).unwrap_or(listening))
     }
 
     /// Makes one more connection.
@@ -231,10 +238,9 @@ async fn run(
         let happened = tokio::select! {
             command = commands.next() => {
                 match command {
-                    Some(Command::Listen(address)) => {
-                        if let Err(error) = swarm.listen_on(address.clone()) {
-                            eprintln!("cannot listen on {address}: {error}");
-                        }
+                    Some(Command::Listen(address, reply)) => {
+                        let listening = swarm.listen_on(address);
+                        let _ = reply.send(listening.map_err(|error| error.to_string()));
                     }
                     Some(Command::Dial(opts)) => {
                         let id = opts.connection_id();
@@ -247,12 +253,12 @@ async fn run(
                 continue;
             }
             event = swarm.select_next_some() => match event {
-                SwarmEvent::NewListenAddr { address, .. } => {
+                SwarmEvent::NewListenAddr { address, listener_id } => {
                     if relay {
                         // Reservations tell clients where the relay can be reached.
                         swarm.add_external_address(address.clone());
                     }
-                    Happened::Listening(address)
+                    Happened::Listening(listener_id, address)
                 }
                 SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
                     let address = match &endpoint {
@@ -260,6 +266,10 @@ async fn run(
                         libp2p::core::ConnectedPoint::Listener { local_addr, .. } => local_addr,
                     };
                     Happened::Connected(connection_id, address.clone())
+                }
+                SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                    let reason = reason.err().map_or("closed".to_owned(), |e| e.to_string());
+                    Happened::NotListening(listener_id, reason)
                 }
                 SwarmEvent::ConnectionClosed { connection_id, .. } => {
                     Happened::Closed(connection_id)

@@ -42,7 +42,7 @@ pub async fn relay(keypair: Keypair, mut listen: Vec<Multiaddr>) -> Result<(), B
     }
     let serving = async {
         for address in listen {
-            say(&format!("listening on {}", node.listen(address).await));
+            say(&format!("listening on {}", node.listen(address).await?));
         }
         std::future::pending().await
     };
@@ -65,14 +65,14 @@ pub async fn listen(
                 direct.push(Transport::of(&relay).listen_address());
             }
             for address in direct {
-                say(&format!("direct address {}", node.listen(address).await));
+                say(&format!("direct address {}", node.listen(address).await?));
             }
             let relay_id = peer_of(&relay).ok_or("the relay's address has no peer ID")?;
             node.dial(relay_id, relay.clone()).await?;
             node.known_to(relay_id).await;
             let mut transfers = node.control.accept(transfer::PROTOCOL)?;
             let mut echoes = node.control.accept(ECHO)?;
-            let circuit = node.listen(relay.with(Protocol::P2pCircuit)).await;
+            let circuit = node.listen(relay.with(Protocol::P2pCircuit)).await?;
             say(&format!("listening on {circuit}"));
             let node = Arc::new(node);
             loop {
@@ -167,7 +167,7 @@ pub async fn dial(
     let running = async {
         let node = Node::start(keypair, Role::Peer { dcutr: punch }).await?;
         if punch {
-            node.listen(Transport::of(&relay).listen_address()).await;
+            node.listen(Transport::of(&relay).listen_address()).await?;
         }
         node.dial(relay_id, relay).await?;
         node.known_to(relay_id).await;
@@ -177,7 +177,7 @@ pub async fn dial(
             total: size.bytes(),
             bars: !size.json && std::io::stderr().is_terminal(),
         };
-        side.run(circuit, async { direct }).await
+        side.run(circuit, async { Ok(direct) }).await
     };
     tokio::select! {
         () = until_interrupted() => Err("interrupted".into()),

@@ -36,17 +36,17 @@ pub async fn all_in_one(run: &Run) -> Result<Report, Box<dyn Error>> {
     let mut listener = Node::start(Keypair::generate_ed25519(), peer).await?;
 
     // Behind the relay over the same transport, so that what the relay sees is what can be punched.
-    let relay_address = relay.listen(run.transport.listen_address()).await;
+    let relay_address = relay.listen(run.transport.listen_address()).await?;
     for node in [&dialer, &listener] {
         if punch {
-            node.listen(run.transport.listen_address()).await;
+            node.listen(run.transport.listen_address()).await?;
         }
         node.dial(relay.id, relay_address.clone()).await?;
         node.known_to(relay.id).await;
     }
     let circuit = listener
         .listen(relay_address.with(Protocol::P2pCircuit))
-        .await;
+        .await?;
 
     let mut incoming = listener.control.accept(transfer::PROTOCOL)?;
     let there = Arc::new(Progress::default());
@@ -62,10 +62,10 @@ pub async fn all_in_one(run: &Run) -> Result<Report, Box<dyn Error>> {
     // A direct address that nobody knows until it is time.
     let direct = async {
         if punch {
-            None
-        } else {
-            Some(listener.listen(run.transport.listen_address()).await)
+            return Ok(None);
         }
+        let address = listener.listen(run.transport.listen_address()).await?;
+        Ok(Some(address))
     };
     let mut side = Side {
         node: &dialer,
@@ -114,7 +114,7 @@ impl Side<'_> {
     pub async fn run(
         &mut self,
         circuit: Multiaddr,
-        direct: impl Future<Output = Option<Multiaddr>>,
+        direct: impl Future<Output = Result<Option<Multiaddr>, String>>,
     ) -> Result<Report, Box<dyn Error>> {
         let relayed = self.node.dial(self.peer, circuit).await?;
         let mut control = self.node.control.clone();
@@ -156,7 +156,7 @@ impl Side<'_> {
     async fn see_it_move(
         &self,
         progress: &Progress,
-        direct: impl Future<Output = Option<Multiaddr>>,
+        direct: impl Future<Output = Result<Option<Multiaddr>, String>>,
     ) -> Result<Moved, Box<dyn Error>> {
         // Dialing, if that is what brings the direct connection about, when a quarter is through.
         let dialing = async {
@@ -164,7 +164,7 @@ impl Side<'_> {
             while progress.received.load(Ordering::Relaxed) < self.total / 4 {
                 ticks.tick().await;
             }
-            if let Some(address) = direct.await {
+            if let Some(address) = direct.await? {
                 self.node.dial(self.peer, address).await?;
             }
             Ok::<_, Box<dyn Error>>(())
