@@ -13,10 +13,10 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, channel::mpsc};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, dcutr, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, dcutr, gossipsub, identify,
     identity::Keypair,
     multiaddr::Protocol,
-    noise, ping, relay,
+    noise, ping, relay, request_response,
     swarm::{
         ConnectionId, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
@@ -43,6 +43,13 @@ struct All {
     identify: Toggle<identify::Behaviour>,
     dcutr: Toggle<dcutr::Behaviour>,
     ping: Toggle<ping::Behaviour>,
+    gossip: Toggle<gossipsub::Behaviour>,
+    requests: Toggle<request_response::cbor::Behaviour<Vec<u8>, Vec<u8>>>,
+}
+
+/// What all subscribe to that gossip.
+pub fn topic() -> gossipsub::IdentTopic {
+    gossipsub::IdentTopic::new("test")
 }
 
 /// What happened at a node, in order.
@@ -52,6 +59,9 @@ pub enum Seen {
     Closed(ConnectionId),
     Listening(Multiaddr),
     Identified(PeerId),
+    Subscribed(PeerId),
+    Gossip(Vec<u8>),
+    Response(Vec<u8>),
     Migration(Event),
 }
 
@@ -60,6 +70,8 @@ enum Command {
     External(Multiaddr),
     Dial(DialOpts),
     Close(ConnectionId),
+    Publish(Vec<u8>),
+    Request(PeerId, Vec<u8>),
 }
 
 #[derive(Default)]
@@ -88,6 +100,8 @@ pub struct Setup {
     pub identify: bool,
     /// With ping, as most swarms have both.
     pub dcutr: bool,
+    /// Gossip, and requests that are answered with themselves.
+    pub neighbours: bool,
     pub idle: Duration,
     pub keypair: Keypair,
 }
@@ -103,6 +117,7 @@ impl Default for Setup {
             limits: false,
             identify: false,
             dcutr: false,
+            neighbours: false,
             idle: Duration::from_secs(60),
             keypair: Keypair::generate_ed25519(),
         }
@@ -161,6 +176,28 @@ impl Node {
                     .into(),
                 dcutr: setup.dcutr.then(|| dcutr::Behaviour::new(id)).into(),
                 ping: setup.dcutr.then(ping::Behaviour::default).into(),
+                gossip: setup
+                    .neighbours
+                    .then(|| {
+                        let authenticity = gossipsub::MessageAuthenticity::Signed(keypair.clone());
+                        let mut gossip =
+                            gossipsub::Behaviour::new(authenticity, Default::default()).unwrap();
+                        gossip.subscribe(&topic()).unwrap();
+                        gossip
+                    })
+                    .into(),
+                requests: setup
+                    .neighbours
+                    .then(|| {
+                        request_response::cbor::Behaviour::new(
+                            [(
+                                StreamProtocol::new("/requests/1.0.0"),
+                                request_response::ProtocolSupport::Full,
+                            )],
+                            Default::default(),
+                        )
+                    })
+                    .into(),
             })
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(setup.idle))
@@ -271,6 +308,14 @@ impl Node {
         established.collect()
     }
 
+    pub fn publish(&self, message: &[u8]) {
+        self.send(Command::Publish(message.to_vec()));
+    }
+
+    pub fn request(&self, peer: PeerId, request: &[u8]) {
+        self.send(Command::Request(peer, request.to_vec()));
+    }
+
     /// Dials one more connection; returns its IDs here and there.
     pub async fn dial(&self, other: &Node, address: Multiaddr) -> Pair {
         let before = other.connections(self.id);
@@ -316,6 +361,16 @@ async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Comman
                     swarm.dial(opts).unwrap();
                     continue;
                 }
+                Some(Command::Publish(message)) => {
+                    let gossip = swarm.behaviour_mut().gossip.as_mut().unwrap();
+                    gossip.publish(topic(), message).unwrap();
+                    continue;
+                }
+                Some(Command::Request(peer, request)) => {
+                    let requests = swarm.behaviour_mut().requests.as_mut().unwrap();
+                    requests.send_request(&peer, request);
+                    continue;
+                }
                 Some(Command::Close(connection)) => {
                     swarm.close_connection(connection);
                     continue;
@@ -331,6 +386,27 @@ async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Comman
                     Seen::Closed(connection_id)
                 }
                 SwarmEvent::Behaviour(AllEvent::Migration(event)) => Seen::Migration(event),
+                SwarmEvent::Behaviour(AllEvent::Gossip(event)) => match event {
+                    gossipsub::Event::Message { message, .. } => Seen::Gossip(message.data),
+                    gossipsub::Event::Subscribed { peer_id, .. } => Seen::Subscribed(peer_id),
+                    _ => continue,
+                },
+                SwarmEvent::Behaviour(AllEvent::Requests(event)) => match event {
+                    request_response::Event::Message { message, .. } => match message {
+                        request_response::Message::Request { request, channel, .. } => {
+                            let requests = swarm.behaviour_mut().requests.as_mut().unwrap();
+                            requests.send_response(channel, request).unwrap();
+                            continue;
+                        }
+                        request_response::Message::Response { response, .. } => {
+                            Seen::Response(response)
+                        }
+                    },
+                    request_response::Event::OutboundFailure { error, .. } => {
+                        panic!("a request failed: {error}")
+                    }
+                    _ => continue,
+                },
                 SwarmEvent::Behaviour(AllEvent::Identify(identify::Event::Received {
                     peer_id,
                     ..

@@ -117,6 +117,66 @@ async fn other_behaviours_streams_are_not_harmed() {
     assert_eq!(pruned(&net.dialer) + pruned(&net.listener), 1);
 }
 
+/// Gossip and requests go on before, at and after the switch. Gossip's own streams keep the relayed
+/// connection, so it is not closed.
+#[tokio::test]
+async fn gossip_and_requests_are_not_harmed() {
+    let node = || {
+        let setup = Setup {
+            config: Config::default().with_prune_grace(Some(GRACE)),
+            neighbours: true,
+            ..Default::default()
+        };
+        Node::with(setup.policy(PreferDirect))
+    };
+    let mut net = Net::with(node(), node());
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let relayed = net.connect(Kind::Relayed).await;
+    let peer = net.listener.id;
+    for (node, other) in [(&net.dialer, peer), (&net.listener, net.dialer.id)] {
+        node.wait("the subscription", |seen| match seen {
+            Seen::Subscribed(who) if *who == other => Some(()),
+            _ => None,
+        })
+        .await;
+    }
+    let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, relayed.here).await;
+    let start = Instant::now();
+    let mut round = 0_u64;
+    // Over the time before, at and long after the switch.
+    while start.elapsed() < 8 * GRACE {
+        if round == 5 {
+            net.connect(Kind::Quic).await;
+        }
+        let word = round.to_be_bytes();
+        net.dialer.publish(&word);
+        net.dialer.request(peer, &word);
+        write(&mut ours, 1, round * 100, round * 100 + 100).await;
+        read(&mut theirs, 1, round * 100, round * 100 + 100).await;
+        net.listener
+            .wait("the gossip", |seen| match seen {
+                Seen::Gossip(said) => (*said == word).then_some(()),
+                _ => None,
+            })
+            .await;
+        net.dialer
+            .wait("the response", |seen| match seen {
+                Seen::Response(said) => (*said == word).then_some(()),
+                _ => None,
+            })
+            .await;
+        round += 1;
+    }
+    assert!(round > 5, "the switch was not reached in {round} rounds");
+    net.dialer
+        .event("the move", |event| match event {
+            Event::MigrationCompleted { from, .. } if *from == relayed.here => Some(()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(pruned(&net.dialer) + pruned(&net.listener), 0);
+}
+
 /// Two streams, each moved by another peer: neither has the right to close the connection, and the idle
 /// timeout does.
 #[tokio::test]
