@@ -31,17 +31,28 @@ impl Timeouts {
     }
 }
 
+/// What time is made of: a real clock's delays, or a simulation's.
+pub(crate) trait Sleep: Future<Output = ()> + Unpin {
+    fn new(duration: Duration) -> Self;
+}
+
+impl Sleep for Delay {
+    fn new(duration: Duration) -> Self {
+        Delay::new(duration)
+    }
+}
+
 /// A future that is done when nothing is left to be done in the background. It must be run once per
 /// successful [`Shared::claim_drive`].
-pub(crate) struct Drive<L: Io, C: Connection> {
+pub(crate) struct Drive<L: Io, C: Connection, S = Delay> {
     shared: Arc<Shared<L, C>>,
     timeouts: Timeouts,
     /// The armed timer, by its number.
-    timer: Option<(u64, Delay)>,
-    farewell: Option<Delay>,
+    timer: Option<(u64, S)>,
+    farewell: Option<S>,
 }
 
-impl<L: Io, C: Connection> Drive<L, C> {
+impl<L: Io, C: Connection, S: Sleep> Drive<L, C, S> {
     pub(crate) fn new(shared: Arc<Shared<L, C>>, timeouts: Timeouts) -> Self {
         Self {
             shared,
@@ -62,22 +73,22 @@ impl<L: Io, C: Connection> Drive<L, C> {
             .as_ref()
             .is_none_or(|(armed, _)| *armed != number)
         {
-            self.timer = Some((number, Delay::new(self.timeouts.of(timer))));
+            self.timer = Some((number, S::new(self.timeouts.of(timer))));
         }
         let Some((_, delay)) = &mut self.timer else {
             return false;
         };
         let fired = Pin::new(&mut *delay).poll(cx).is_ready();
         if fired {
-            delay.reset(self.timeouts.of(timer));
-            // The reset timer has to know whom to wake.
+            *delay = S::new(self.timeouts.of(timer));
+            // The new one has to know whom to wake.
             let _ = Pin::new(delay).poll(cx);
         }
         fired
     }
 }
 
-impl<L: Io, C: Connection> Future for Drive<L, C> {
+impl<L: Io, C: Connection, S: Sleep> Future for Drive<L, C, S> {
     type Output = StreamKey;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<StreamKey> {
@@ -110,7 +121,7 @@ impl<L: Io, C: Connection> Future for Drive<L, C> {
                 return Poll::Pending;
             }
             let answer = this.timeouts.answer;
-            let farewell = this.farewell.get_or_insert_with(|| Delay::new(answer));
+            let farewell = this.farewell.get_or_insert_with(|| S::new(answer));
             if Pin::new(farewell).poll(cx).is_pending() {
                 return Poll::Pending;
             }
@@ -120,7 +131,7 @@ impl<L: Io, C: Connection> Future for Drive<L, C> {
     }
 }
 
-impl<L: Io, C: Connection> Drop for Drive<L, C> {
+impl<L: Io, C: Connection, S> Drop for Drive<L, C, S> {
     /// Dropped early, with its behaviour: whatever the stream's legs still do, they do when the
     /// application polls them.
     fn drop(&mut self) {

@@ -10,7 +10,7 @@
 
 mod ahead;
 mod core;
-mod drive;
+pub(crate) mod drive;
 mod half;
 mod leg;
 mod mailbox;

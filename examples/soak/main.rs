@@ -1,0 +1,101 @@
+//! Runs the crate's own stream, machine and driver over legs that split, delay, cut and lie, with
+//! everything scheduled by a seed, and checks every byte and every end.
+//!
+//! `cargo run --release --example soak -- --cases N --seed S [--minutes M]`
+
+#[path = "../../src/machine/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod machine;
+#[path = "../../src/protocol/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod protocol;
+#[path = "../../src/stream/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod stream;
+
+mod app;
+mod leg;
+mod peer;
+mod rng;
+mod sleep;
+mod world;
+
+use std::{
+    panic,
+    process::ExitCode,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use world::Case;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    /// How many cases to run.
+    #[arg(long, default_value_t = 10_000)]
+    cases: u64,
+    /// The first case's seed; the others follow it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Stop after so many minutes, however many cases have been run.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// How many threads.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let start = Instant::now();
+    let end = cli
+        .minutes
+        .map(|minutes| start + Duration::from_secs(60 * minutes));
+    let next = AtomicU64::new(0);
+    let [ran, violations, unprovable, migrations, aborted, steps] =
+        [(); 6].map(|()| AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..cli.threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= cli.cases || end.is_some_and(|end| Instant::now() > end) {
+                        return;
+                    }
+                    let seed = cli.seed.wrapping_add(number);
+                    let outcome = panic::catch_unwind(|| world::run(Case::from_seed(seed)))
+                        .unwrap_or_else(|_| world::Outcome {
+                            violation: Some("panicked".to_owned()),
+                            ..Default::default()
+                        });
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    unprovable.fetch_add(outcome.unprovable as u64, Ordering::Relaxed);
+                    migrations.fetch_add(outcome.migrations as u64, Ordering::Relaxed);
+                    aborted.fetch_add(outcome.aborted.into(), Ordering::Relaxed);
+                    steps.fetch_add(outcome.steps as u64, Ordering::Relaxed);
+                    if let Some(violation) = outcome.violation {
+                        if violations.fetch_add(1, Ordering::Relaxed) < 20 {
+                            println!("seed {seed}: {violation}");
+                            println!("    {:?}", Case::from_seed(seed));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    println!(
+        "cases: {} from seed {}, {:.1} s; steps: {}; migrations completed: {}; cases with an abort: {}; \
+         ends that nobody could have known: {}",
+        count(&ran),
+        cli.seed,
+        start.elapsed().as_secs_f64(),
+        count(&steps),
+        count(&migrations),
+        count(&aborted),
+        count(&unprovable),
+    );
+    println!("violations: {}", count(&violations));
+    ExitCode::from(u8::from(count(&violations) > 0))
+}

@@ -1,0 +1,255 @@
+//! One side without its swarm: what a behaviour does for one stream.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use futures::{future::BoxFuture, task::ArcWake};
+
+use crate::{
+    leg::{FaultLeg, Kind},
+    machine::{Abort, Setup, StreamId, Verdict},
+    protocol::codec::{Reader, Request},
+    rng::Rng,
+    sleep::Nap,
+    stream::{Budget, Drive, Leg, Mailbox, Migratable, Note, Shared, StreamKey, Timeouts},
+};
+
+/// A task's waker: set when it has been woken.
+#[derive(Debug)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicBool::new(true)))
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+
+    pub fn waker(self: &Arc<Self>) -> Waker {
+        futures::task::waker(self.clone())
+    }
+}
+
+impl ArcWake for Flag {
+    fn wake_by_ref(flag: &Arc<Self>) {
+        flag.set();
+    }
+}
+
+/// A leg that the remote has opened, before its first message.
+struct Inbound {
+    io: FaultLeg,
+    connection: u8,
+    reader: Reader,
+}
+
+/// A `Migrate` that waits for the ID that it names.
+struct Early {
+    leg: Leg<FaultLeg, u8>,
+    id: StreamId,
+    from: StreamId,
+    verify: bool,
+}
+
+pub struct Peer {
+    pub shared: Arc<Shared<FaultLeg, u8>>,
+    mailbox: Arc<Mailbox>,
+    drive: Option<Drive<FaultLeg, u8, Nap>>,
+    pub drive_flag: Arc<Flag>,
+    pub behaviour_flag: Arc<Flag>,
+    inbound: Vec<Inbound>,
+    early: Vec<Early>,
+    denials: Vec<BoxFuture<'static, std::io::Result<()>>>,
+    lingering: Vec<Leg<FaultLeg, u8>>,
+    next_id: u64,
+    /// Whether remote attempts may be refused.
+    refuses: bool,
+    pub over: Option<Result<(), Abort>>,
+    pub completed: usize,
+    pub failed: usize,
+}
+
+impl Peer {
+    pub fn new(side: u64, leg: Leg<FaultLeg, u8>, verify: bool, refuses: bool) -> Self {
+        let mailbox = Arc::<Mailbox>::default();
+        let setup = Setup {
+            designated: side == 0,
+            verify,
+            peer_verifies: false,
+        };
+        // A small read-ahead, so that its bound is met.
+        let budget = Budget::new(100, 1000);
+        let key = StreamKey(side);
+        let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, mailbox.clone());
+        Self {
+            shared,
+            mailbox,
+            drive: None,
+            drive_flag: Flag::new(),
+            behaviour_flag: Flag::new(),
+            inbound: Vec::new(),
+            early: Vec::new(),
+            denials: Vec::new(),
+            lingering: Vec::new(),
+            next_id: 2 + side,
+            refuses,
+            over: None,
+            completed: 0,
+            failed: 0,
+        }
+    }
+
+    pub fn stream(&self) -> Migratable<FaultLeg, u8> {
+        Migratable::new(self.shared.clone())
+    }
+
+    /// Starts a migration on this leg; returns whether it did.
+    pub fn start(&mut self, leg: Leg<FaultLeg, u8>) -> bool {
+        let id = StreamId(self.next_id);
+        self.next_id += 2;
+        let started = self.shared.start(leg, id).is_ok();
+        self.behaviour_flag.set();
+        started
+    }
+
+    pub fn accept(&mut self, io: FaultLeg, connection: u8) {
+        self.inbound.push(Inbound {
+            io,
+            connection,
+            reader: Reader::default(),
+        });
+        self.behaviour_flag.set();
+    }
+
+    pub fn connection_lost(&mut self, connection: u8) {
+        self.shared.connection_lost(connection);
+        self.inbound.retain(|leg| leg.connection != connection);
+        self.early
+            .retain(|early| early.leg.connection() != connection);
+        self.lingering.retain(|leg| leg.connection() != connection);
+        self.behaviour_flag.set();
+    }
+
+    /// Gives up on labels that do not come. Returns whether there was one to give up.
+    pub fn expire_early(&mut self) -> bool {
+        !std::mem::take(&mut self.early).is_empty()
+    }
+
+    pub fn poll_drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(drive) = &mut self.drive
+            && Pin::new(drive).poll(cx).is_ready()
+        {
+            self.drive = None;
+            self.behaviour_flag.set();
+        }
+    }
+
+    pub fn poll_behaviour(
+        &mut self,
+        cx: &mut Context<'_>,
+        kinds: &[Kind],
+        lost: &[bool],
+        rng: &mut Rng,
+    ) {
+        let _ = self.mailbox.collect(cx);
+        let mut index = 0;
+        while let Some(leg) = self.inbound.get_mut(index) {
+            match leg.reader.poll_read::<Request>(&mut leg.io, cx) {
+                Poll::Pending => index += 1,
+                Poll::Ready(request) => {
+                    let Inbound { io, connection, .. } = self.inbound.swap_remove(index);
+                    let ambiguous = kinds[usize::from(connection)] == Kind::Yamux;
+                    if let Ok(Request::Migrate { id, from, verify }) = request {
+                        self.early.push(Early {
+                            leg: Leg::new(io, connection, ambiguous),
+                            id,
+                            from,
+                            verify,
+                        });
+                    }
+                }
+            }
+        }
+        self.heard_from(lost, rng);
+        self.look_up();
+        self.heard_from(lost, rng);
+        self.denials
+            .retain_mut(|denial| denial.as_mut().poll(cx).is_pending());
+        if self.shared.claim_drive() {
+            let timeouts = Timeouts {
+                answer: std::time::Duration::ZERO,
+                progress: std::time::Duration::ZERO,
+            };
+            self.drive = Some(Drive::new(self.shared.clone(), timeouts));
+            self.drive_flag.set();
+        }
+    }
+
+    /// The table's part: whose stream a `Migrate` names.
+    fn look_up(&mut self) {
+        let mut index = 0;
+        while let Some(early) = self.early.get(index) {
+            match self.over {
+                // A deny proves that nothing was switched; after an abort it would prove too much.
+                Some(Ok(())) => {
+                    let early = self.early.remove(index);
+                    self.denials.push(Box::pin(early.leg.deny()));
+                }
+                Some(Err(_)) => drop(self.early.remove(index)),
+                None if self.shared.ids().contains(&early.from) => {
+                    let Early {
+                        leg,
+                        id,
+                        from,
+                        verify,
+                    } = self.early.remove(index);
+                    self.shared.migrate(leg, id, from, verify);
+                }
+                None => index += 1,
+            }
+        }
+    }
+
+    fn heard_from(&mut self, lost: &[bool], rng: &mut Rng) {
+        loop {
+            let notes = self.shared.take_notes();
+            self.lingering.extend(self.shared.take_lingering());
+            if notes.is_empty() {
+                return;
+            }
+            for note in notes {
+                match note {
+                    Note::Ask { .. } => self.shared.verdict(match rng.below(10) {
+                        0 if self.refuses => Verdict::Deny,
+                        1 | 2 if self.refuses => Verdict::NotNow,
+                        _ => Verdict::Accept,
+                    }),
+                    Note::Probe { connection } => {
+                        self.shared
+                            .probed(connection, !lost[usize::from(connection)]);
+                    }
+                    Note::Completed(_) => self.completed += 1,
+                    Note::Failed { .. } => self.failed += 1,
+                    Note::Over(result) => self.over = Some(result),
+                    Note::Agreed { .. } | Note::Confirmed { .. } | Note::Violation => {}
+                }
+            }
+        }
+    }
+}

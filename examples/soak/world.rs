@@ -1,0 +1,367 @@
+//! Two peers, connections between them, and an adversary that schedules everything: which task runs,
+//! what arrives when and in what pieces, who migrates where, what is lost, which timer fires.
+//!
+//! A task runs only if its waker was called, so a waker that is lost shows as a hang.
+
+use std::{sync::Arc, task::Context};
+
+use crate::{
+    app::{App, Close, Ending},
+    leg::{Kind, Wire},
+    peer::{Flag, Peer},
+    rng::Rng,
+    sleep,
+    stream::Leg,
+};
+
+/// What may happen in a case.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub seed: u64,
+    pub kinds: [Kind; 3],
+    pub verify: [bool; 2],
+    pub migrations: usize,
+    pub kills: usize,
+    pub refusals: bool,
+    pub early_timeouts: bool,
+}
+
+impl Case {
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let kind = |rng: &mut Rng| [Kind::Yamux, Kind::Quic][rng.below(2)];
+        Self {
+            kinds: [kind(&mut rng), kind(&mut rng), kind(&mut rng)],
+            // Mostly both; else both not, or one only.
+            verify: [rng.chance(75), rng.chance(75)],
+            migrations: rng.below(7),
+            kills: [0, 0, 1, 1, 2][rng.below(5)],
+            refusals: rng.chance(20),
+            early_timeouts: rng.chance(30),
+            seed,
+        }
+    }
+}
+
+/// What a case has shown.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub violation: Option<String>,
+    /// Ends that look clean and are not, where nothing could tell: the README's limitations.
+    pub unprovable: usize,
+    pub migrations: usize,
+    pub aborted: bool,
+    pub steps: usize,
+}
+
+const READER: usize = 0;
+const WRITER: usize = 1;
+/// More steps than any case needs.
+const MAX_STEPS: usize = 200_000;
+/// More timers than any case needs when nothing else happens.
+const MAX_IDLE_TIMERS: usize = 500;
+
+struct World {
+    case: Case,
+    rng: Rng,
+    peers: [Peer; 2],
+    apps: [App; 2],
+    flags: [[Arc<Flag>; 2]; 2],
+    /// All legs there have been, by connection.
+    wires: Vec<(u8, Arc<Wire>)>,
+    lost: [bool; 3],
+    /// Losses that a side has not been told of.
+    untold: Vec<(usize, u8)>,
+    migrations: usize,
+    kills: usize,
+    timers: usize,
+}
+
+pub fn run(case: Case) -> Outcome {
+    sleep::forget_all();
+    let mut rng = Rng::new(case.seed ^ 0x5eed);
+    let (one, other, wire) = Wire::new(case.kinds[0]);
+    let mut side = 0;
+    let peers = [one, other].map(|io| {
+        let leg = Leg::new(io, 0, case.kinds[0] == Kind::Yamux);
+        let peer = Peer::new(side, leg, case.verify[side as usize], case.refusals);
+        side += 1;
+        peer
+    });
+    let waits = rng.below(3);
+    let apps = [0, 1].map(|side| {
+        let close = if waits == side {
+            Close::AfterReading
+        } else {
+            Close::AfterWriting
+        };
+        App::new(side, peers[side].stream(), &mut rng, close)
+    });
+    let mut world = World {
+        rng,
+        peers,
+        apps,
+        flags: [0, 1].map(|_| [Flag::new(), Flag::new()]),
+        wires: vec![(0, wire)],
+        lost: [false; 3],
+        untold: Vec::new(),
+        migrations: 0,
+        kills: 0,
+        timers: 0,
+        case,
+    };
+    world.run()
+}
+
+impl World {
+    fn run(&mut self) -> Outcome {
+        let mut steps = 0;
+        let mut idle_timers = 0;
+        let mut stuck = None;
+        loop {
+            steps += 1;
+            if steps > MAX_STEPS {
+                stuck = Some("too many steps");
+                break;
+            }
+            if self.adversary() || self.run_a_task() || self.deliver() {
+                continue;
+            }
+            // Nothing can happen but that somebody is told of a loss, or that time passes.
+            if let Some((side, connection)) = self.untold.pop() {
+                self.tell(side, connection);
+            } else if self.apps.iter().all(App::is_done)
+                && self.peers.iter().all(|p| p.over.is_some())
+            {
+                break;
+            } else if sleep::wake_one(self.rng.below(8)) && idle_timers < MAX_IDLE_TIMERS {
+                idle_timers += 1;
+                self.timers += 1;
+            } else if self.peers.iter_mut().any(Peer::expire_early) {
+                self.timers += 1;
+            } else {
+                stuck = Some("hang");
+                break;
+            }
+        }
+        let mut outcome = self.judge(stuck);
+        outcome.steps = steps;
+        outcome
+    }
+
+    /// Does something unkind, sometimes.
+    fn adversary(&mut self) -> bool {
+        if !self.rng.chance(4) {
+            return false;
+        }
+        match self.rng.below(8) {
+            0..=3 if self.migrations < self.case.migrations => self.migrate(),
+            4 if self.kills < self.case.kills => {
+                self.kills += 1;
+                self.kill();
+            }
+            5 if !self.untold.is_empty() => {
+                let (side, connection) = self.untold.swap_remove(self.rng.below(self.untold.len()));
+                self.tell(side, connection);
+            }
+            6 if self.case.early_timeouts && self.rng.chance(20) => {
+                if !sleep::wake_one(self.rng.below(8)) {
+                    return false;
+                }
+                self.timers += 1;
+            }
+            // A spurious wake, which must do no harm.
+            7 => self.flags[self.rng.below(2)][self.rng.below(2)].set(),
+            _ => return false,
+        }
+        true
+    }
+
+    fn migrate(&mut self) {
+        let side = self.rng.below(2);
+        let to = self.rng.below(3) as u8;
+        let peer = &mut self.peers[side];
+        if self.lost[usize::from(to)]
+            || peer.shared.may_start().is_err()
+            || peer.shared.status().connection == Some(to)
+        {
+            return;
+        }
+        self.migrations += 1;
+        let kind = self.case.kinds[usize::from(to)];
+        let (one, other, wire) = Wire::new(kind);
+        let (ours, theirs) = if side == 0 {
+            (one, other)
+        } else {
+            (other, one)
+        };
+        self.wires.push((to, wire));
+        peer.start(Leg::new(ours, to, kind == Kind::Yamux));
+        self.peers[1 - side].accept(theirs, to);
+    }
+
+    fn kill(&mut self) {
+        let connection = self.rng.below(3) as u8;
+        if std::mem::replace(&mut self.lost[usize::from(connection)], true) {
+            return;
+        }
+        for (on, wire) in &self.wires {
+            if *on == connection {
+                // A prefix of what is in flight may still arrive.
+                wire.deliver(0, self.rng.below(20), false);
+                wire.deliver(1, self.rng.below(20), false);
+                wire.kill();
+            }
+        }
+        self.untold.extend([(0, connection), (1, connection)]);
+    }
+
+    fn tell(&mut self, side: usize, connection: u8) {
+        self.peers[side].connection_lost(connection);
+    }
+
+    fn run_a_task(&mut self) -> bool {
+        let first = self.rng.below(8);
+        for offset in 0..8 {
+            let number = (first + offset) % 8;
+            let (side, task) = (number / 4, number % 4);
+            let peer = &mut self.peers[side];
+            match task {
+                READER | WRITER => {
+                    let flag = &self.flags[side][task];
+                    if !flag.take() {
+                        continue;
+                    }
+                    let waker = flag.waker();
+                    let mut cx = Context::from_waker(&waker);
+                    let app = &mut self.apps[side];
+                    let ended = app.ended.is_some();
+                    let again = if task == READER {
+                        app.poll_reader(&mut cx, &mut self.rng)
+                    } else {
+                        app.poll_writer(&mut cx, &mut self.rng)
+                    };
+                    if again {
+                        flag.set();
+                    }
+                    if app.ended.is_some() != ended {
+                        // A writer that waits for the reader's end.
+                        self.flags[side][WRITER].set();
+                    }
+                }
+                2 => {
+                    if !peer.drive_flag.take() {
+                        continue;
+                    }
+                    let waker = peer.drive_flag.waker();
+                    peer.poll_drive(&mut Context::from_waker(&waker));
+                }
+                _ => {
+                    if !peer.behaviour_flag.take() {
+                        continue;
+                    }
+                    let waker = peer.behaviour_flag.waker();
+                    let mut cx = Context::from_waker(&waker);
+                    peer.poll_behaviour(&mut cx, &self.case.kinds, &self.lost, &mut self.rng);
+                }
+            }
+            return true;
+        }
+        false
+    }
+
+    fn deliver(&mut self) -> bool {
+        let busy: Vec<_> = self
+            .wires
+            .iter()
+            .filter(|(_, wire)| wire.in_flight() > 0)
+            .collect();
+        if busy.is_empty() {
+            return false;
+        }
+        let (_, wire) = busy[self.rng.below(busy.len())];
+        let n = 1 + self.rng.below(30);
+        wire.deliver(self.rng.below(2), n, self.rng.chance(30));
+        true
+    }
+
+    fn judge(&self, stuck: Option<&str>) -> Outcome {
+        let mut outcome = Outcome {
+            migrations: self.peers.iter().map(|peer| peer.completed).sum(),
+            aborted: self
+                .peers
+                .iter()
+                .any(|peer| matches!(peer.over, Some(Err(_)))),
+            ..Outcome::default()
+        };
+        let faultless = self.kills == 0
+            && self.timers == 0
+            && self
+                .peers
+                .iter()
+                .all(|peer| peer.failed == 0 || !self.case.refusals)
+            && !self.case.refusals
+            && self.apps.iter().all(|app| !app.dropped_early);
+        for side in [0, 1] {
+            let (app, other) = (&self.apps[side], &self.apps[1 - side]);
+            let violation = app.violation.clone().or_else(|| {
+                let complete = app.read == other.written && other.closing;
+                match app.ended {
+                    _ if app.read > other.written => Some(format!("side {side} read too much")),
+                    Some(Ending::Clean) if !complete => {
+                        if self.is_unprovable(side) {
+                            outcome.unprovable += 1;
+                            None
+                        } else {
+                            Some(format!(
+                                "side {side} was told of an end after {} of {} bytes, closed: {}",
+                                app.read, other.written, other.closing
+                            ))
+                        }
+                    }
+                    Some(Ending::Failed) if faultless => {
+                        Some(format!("side {side} failed though nothing went wrong"))
+                    }
+                    _ => None,
+                }
+            });
+            outcome.violation = outcome.violation.take().or(violation);
+        }
+        if let Some(stuck) = stuck {
+            let states = [0, 1].map(|side| {
+                let app = &self.apps[side];
+                format!(
+                    "wrote {}/{}, read {}, ended {:?}, closed {}, {:?}, over {:?}",
+                    app.written,
+                    app.total,
+                    app.read,
+                    app.ended,
+                    app.closed,
+                    self.peers[side].shared.status(),
+                    self.peers[side].over
+                )
+            });
+            outcome
+                .violation
+                .get_or_insert(format!("{stuck}: {states:?}"));
+        }
+        outcome
+    }
+
+    /// Whether a clean end that is none was beyond anybody's knowledge: see the README's limitations.
+    fn is_unprovable(&self, side: usize) -> bool {
+        let app = &self.apps[side];
+        let aborted = matches!(self.peers[1 - side].over, Some(Err(_)));
+        let last = self.peers[side].shared.status().connection;
+        let last = last.map(usize::from).unwrap_or_default();
+        let no_evidence = match self.case.kinds[last] {
+            // The last leg was lost or reset, and our write side could not be asked.
+            Kind::Yamux => app.closed_at_end && (self.lost[last] || aborted),
+            // The other side dropped it.
+            Kind::Quic => aborted,
+        };
+        // Without the counts, an old leg that was cut looks like the switch.
+        let verified = self.case.verify == [true, true];
+        no_evidence || !verified && (self.kills > 0 || aborted)
+    }
+}
