@@ -38,6 +38,7 @@ pub struct Config {
     pub(crate) read_ahead_per_peer: usize,
     pub(crate) max_streams_per_peer: usize,
     pub(crate) max_held_per_peer: usize,
+    pub(crate) max_migration_rate: u32,
     pub(crate) max_inbound_requests: usize,
     pub(crate) max_pending_opens: usize,
     pub(crate) accept_backlog: usize,
@@ -60,6 +61,7 @@ impl Default for Config {
             read_ahead_per_peer: 64 << 20,
             max_streams_per_peer: 16_384,
             max_held_per_peer: 64,
+            max_migration_rate: 10,
             max_inbound_requests: 128,
             max_pending_opens: 256,
             accept_backlog: 256,
@@ -140,6 +142,12 @@ setters! {
     /// How many `Migrate`s of one peer may wait for a label that has not arrived. Default: 64. What does
     /// not fit is dropped unanswered, which means "try again later".
     with_max_held_per_peer: max_held_per_peer: usize;
+
+    /// How many `Migrate`s per second a remote may send for one stream, and how many at once. Default:
+    /// 10. What comes beyond that is dropped unanswered, which means "try again later". Bounds the old
+    /// legs that [`with_old_leg_linger`](Self::with_old_leg_linger) keeps for a remote that moves its
+    /// stream to and fro, and the work that it makes. Our own migrations are not limited.
+    with_max_migration_rate: max_migration_rate: u32;
 
     /// How many inbound substreams of one connection may be without their first message. Default: 128.
     /// What a remote opens beyond that is refused.

@@ -144,6 +144,8 @@ pub enum Limit {
     StreamsPerPeer,
     /// [`Config::with_max_held_per_peer`](crate::Config::with_max_held_per_peer).
     HeldPerPeer,
+    /// [`Config::with_max_migration_rate`](crate::Config::with_max_migration_rate).
+    MigrationRate,
     /// [`Config::with_max_inbound_requests`](crate::Config::with_max_inbound_requests).
     InboundRequests,
     /// [`Config::with_accept_backlog`](crate::Config::with_accept_backlog).

@@ -133,7 +133,7 @@ impl App {
         let Some(stream) = &mut self.stream else {
             return false;
         };
-        let mut stream = Pin::new(stream);
+        let stream = Pin::new(stream);
         let polled = if self.closing {
             match stream.poll_close(cx) {
                 Poll::Ready(Ok(())) => {

@@ -48,6 +48,10 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
     let start = Instant::now();
     let end = cli
         .minutes
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
                         return;
                     }
                     let seed = cli.seed.wrapping_add(number);
+                    tracing::info!(seed);
                     let outcome = panic::catch_unwind(|| world::run(Case::from_seed(seed)))
                         .unwrap_or_else(|_| world::Outcome {
                             violation: Some("panicked".to_owned()),

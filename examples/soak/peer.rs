@@ -29,10 +29,6 @@ impl Flag {
         Arc::new(Self(AtomicBool::new(true)))
     }
 
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -219,7 +215,10 @@ impl Peer {
                         from,
                         verify,
                     } = self.early.remove(index);
-                    self.shared.migrate(leg, id, from, verify);
+                    match self.shared.migrate(leg, id, from, verify) {
+                        Ok(()) | Err((_, Err(_))) => {}
+                        Err((leg, Ok(()))) => self.denials.push(Box::pin(leg.deny())),
+                    }
                 }
                 None => index += 1,
             }

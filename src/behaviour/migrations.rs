@@ -1,7 +1,7 @@
 //! Migrations: what the policy wants, what the application asks for, what the remote starts, and what
 //! the streams say of it all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{channel::oneshot, future::select};
 use libp2p_identity::PeerId;
@@ -245,11 +245,27 @@ impl Behaviour {
         }
         match self.table.find(peer, from) {
             Found::Live(key) => {
-                if let Some(entry) = self.table.get(key) {
-                    entry.shared.migrate(leg, id, from, verify);
+                let Some(entry) = self.table.get_mut(key) else {
+                    return;
+                };
+                let per_second = self.config.max_migration_rate;
+                if !entry.extra.rate.allows(per_second, Instant::now()) {
+                    drop(leg);
+                    return self.event(Event::Refused {
+                        peer,
+                        connection,
+                        limit: Limit::MigrationRate,
+                    });
                 }
-                self.table.refresh(key);
-                self.heard_from(key);
+                // It may be over without our having heard of it.
+                match entry.shared.migrate(leg, id, from, verify) {
+                    Ok(()) => {
+                        self.table.refresh(key);
+                        self.heard_from(key);
+                    }
+                    Err((leg, Ok(()))) => self.deny(leg),
+                    Err((leg, Err(_))) => drop(leg),
+                }
             }
             // A deny proves that nothing was switched (TRACES 5).
             Found::Ended => self.deny(leg),
@@ -294,6 +310,8 @@ impl Behaviour {
     // ---- What the streams say ----------------------------------------------------------------------
 
     pub(super) fn heard_from(&mut self, key: StreamKey) {
+        // First, while the table has it: a stream that is over may have a last word to say.
+        self.drive(key);
         loop {
             let Some(entry) = self.table.get(key) else {
                 return;
@@ -306,7 +324,14 @@ impl Behaviour {
                 break;
             }
             self.table.refresh(key);
+            let mut before = None;
             for note in notes {
+                // A message that was well-formed and still wrong, such as a count: only its
+                // consequence is noted.
+                if note == Note::Over(Err(Abort::Violation)) && before != Some(Note::Violation) {
+                    self.note(key, Note::Violation);
+                }
+                before = Some(note);
                 self.note(key, note);
             }
         }

@@ -4,6 +4,7 @@
 mod connections;
 mod migrations;
 mod prune;
+mod rate;
 mod streams;
 
 use std::{
@@ -25,6 +26,7 @@ use self::{
     connections::Connections,
     migrations::Outgoing,
     prune::{Legs, Loads},
+    rate::Rate,
     streams::Negotiated,
 };
 use crate::{
@@ -57,6 +59,8 @@ struct Extra {
     waiting: bool,
     /// The time to wait for the designated peer is over.
     patience_over: bool,
+    /// Of the remote's `Migrate`s.
+    rate: Rate,
 }
 
 /// Something that is due later.

@@ -15,7 +15,7 @@ use libp2p_swarm::{
 };
 use multistream_select::NegotiationError;
 
-use super::{Behaviour, Extra, Legs, SwarmLeg};
+use super::{Behaviour, Extra, Legs, Rate, SwarmLeg};
 use crate::{
     Event, Limit, MigrateError, OpenStreamError, Opener, Violation,
     control::StreamRequest,
@@ -233,6 +233,7 @@ impl Behaviour {
             failures: 0,
             waiting: false,
             patience_over: false,
+            rate: Rate::default(),
         };
         self.table.insert(peer, shared.clone(), extra);
         self.event(Event::StreamStarted {

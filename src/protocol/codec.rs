@@ -83,7 +83,7 @@ pub(crate) trait Message: Sized {
 
 impl Message for Request {
     fn decode(body: &[u8]) -> Result<Self, ReadError> {
-        match parse::<proto::StreamMigration>(body)?.type_pb {
+        match parse::<proto::StreamMigration>(body, INNER)?.type_pb {
             Type::label(label) => Ok(Self::Label {
                 id: StreamId(label.id.ok_or(ReadError::Missing("Label.id"))?),
             }),
@@ -113,9 +113,9 @@ impl Message for Ack {
     /// Reads both forms: inside `StreamMigration` (head of the specification) and bare (earlier
     /// revision). No field number of one is known to the other, so they cannot be confused.
     fn decode(body: &[u8]) -> Result<Self, ReadError> {
-        let ack = match parse::<proto::StreamMigration>(body)?.type_pb {
+        let ack = match parse::<proto::StreamMigration>(body, INNER)?.type_pb {
             Type::ack_migrate(ack) => ack,
-            Type::None => parse::<proto::AckMigrate>(body)?,
+            Type::None => parse::<proto::AckMigrate>(body, &[])?,
             Type::label(_) | Type::migrate(_) => return Err(ReadError::Missing("ack_migrate")),
         };
         Ok(Self {
@@ -137,7 +137,7 @@ impl Message for Ack {
 
 impl Message for Switched {
     fn decode(body: &[u8]) -> Result<Self, ReadError> {
-        let switched = parse::<proto::Switched>(body)?;
+        let switched = parse::<proto::Switched>(body, &[])?;
         match (switched.sent, switched.cancelled.unwrap_or(false)) {
             (Some(sent), false) => Ok(Self::Sent(sent)),
             (None, true) => Ok(Self::Cancelled),
@@ -159,8 +159,59 @@ impl Message for Switched {
     }
 }
 
-fn parse<'a, M: MessageRead<'a>>(body: &'a [u8]) -> Result<M, ReadError> {
+/// The tags of `StreamMigration`'s fields, which are messages themselves.
+const INNER: &[u64] = &[1 << 3 | 2, 2 << 3 | 2, 3 << 3 | 2];
+
+fn parse<'a, M: MessageRead<'a>>(body: &'a [u8], inner: &[u64]) -> Result<M, ReadError> {
+    fits(body, inner).ok_or(ReadError::Malformed)?;
     M::from_reader(&mut BytesReader::from_bytes(body), body).map_err(|_| ReadError::Malformed)
+}
+
+/// Checks that no field, in `body` or in the messages that `inner` tags, runs past the end of its
+/// message.
+///
+/// quick-protobuf 0.8 does not: it skips an unknown field by how much is left, and after a field that
+/// ran over the end of an inner message that is less than nothing. With overflow checks this panics;
+/// without, a length near 2^64 sends the reader back to where it was, for ever.
+fn fits(mut body: &[u8], inner: &[u64]) -> Option<()> {
+    while !body.is_empty() {
+        let tag = varint(&mut body)?;
+        if u32::try_from(tag).is_err() {
+            return None;
+        }
+        let length = match tag & 7 {
+            0 => {
+                varint(&mut body)?;
+                0
+            }
+            1 => 8,
+            2 => usize::try_from(varint(&mut body)?).ok()?,
+            5 => 4,
+            // Groups are no part of this protocol, and quick-protobuf cannot skip them.
+            _ => return None,
+        };
+        let value = body.split_off(..length)?;
+        if inner.contains(&tag) {
+            fits(value, &[])?;
+        }
+    }
+    Some(())
+}
+
+/// Not `unsigned_varint`, which refuses what is longer than it needs to be; protobuf does not.
+fn varint(body: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *body.split_off_first()?;
+        if shift == 63 && byte > 1 {
+            return None;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 fn serialize(message: &impl MessageWrite) -> Vec<u8> {
@@ -374,6 +425,33 @@ mod tests {
         for bytes in [&[0][..], &[2, 16, 0], &[4, 8, 1, 16, 1]] {
             assert!(read_now::<Switched>(bytes).0.unwrap_err().is_violation());
         }
+    }
+
+    #[test]
+    fn a_field_ends_within_its_message() {
+        // `Label` ends before its ID does. What follows is skipped as an unknown field of `Label`, in
+        // the last case backwards onto the ID.
+        let mut endless = vec![15, 0x0a, 1, 8, 0, 0x52, 0xf3];
+        endless.resize(15, 0xff);
+        endless.push(1);
+        for bytes in [
+            &[4, 0x0a, 1, 8, 0][..],
+            &[9, 0x0a, 1, 8, 0, 0x5d, 0, 0, 0, 0][..],
+            &[6, 0x0a, 0x80, 1, 8, 0, 0][..],
+            &endless,
+        ] {
+            let error = read_now::<Request>(bytes).0.unwrap_err();
+            assert!(matches!(error, ReadError::Malformed), "{bytes:?}: {error}");
+            assert!(read_now::<Ack>(bytes).0.is_err());
+        }
+        // More bytes than a number needs are no fault, nor is an unknown field with the number of an
+        // inner message.
+        let label = read_now::<Request>(&[6, 0x0a, 0x84, 0, 8, 0x85, 0]).0;
+        assert!(label.is_err(), "{label:?}");
+        let label = read_now::<Request>(&[6, 0x0a, 0x83, 0, 8, 0x85, 0]).0;
+        assert_eq!(label.unwrap(), Request::Label { id: StreamId(5) });
+        let count = read_now::<Switched>(&[5, 8, 5, 0x0a, 1, 0xff]).0;
+        assert_eq!(count.unwrap(), Switched::Sent(5));
     }
 
     #[test]

@@ -244,9 +244,11 @@ impl<L: Io, C: Connection> Core<L, C> {
             }
             Output::Abort(abort) => {
                 self.forget_legs();
+                self.forget_farewells();
                 self.notes.push_back(Note::Over(Err(abort)));
             }
             Output::Finish => {
+                // A last word, such as a deny, is still said.
                 self.forget_legs();
                 self.notes.push_back(Note::Over(Ok(())));
             }
@@ -305,7 +307,6 @@ impl<L: Io, C: Connection> Core<L, C> {
             let leg = self.leg(slot).take();
             self.done_with.extend(leg);
         }
-        self.done_with.append(&mut self.farewells);
     }
 
     pub(super) fn forget_farewells(&mut self) {

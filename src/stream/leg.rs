@@ -29,6 +29,8 @@ pub(crate) struct Leg<L, C> {
     reader: Reader,
     closing: bool,
     closed: bool,
+    /// Closing has failed; it is not tried again.
+    close_failed: Option<io::ErrorKind>,
     /// The remote's end has been read; the leg is not read again.
     ended: bool,
     /// A read has failed, and with it everything: a lazily negotiated substream panics when it is used
@@ -53,6 +55,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
             reader: Reader::default(),
             closing: false,
             closed: false,
+            close_failed: None,
             ended: false,
             broken: None,
             lost: false,
@@ -107,7 +110,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.closing && !self.closed
+        self.closing && !self.closed && self.close_failed.is_none()
     }
 
     /// The remote's count was read here.
@@ -249,11 +252,21 @@ impl<L: Io, C: Connection> Leg<L, C> {
         if self.closed {
             return Poll::Ready(Ok(()));
         }
+        if let Some(kind) = self.close_failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let result = ready!(self.poll_flush_and_close(cx));
+        match &result {
+            Ok(()) => self.closed = true,
+            Err(error) => self.close_failed = Some(error.kind()),
+        }
+        Poll::Ready(result)
+    }
+
+    fn poll_flush_and_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
         let polled = Pin::new(&mut self.io).poll_close(cx);
-        ready!(self.or_lost(polled))?;
-        self.closed = true;
-        Poll::Ready(Ok(()))
+        self.or_lost(polled)
     }
 
     /// Refuses a `Migrate` that was read on this leg, for good.

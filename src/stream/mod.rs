@@ -34,7 +34,7 @@ pub(crate) use self::{
 };
 use self::{core::Core, wakers::Wakers};
 use crate::{
-    machine::{Input, Machine, Refused, Setup, Slot, StreamId, Verdict},
+    machine::{Abort, Input, Machine, Refused, Setup, Slot, StreamId, Verdict},
     protocol::codec::{self, Request},
 };
 
@@ -103,12 +103,23 @@ impl<L: Io, C: Connection> Shared<L, C> {
         })
     }
 
-    /// Hands over a leg on which the remote's `Migrate` was read.
-    pub(crate) fn migrate(&self, leg: Leg<L, C>, id: StreamId, from: StreamId, verify: bool) {
+    /// Hands over a leg on which the remote's `Migrate` was read. If the stream is over, gives it back and
+    /// says how that was: a `Migrate` for one that ended cleanly has to be denied (*Overtaking*).
+    pub(crate) fn migrate(
+        &self,
+        leg: Leg<L, C>,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) -> Result<(), (Leg<L, C>, Result<(), Abort>)> {
         self.with(|core| {
+            if let Some(over) = core.machine.over() {
+                return Err((leg, over));
+            }
             core.put_leg(Slot::Theirs, leg);
             core.handle(Input::Migrate { id, from, verify });
-        });
+            Ok(())
+        })
     }
 
     /// The policy's answer to [`Note::Ask`].
