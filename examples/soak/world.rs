@@ -336,7 +336,10 @@ impl World {
             });
             outcome.violation = outcome.violation.take().or(violation);
         }
-        if let Some(stuck) = stuck {
+        let forsaken = [0, 1].map(|side| self.is_forsaken(side));
+        if stuck.is_some() && (0..2).all(|side| forsaken[side] || self.apps[side].is_done()) {
+            outcome.unprovable += 1;
+        } else if let Some(stuck) = stuck {
             let states = [0, 1].map(|side| {
                 let app = &self.apps[side];
                 format!(
@@ -355,6 +358,17 @@ impl World {
                 .get_or_insert(format!("{stuck}: {states:?}"));
         }
         outcome
+    }
+
+    /// Whether a writer waits for a yamux leg that the other side has closed and then dropped: nothing is
+    /// said on the wire then, and it waits for ever, as with any yamux stream.
+    fn is_forsaken(&self, side: usize) -> bool {
+        let app = &self.apps[side];
+        let aborted = matches!(self.peers[1 - side].over, Some(Err(_)));
+        let last = self.peers[side].shared.status().connection;
+        let yamux = last.is_some_and(|last| self.case.kinds[usize::from(last)] == Kind::Yamux);
+        let waiting = app.ended.is_some() && !app.closed && !app.write_failed;
+        aborted && yamux && waiting && self.apps[1 - side].closing
     }
 
     /// Whether a clean end that is none was beyond anybody's knowledge: see the README's limitations.

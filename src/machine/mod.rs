@@ -361,6 +361,21 @@ impl Machine {
         }
     }
 
+    /// Whether a `Migrate` from this ID takes the place of the one that is unanswered, if there is one.
+    ///
+    /// The remote has one attempt at a time, so the newer one counts; but one may overtake the other on
+    /// its way here. From the ID that the stream has, or is about to have, none is older than another.
+    #[must_use]
+    pub(crate) fn replaces_theirs(&self, from: StreamId) -> bool {
+        let latest = match &self.phase {
+            Phase::Requested { id, .. } | Phase::Acking { id, .. } => *id,
+            Phase::Agreed(agreed) => agreed.id,
+            Phase::Stable | Phase::Aborted(_) | Phase::Finished => self.id,
+        };
+        self.theirs
+            .is_none_or(|theirs| theirs.from != latest || from == latest)
+    }
+
     /// Whether an attempt that failed has left the current leg in doubt.
     #[must_use]
     pub(crate) fn is_in_doubt(&self) -> bool {

@@ -147,8 +147,10 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     /// Gives the machine an input and carries out what it says.
     pub(super) fn handle(&mut self, input: Input) {
+        tracing::trace!(id = self.machine.id().0, ?input);
         self.machine.handle(input);
         while let Some(output) = self.machine.poll_output() {
+            tracing::trace!(id = self.machine.id().0, ?output);
             self.carry_out(output);
         }
     }

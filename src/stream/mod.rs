@@ -116,8 +116,12 @@ impl<L: Io, C: Connection> Shared<L, C> {
             if let Some(over) = core.machine.over() {
                 return Err((leg, over));
             }
-            core.put_leg(Slot::Theirs, leg);
-            core.handle(Input::Migrate { id, from, verify });
+            if core.machine.replaces_theirs(from) {
+                core.put_leg(Slot::Theirs, leg);
+                core.handle(Input::Migrate { id, from, verify });
+            } else {
+                core.done_with(leg);
+            }
             Ok(())
         })
     }
