@@ -23,6 +23,10 @@ fn moves(transport: &str, in_address: &str, punch: bool) {
         Some(line.strip_prefix("direct address ")?.to_owned())
     });
     let circuit = listener.line("circuit address", listening);
+    assert!(
+        circuit.starts_with(&relay_address),
+        "{circuit} is not through {relay_address}"
+    );
     let mut arguments = vec!["dial", &circuit, "--mib", "4", "--json"];
     if !punch {
         arguments.extend(["--direct", &direct]);

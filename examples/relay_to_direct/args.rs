@@ -1,6 +1,10 @@
 //! The command line, and what is said about mistakes on it.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
@@ -31,7 +35,8 @@ pub enum Command {
         /// The relay's address, with its peer ID.
         #[arg(value_name = "RELAY", value_parser = address_of_peer)]
         relay: Multiaddr,
-        /// A direct address to listen on; may be repeated. Default: the relay's transport on 127.0.0.1.
+        /// A direct address to listen on; may be repeated. Default: the relay's transport on
+        /// 127.0.0.1.
         #[arg(long = "direct", value_name = "ADDR", value_parser = address)]
         direct: Vec<Multiaddr>,
         #[command(flatten)]
@@ -156,9 +161,18 @@ impl Identity {
         let bytes = keypair
             .to_protobuf_encoding()
             .map_err(|error| complain(&error))?;
-        fs::write(path, bytes).map_err(|error| complain(&error))?;
+        create(path, &bytes).map_err(|error| complain(&error))?;
         Ok(keypair)
     }
+}
+
+/// Writes a file that nobody else may read, and that was not there before.
+fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)?.write_all(bytes)
 }
 
 /// The peer that an address ends in.

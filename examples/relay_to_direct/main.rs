@@ -1,8 +1,8 @@
-//! A stream moves from a relayed connection to a direct one while bytes flow both ways, and every byte is
-//! checked.
+//! A stream moves from a relayed connection to a direct one while bytes flow both ways, and every
+//! byte is checked.
 //!
-//! Without arguments, everything happens in this process on loopback: a relay, a listener that can only
-//! be reached through it, a dialer. With a subcommand, each is a process of its own.
+//! Without arguments, everything happens in this process on loopback: a relay, a listener that can
+//! only be reached through it, a dialer. With a subcommand, each is a process of its own.
 
 mod args;
 mod node;
@@ -11,7 +11,11 @@ mod report;
 mod scenario;
 mod transfer;
 
-use std::{error::Error, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -26,17 +30,38 @@ async fn main() -> ExitCode {
     match run(Cli::parse()).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", chain(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, but for those that it tells itself.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A line for whoever reads our output, at once; without a panic if nobody does any more.
+fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
     match cli.command {
         None => {
             let report = scenario::all_in_one(&cli.run).await?;
-            Ok(show(&report, cli.run.size.json))
+            Ok(show(&report, cli.run.size.json)?)
         }
         Some(Command::Relay { listen, identity }) => {
             processes::relay(identity.keypair()?, listen).await?;
@@ -57,25 +82,25 @@ async fn run(cli: Cli) -> Result<ExitCode, Box<dyn Error>> {
             identity,
         }) => {
             let report = processes::dial(identity.keypair()?, circuit, direct, &size).await?;
-            Ok(show(&report, size.json))
+            Ok(show(&report, size.json)?)
         }
     }
 }
 
 /// Prints the report; the exit code tells whether everything is as it should be.
-fn show(report: &Report, json: bool) -> ExitCode {
+fn show(report: &Report, json: bool) -> io::Result<ExitCode> {
     if json {
-        println!("{}", report.json());
+        say(&report.json().to_string())?;
     } else {
-        report.print();
+        say(&report.table())?;
     }
     let faults = report.faults();
     for fault in &faults {
         eprintln!("fault: {fault}");
     }
-    if faults.is_empty() {
+    Ok(if faults.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    }
+    })
 }

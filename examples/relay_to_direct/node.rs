@@ -1,8 +1,8 @@
 //! A swarm that runs in the background and keeps a log of what happened to it.
 
 use std::{
+    collections::{HashMap, VecDeque},
     error::Error,
-    fmt::Display,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use libp2p::{
     core::transport::ListenerId,
     dcutr, identify,
     identity::Keypair,
+    multiaddr::Protocol,
     noise, ping, relay,
     swarm::{
         ConnectionId, NetworkBehaviour, SwarmEvent,
@@ -28,6 +29,8 @@ use libp2p_stream_migration::{
     self as stream_migration, ConnectionInfo, Placement, Policy, PreferDirect, StreamInfo,
 };
 use tokio::sync::Notify;
+
+use crate::{chain, transfer::PROTOCOL};
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
@@ -44,11 +47,19 @@ struct Behaviour {
 struct AfterAWhile;
 
 /// How much, in bytes.
-pub const A_WHILE: u64 = 1 << 20;
+const A_WHILE: u64 = 2 << 20;
+
+/// What happened longest ago is forgotten beyond this; nobody waits for anything as old.
+const LOG: usize = 4096;
+
+/// Nothing on the way to a listening node takes longer than this, unless it never comes.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Policy for AfterAWhile {
     fn place(&mut self, stream: &StreamInfo, connections: &[&ConnectionInfo]) -> Placement {
-        if stream.sent.min(stream.received) < A_WHILE {
+        // Other streams, such as an echo that is idle for long, move at once.
+        let transfer = stream.protocol.as_ref().is_none_or(|it| *it == PROTOCOL);
+        if transfer && stream.sent.min(stream.received) < A_WHILE {
             return Placement::AskAgain(Duration::from_millis(5));
         }
         PreferDirect.place(stream, connections)
@@ -68,8 +79,9 @@ pub enum Role {
 /// Something that happened, in order.
 #[derive(Debug, Clone)]
 pub enum Happened {
-    Listening(ListenerId, Multiaddr),
-    NotListening(ListenerId, String),
+    Listening(Multiaddr),
+    /// A listener, such as a reservation with a relay, is over; and why.
+    ListenerClosed(Vec<Multiaddr>, String),
     Connected(ConnectionId, Multiaddr),
     Closed(ConnectionId),
     /// The other side of Identify knows us now.
@@ -79,14 +91,14 @@ pub enum Happened {
 }
 
 enum Command {
-    Listen(Multiaddr, oneshot::Sender<Result<ListenerId, String>>),
+    Listen(Multiaddr, oneshot::Sender<Result<Multiaddr, String>>),
     Dial(DialOpts),
 }
 
 #[derive(Default)]
 struct Log {
     /// Protects the list alone.
-    happened: Mutex<Vec<(Instant, Happened)>>,
+    happened: Mutex<VecDeque<(Instant, Happened)>>,
     news: Notify,
 }
 
@@ -159,10 +171,11 @@ impl Node {
         loop {
             let mut news = std::pin::pin!(self.log.news.notified());
             news.as_mut().enable();
-            let found = self
-                .happened()
-                .iter()
-                .find_map(|(at, happened)| find(*at, happened));
+            let found = self.happened(|happened| {
+                happened
+                    .iter()
+                    .find_map(|(at, happened)| find(*at, happened))
+            });
             if let Some(found) = found {
                 return found;
             }
@@ -170,34 +183,27 @@ impl Node {
         }
     }
 
-    /// Everything that has happened until now.
-    pub fn happened(&self) -> Vec<(Instant, Happened)> {
-        self.log
-            .happened
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Looks at everything that has happened until now.
+    pub fn happened<T>(&self, look: impl FnOnce(&VecDeque<(Instant, Happened)>) -> T) -> T {
+        let happened = self.log.happened.lock();
+        look(&happened.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Listens, and tells the first address that comes of it, with our ID.
     pub async fn listen(&self, address: Multiaddr) -> Result<Multiaddr, String> {
         let (reply, answer) = oneshot::channel();
-        let complain = |error: &dyn Display| format!("cannot listen on {address}: {error}");
         let _ = self
             .commands
             .unbounded_send(Command::Listen(address.clone(), reply));
-        let listener = answer
-            .await
-            .map_err(|_| complain(&"the node has stopped"))?
-            .map_err(|error| complain(&error))?;
-        let listening = self
-            .wait(|_, happened| match happened {
-                Happened::Listening(id, address) if *id == listener => Some(Ok(address.clone())),
-                Happened::NotListening(id, error) if *id == listener => Some(Err(error.clone())),
-                _ => None,
-            })
-            .await
-            .map_err(|error| complain(&error))?;
+        let listening = match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err("the node has stopped".to_owned()),
+            Err(_) => Err(format!("nothing came of it within {PATIENCE:?}")),
+        }
+        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+        // A relay tells all its addresses; the one that we came by is the one to pass on.
+        let circuit = address.iter().any(|part| part == Protocol::P2pCircuit);
+        let listening = if circuit { address } else { listening };
         Ok(listening.clone().with_p2p(self.id).unwrap_or(listening))
     }
 
@@ -217,14 +223,16 @@ impl Node {
         .await
     }
 
-    /// Waits until Identify has gone both ways with this peer, after which both know as what they are
-    /// seen, and hole punching can begin.
+    /// Waits until Identify has gone both ways with this peer, after which both know as what they
+    /// are seen, and hole punching can begin.
     pub async fn known_to(&self, peer: PeerId) {
-        self.wait(|_, happened| match happened {
+        let known = self.wait(|_, happened| match happened {
             Happened::Known(by) if *by == peer => Some(()),
             _ => None,
-        })
-        .await;
+        });
+        if tokio::time::timeout(PATIENCE, known).await.is_err() {
+            eprintln!("{peer} does not say as what it sees us: hole punching will hardly succeed");
+        }
     }
 }
 
@@ -234,14 +242,19 @@ async fn run(
     log: Arc<Log>,
     relay: bool,
 ) {
+    let mut pending: HashMap<ListenerId, oneshot::Sender<_>> = HashMap::new();
     loop {
         let happened = tokio::select! {
             command = commands.next() => {
                 match command {
-                    Some(Command::Listen(address, reply)) => {
-                        let listening = swarm.listen_on(address);
-                        let _ = reply.send(listening.map_err(|error| error.to_string()));
-                    }
+                    Some(Command::Listen(address, reply)) => match swarm.listen_on(address) {
+                        Ok(id) => {
+                            pending.insert(id, reply);
+                        }
+                        Err(error) => {
+                            let _ = reply.send(Err(error.to_string()));
+                        }
+                    },
                     Some(Command::Dial(opts)) => {
                         let id = opts.connection_id();
                         if let Err(error) = swarm.dial(opts) {
@@ -253,12 +266,26 @@ async fn run(
                 continue;
             }
             event = swarm.select_next_some() => match event {
-                SwarmEvent::NewListenAddr { address, listener_id } => {
+                SwarmEvent::NewListenAddr { listener_id, address } => {
+                    if let Some(reply) = pending.remove(&listener_id) {
+                        let _ = reply.send(Ok(address.clone()));
+                    }
                     if relay {
                         // Reservations tell clients where the relay can be reached.
                         swarm.add_external_address(address.clone());
                     }
-                    Happened::Listening(listener_id, address)
+                    Happened::Listening(address)
+                }
+                SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                    let why = match reason {
+                        Ok(()) => "closed".to_owned(),
+                        Err(error) => chain(&error),
+                    };
+                    if let Some(reply) = pending.remove(&listener_id) {
+                        let _ = reply.send(Err(why));
+                        continue;
+                    }
+                    Happened::ListenerClosed(addresses, why)
                 }
                 SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
                     let address = match &endpoint {
@@ -266,10 +293,6 @@ async fn run(
                         libp2p::core::ConnectedPoint::Listener { local_addr, .. } => local_addr,
                     };
                     Happened::Connected(connection_id, address.clone())
-                }
-                SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
-                    let reason = reason.err().map_or("closed".to_owned(), |e| e.to_string());
-                    Happened::NotListening(listener_id, reason)
                 }
                 SwarmEvent::ConnectionClosed { connection_id, .. } => {
                     Happened::Closed(connection_id)
@@ -293,9 +316,11 @@ async fn run(
 }
 
 fn push(log: &Log, happened: Happened) {
-    log.happened
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push((Instant::now(), happened));
+    let mut list = log.happened.lock().unwrap_or_else(PoisonError::into_inner);
+    if list.len() == LOG {
+        list.pop_front();
+    }
+    list.push_back((Instant::now(), happened));
+    drop(list);
     log.news.notify_waiters();
 }

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -14,17 +14,12 @@ use crate::{
     args::{Size, Transport, peer_of},
     node::{Happened, Node, Role},
     report::Report,
+    say,
     scenario::Side,
     transfer::{self, Progress},
 };
 
 const ECHO: StreamProtocol = StreamProtocol::new("/echo/1.0.0");
-
-/// A line that can be pasted, or read by a program that waits for it.
-fn say(line: &str) {
-    println!("{line}");
-    let _ = std::io::stdout().flush();
-}
 
 async fn until_interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
@@ -42,9 +37,23 @@ pub async fn relay(keypair: Keypair, mut listen: Vec<Multiaddr>) -> Result<(), B
     }
     let serving = async {
         for address in listen {
-            say(&format!("listening on {}", node.listen(address).await?));
+            node.listen(address).await?;
         }
-        std::future::pending().await
+        // Where an address stands for several, as 0.0.0.0 does, all of them are told.
+        let mut said = Vec::new();
+        loop {
+            let address = node
+                .wait(|_, happened| match happened {
+                    Happened::Listening(address) if !said.contains(address) => {
+                        Some(address.clone())
+                    }
+                    _ => None,
+                })
+                .await;
+            let full = address.clone().with_p2p(node.id).unwrap_or(address.clone());
+            say(&format!("listening on {full}"))?;
+            said.push(address);
+        }
     };
     tokio::select! {
         () = until_interrupted() => Ok(()),
@@ -65,7 +74,7 @@ pub async fn listen(
                 direct.push(Transport::of(&relay).listen_address());
             }
             for address in direct {
-                say(&format!("direct address {}", node.listen(address).await?));
+                say(&format!("direct address {}", node.listen(address).await?))?;
             }
             let relay_id = peer_of(&relay).ok_or("the relay's address has no peer ID")?;
             node.dial(relay_id, relay.clone()).await?;
@@ -73,17 +82,23 @@ pub async fn listen(
             let mut transfers = node.control.accept(transfer::PROTOCOL)?;
             let mut echoes = node.control.accept(ECHO)?;
             let circuit = node.listen(relay.with(Protocol::P2pCircuit)).await?;
-            say(&format!("listening on {circuit}"));
+            say(&format!("listening on {circuit}"))?;
             let node = Arc::new(node);
             loop {
                 tokio::select! {
                     Some((peer, _, stream)) = transfers.next() => {
-                        say(&format!("transfer from {peer}"));
+                        say(&format!("transfer from {peer}"))?;
                         tokio::spawn(accept_transfer(node.clone(), stream));
                     }
                     Some((_, _, stream)) = echoes.next() => {
                         tokio::spawn(echo(stream));
                     }
+                    lost = node.wait(|_, happened| match happened {
+                        Happened::ListenerClosed(addresses, why) => {
+                            Some(format!("no longer listening on {addresses:?}: {why}"))
+                        }
+                        _ => None,
+                    }) => return Err(lost.into()),
                     else => return Ok(()),
                 }
             }
@@ -92,6 +107,11 @@ pub async fn listen(
 }
 
 async fn accept_transfer(node: Arc<Node>, stream: Stream) {
+    // Nobody reads what we say any more: the next one will find out.
+    let _ = transfer_of(&node, stream).await;
+}
+
+async fn transfer_of(node: &Node, stream: Stream) -> io::Result<()> {
     let key = stream.key();
     let (peer, relayed) = (stream.peer(), stream.connection());
     let progress = Progress::default();
@@ -108,7 +128,7 @@ async fn accept_transfer(node: Arc<Node>, stream: Stream) {
     };
     let outcome = tokio::select! {
         outcome = transfer::run(stream, None, &progress) => outcome,
-        () = switched => return,
+        () = switched => return Ok(()),
     };
     match outcome {
         Ok(outcome) => {
@@ -123,22 +143,28 @@ async fn accept_transfer(node: Arc<Node>, stream: Stream) {
                 } else {
                     "differs"
                 },
-            ));
+            ))?;
         }
-        Err(error) => say(&format!("transfer from {peer} failed: {error}")),
+        Err(error) => say(&format!("transfer from {peer} failed: {error}"))?,
     }
     node.wait(|_, happened| match happened {
         Happened::Closed(id) if *id == relayed => Some(()),
         _ => None,
     })
     .await;
-    say(&format!("relayed connection to {peer} closed"));
+    say(&format!("relayed connection to {peer} closed"))
 }
 
 /// Echoes bytes, and a half-close.
 async fn echo(mut stream: Stream) {
     let mut buf = vec![0; 64 * 1024];
-    while let Ok(n @ 1..) = stream.read(&mut buf).await {
+    loop {
+        let n = match stream.read(&mut buf).await {
+            Ok(0) => break,
+            Ok(n) => n,
+            // A reset is not mirrored as an end: dropping the stream resets it.
+            Err(_) => return,
+        };
         let echoed = async {
             stream.write_all(&buf[..n]).await?;
             stream.flush().await

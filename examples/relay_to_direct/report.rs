@@ -11,14 +11,14 @@ use crate::transfer::{Received, longest_gap};
 pub struct Direction {
     pub sent: u64,
     pub received: Received,
-    /// Stream bytes on each leg, the negotiation of the protocol included.
+    /// Bytes of the transfer on each leg, without what goes before and after them.
     pub old_leg: u64,
     pub new_leg: u64,
 }
 
 impl Direction {
-    /// The longest time between two of the last arrivals on the old leg and the first on the new one, if
-    /// the receiver is in this process.
+    /// The longest time between two of the last arrivals on the old leg and the first on the new
+    /// one, if the receiver is in this process.
     fn gap_at_the_switch(&self) -> Option<Duration> {
         let arrivals = &self.received.arrivals;
         let first = arrivals.partition_point(|(_, position)| *position < self.old_leg);
@@ -37,6 +37,8 @@ pub struct Report {
     pub path_after: String,
     /// From the direct connection to the end of the migration.
     pub switch: Option<Duration>,
+    /// From the agreement to the end of the migration.
+    pub took: Option<Duration>,
     pub relayed_connection_closed: bool,
 }
 
@@ -101,15 +103,17 @@ impl Report {
             "path_before": self.path_before,
             "path_after": self.path_after,
             "switch_ms": self.switch.map(milliseconds),
+            "agreed_to_switched_ms": self.took.map(milliseconds),
             "relayed_connection_closed": self.relayed_connection_closed,
         })
     }
 
-    pub fn print(&self) {
-        println!("{:24}{:>18}{:>18}", "", "dial → listen", "listen → dial");
-        let row = |name: &str, value: &dyn Fn(&Direction) -> String| {
+    pub fn table(&self) -> String {
+        let (one, other) = ("dial → listen", "listen → dial");
+        let mut lines = vec![format!("{:34}{one:>16}{other:>16}", "")];
+        let mut row = |name: &str, value: &dyn Fn(&Direction) -> String| {
             let [one, other] = self.directions().map(|(_, direction)| value(direction));
-            println!("{name:24}{one:>18}{other:>18}");
+            lines.push(format!("{name:34}{one:>16}{other:>16}"));
         };
         row("bytes sent", &|d| d.sent.to_string());
         row("bytes received", &|d| d.received.bytes.to_string());
@@ -137,17 +141,21 @@ impl Report {
             Some(gap) => format!("{:.1} ms", milliseconds(gap)),
             None => "not known here".to_owned(),
         });
-        println!("migrations: {}", self.migrations);
+        lines.push(format!("migrations: {}", self.migrations));
         if let Some(switch) = self.switch {
-            println!(
+            lines.push(format!(
                 "direct connection to switched: {:.1} ms",
                 milliseconds(switch)
-            );
+            ));
         }
-        println!(
+        if let Some(took) = self.took {
+            lines.push(format!("agreed to switched: {:.1} ms", milliseconds(took)));
+        }
+        lines.push(format!(
             "relayed connection closed: {}",
             self.relayed_connection_closed
-        );
+        ));
+        lines.join("\n")
     }
 }
 

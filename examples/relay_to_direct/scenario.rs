@@ -5,13 +5,14 @@ use std::{
     future::Future,
     io::IsTerminal,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol, swarm::ConnectionId};
 use libp2p_stream_migration::Event;
+use tokio::sync::Notify;
 
 use crate::{
     args::{Direct, Run, Transport},
@@ -22,6 +23,9 @@ use crate::{
 
 /// How long the relayed connection may take to go.
 const CLOSING: Duration = Duration::from_secs(10);
+
+/// How long the behaviour may take to tell of a migration when its stream has ended.
+const TELLING: Duration = Duration::from_secs(2);
 
 /// All three nodes in this process.
 pub async fn all_in_one(run: &Run) -> Result<Report, Box<dyn Error>> {
@@ -61,11 +65,10 @@ pub async fn all_in_one(run: &Run) -> Result<Report, Box<dyn Error>> {
     });
     // A direct address that nobody knows until it is time.
     let direct = async {
-        if punch {
-            return Ok(None);
-        }
-        let address = listener.listen(run.transport.listen_address()).await?;
-        Ok(Some(address))
+        Ok(match punch {
+            true => None,
+            false => Some(listener.listen(run.transport.listen_address()).await?),
+        })
     };
     let mut side = Side {
         node: &dialer,
@@ -76,9 +79,13 @@ pub async fn all_in_one(run: &Run) -> Result<Report, Box<dyn Error>> {
     let switched = async {
         listener.wait(|_, happened| agreed(happened)).await;
         there.switched.store(true, Ordering::Relaxed);
+        // If the stream does not move, it is the dialer's side that finds out.
+        std::future::pending().await
     };
-    let ((), run_) = futures::join!(switched, side.run(circuit, direct));
-    let mut report = run_?;
+    let mut report = tokio::select! {
+        report = side.run(circuit, direct) => report?,
+        () = switched => unreachable!("it waits for ever"),
+    };
     let outcome: Outcome = listening.await??;
     report.dial_to_listen.received = outcome.received;
     report.listen_to_dial.sent = outcome.sent;
@@ -88,7 +95,9 @@ pub async fn all_in_one(run: &Run) -> Result<Report, Box<dyn Error>> {
             _ => None,
         })
         .await;
-    report.relayed_connection_closed &= closed(&listener, relayed_there).await;
+    if report.relayed_connection_closed {
+        report.relayed_connection_closed = closed(&listener, relayed_there).await;
+    }
     let migrations = completed(&listener);
     if migrations != report.migrations {
         return Err(format!(
@@ -109,8 +118,8 @@ pub struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// Dials through the relay, transfers, dials `direct` when a quarter is through if there is one to
-    /// dial, and sees the stream move and the relayed connection go.
+    /// Dials through the relay, transfers, dials `direct` when a quarter is through if there is one
+    /// to dial, and sees the stream move and the relayed connection go.
     pub async fn run(
         &mut self,
         circuit: Multiaddr,
@@ -125,31 +134,57 @@ impl Side<'_> {
             return Err("the remote does not speak stream migration".into());
         }
         let progress = Progress::default();
-        let transfer = transfer::run(stream, Some(self.total), &progress);
-        let moving = self.see_it_move(&progress, direct);
+        let over = Notify::new();
+        let transfer = async {
+            let outcome = transfer::run(stream, Some(self.total), &progress).await?;
+            over.notify_one();
+            Ok(outcome)
+        };
+        let moving = async {
+            tokio::select! {
+                moved = self.see_it_move(&progress, direct) => moved.map(Some),
+                () = over.notified() => {
+                    // What has been agreed is complete by now, and has only to be told.
+                    Ok(tokio::time::timeout(TELLING, self.moved()).await.ok())
+                }
+            }
+        };
         let (outcome, moved) = self
-            .with_bars(&progress, async {
-                futures::future::try_join(async { Ok(transfer.await?) }, moving).await
-            })
+            .with_bars(&progress, futures::future::try_join(transfer, moving))
             .await?;
+        let relayed_connection_closed = moved.is_some() && closed(self.node, relayed).await;
+        // Without a move, all of it went over the first leg.
+        let moved = moved.unwrap_or(Moved {
+            old_leg_sent: outcome.bytes_out,
+            old_leg_received: outcome.bytes_in,
+            path: "relayed".to_owned(),
+            switch: None,
+            took: None,
+        });
+        let [sent_on_old, received_on_old] = [
+            moved.old_leg_sent.saturating_sub(outcome.lead_out),
+            moved.old_leg_received.saturating_sub(outcome.lead_in),
+        ]
+        .map(|bytes| bytes.min(self.total));
         Ok(Report {
             dial_to_listen: Direction {
                 sent: outcome.sent,
                 received: outcome.receipt.ok_or("the listener sent no receipt")?,
-                old_leg: moved.old_leg_sent,
-                new_leg: outcome.bytes_out - moved.old_leg_sent,
+                old_leg: sent_on_old,
+                new_leg: self.total - sent_on_old,
             },
             listen_to_dial: Direction {
                 sent: self.total,
                 received: outcome.received,
-                old_leg: moved.old_leg_received,
-                new_leg: outcome.bytes_in - moved.old_leg_received,
+                old_leg: received_on_old,
+                new_leg: self.total - received_on_old,
             },
             migrations: completed(self.node),
             path_before: "relayed".to_owned(),
             path_after: moved.path,
-            switch: Some(moved.switch),
-            relayed_connection_closed: closed(self.node, relayed).await,
+            switch: moved.switch,
+            took: moved.took,
+            relayed_connection_closed,
         })
     }
 
@@ -160,9 +195,8 @@ impl Side<'_> {
     ) -> Result<Moved, Box<dyn Error>> {
         // Dialing, if that is what brings the direct connection about, when a quarter is through.
         let dialing = async {
-            let mut ticks = tokio::time::interval(Duration::from_millis(1));
             while progress.received.load(Ordering::Relaxed) < self.total / 4 {
-                ticks.tick().await;
+                progress.news.notified().await;
             }
             if let Some(address) = direct.await? {
                 self.node.dial(self.peer, address).await?;
@@ -170,7 +204,9 @@ impl Side<'_> {
             Ok::<_, Box<dyn Error>>(())
         };
         let switching = async {
-            self.node.wait(|_, happened| agreed(happened)).await;
+            let to = self.node.wait(|_, happened| agreed(happened)).await;
+            let (_, path) = self.path(to).await;
+            let _ = progress.path.set(path);
             progress.switched.store(true, Ordering::Relaxed);
             Ok(self.moved().await)
         };
@@ -179,31 +215,39 @@ impl Side<'_> {
     }
 
     async fn moved(&self) -> Moved {
-        let (at, to, old_leg_sent, old_leg_received) = self
+        let (at, to, took, old_leg_sent, old_leg_received) = self
             .node
             .wait(|at, happened| match happened {
                 Happened::Stream(Event::MigrationCompleted {
                     to,
+                    took,
                     old_leg_sent,
                     old_leg_received,
                     ..
-                }) => Some((at, *to, *old_leg_sent, *old_leg_received)),
+                }) => Some((at, *to, *took, *old_leg_sent, *old_leg_received)),
                 _ => None,
             })
             .await;
-        let (since, address) = self
-            .node
-            .wait(|at, happened| match happened {
-                Happened::Connected(id, address) if *id == to => Some((at, address.clone())),
-                _ => None,
-            })
-            .await;
+        let (since, path) = self.path(to).await;
         Moved {
             old_leg_sent,
             old_leg_received,
-            path: format!("direct {}", Transport::of(&address).name()),
-            switch: at - since,
+            path,
+            switch: Some(at - since),
+            took: Some(took),
         }
+    }
+
+    /// Since when a connection is there, and what it is.
+    async fn path(&self, connection: ConnectionId) -> (Instant, String) {
+        self.node
+            .wait(|at, happened| match happened {
+                Happened::Connected(id, address) if *id == connection => {
+                    Some((at, path_name(address)))
+                }
+                _ => None,
+            })
+            .await
     }
 
     /// A bar per direction while this goes on, naming the path in use.
@@ -225,9 +269,9 @@ impl Side<'_> {
             let mut ticks = tokio::time::interval(Duration::from_millis(100));
             loop {
                 ticks.tick().await;
-                let switched = progress.switched.load(Ordering::Relaxed);
+                let path = progress.path.get().map_or("relayed", String::as_str);
                 for (bar, bytes) in [(&out, &progress.sent), (&r#in, &progress.received)] {
-                    bar.set_message(if switched { "direct" } else { "relayed" });
+                    bar.set_message(path.to_owned());
                     bar.set_position(bytes.load(Ordering::Relaxed));
                 }
             }
@@ -247,19 +291,34 @@ struct Moved {
     old_leg_received: u64,
     path: String,
     /// From the direct connection to the end of the migration.
-    switch: Duration,
+    switch: Option<Duration>,
+    /// From the agreement to the end of the migration.
+    took: Option<Duration>,
 }
 
 /// Whether this says that both sides have agreed on moving the stream.
-pub fn agreed(happened: &Happened) -> Option<()> {
-    matches!(happened, Happened::Stream(Event::MigrationAgreed { .. })).then_some(())
+/// It is to be on this connection.
+pub fn agreed(happened: &Happened) -> Option<ConnectionId> {
+    match happened {
+        Happened::Stream(Event::MigrationAgreed { to, .. }) => Some(*to),
+        _ => None,
+    }
+}
+
+fn path_name(address: &Multiaddr) -> String {
+    match address.iter().any(|part| part == Protocol::P2pCircuit) {
+        true => "relayed".to_owned(),
+        false => format!("direct {}", Transport::of(address).name()),
+    }
 }
 
 fn completed(node: &Node) -> usize {
-    let happened = node.happened().into_iter();
-    happened
-        .filter(|(_, what)| matches!(what, Happened::Stream(Event::MigrationCompleted { .. })))
-        .count()
+    node.happened(|happened| {
+        let events = happened.iter().map(|(_, what)| what);
+        events
+            .filter(|what| matches!(what, Happened::Stream(Event::MigrationCompleted { .. })))
+            .count()
+    })
 }
 
 async fn closed(node: &Node, connection: ConnectionId) -> bool {

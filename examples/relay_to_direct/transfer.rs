@@ -1,12 +1,16 @@
-//! Bytes by position, both ways at once, paced until the stream has moved, checked at the other end.
+//! Bytes by position, both ways at once, paced until the stream has moved, checked at the other
+//! end.
 //!
-//! On the wire: the dialer says how many bytes each direction carries (8 bytes, big-endian); then each
-//! side sends that many and the SHA-256 of them. The dialer closes; the listener, when it has read that,
-//! says what it received, and closes.
+//! On the wire: the dialer says how many bytes each direction carries (8 bytes, big-endian); then
+//! each side sends that many and the SHA-256 of them. The dialer closes; the listener, when it has
+//! read that, says what it received, and closes.
 
 use std::{
     io,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,14 +18,17 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::StreamProtocol;
 use libp2p_stream_migration::Stream;
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/relay-to-direct/1.0.0");
 
 const CHUNK: usize = 64 * 1024;
 const WORD: usize = 8;
+const HASH: usize = 32;
+const RECEIPT: usize = 5 * 8;
 /// 64 KiB every 4 ms: 16 MiB/s.
 const PACE: Duration = Duration::from_millis(4);
-/// How long the last quarter waits for the switch.
+/// How long the last quarter waits for the switch, all in all.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// An odd factor, so that the word of every position is another one, and tells its position.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -31,8 +38,12 @@ const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 pub struct Progress {
     pub sent: AtomicU64,
     pub received: AtomicU64,
+    /// Some more was received.
+    pub news: Notify,
     /// The stream has moved: from now on flat out.
     pub switched: AtomicBool,
+    /// The path that it has moved to.
+    pub path: OnceLock<String>,
 }
 
 /// What one direction's receiver has seen.
@@ -94,6 +105,9 @@ pub struct Outcome {
     /// All the stream's bytes, the negotiation of its protocol included.
     pub bytes_out: u64,
     pub bytes_in: u64,
+    /// How many of them come before the first that counts: the negotiation, and the total.
+    pub lead_out: u64,
+    pub lead_in: u64,
 }
 
 /// Runs one side. `total` is the dialer's to say.
@@ -121,6 +135,7 @@ pub async fn run(
             format!("a total of {total} bytes is not a multiple of {WORD}"),
         ));
     }
+    let lead_out = stream.bytes_out();
     let (mut reader, mut writer) = stream.split();
     let sending = async {
         let sent = send(&mut writer, seeds.0, total, progress).await?;
@@ -136,12 +151,16 @@ pub async fn run(
         stream.write_all(&received.to_receipt()).await?;
         stream.close().await?;
     }
+    let bytes_in = stream.bytes_in();
+    let trailer = (HASH + rest.len()) as u64;
     Ok(Outcome {
         sent,
+        lead_out,
+        lead_in: bytes_in.saturating_sub(received.bytes + trailer),
         received,
         receipt: Received::from_receipt(&rest),
         bytes_out: stream.bytes_out(),
-        bytes_in: stream.bytes_in(),
+        bytes_in,
     })
 }
 
@@ -157,14 +176,16 @@ async fn send(
 ) -> io::Result<u64> {
     let mut hash = Sha256::new();
     let mut pace = tokio::time::interval(PACE);
+    let mut patience = None;
     let mut at = 0;
     while at < total {
         // The last quarter waits for the switch, or there might be nothing left to go the new way.
         let last_quarter = at >= total / 4 * 3;
-        let patience = Instant::now() + PATIENCE;
         while !progress.switched.load(Ordering::Relaxed) {
             pace.tick().await;
-            if !last_quarter || Instant::now() > patience {
+            if !last_quarter
+                || Instant::now() > *patience.get_or_insert_with(|| Instant::now() + PATIENCE)
+            {
                 break;
             }
         }
@@ -188,7 +209,7 @@ async fn receive(
     total: u64,
     progress: &Progress,
 ) -> io::Result<(Received, Vec<u8>)> {
-    let mut check = Check::new(seed);
+    let mut check = Check::new(seed, total / WORD as u64);
     let mut hash = Sha256::new();
     let mut received = Received::default();
     let mut trailer = Vec::new();
@@ -204,9 +225,16 @@ async fn receive(
         check.update(&buf[..payload]);
         received.bytes += payload as u64;
         trailer.extend_from_slice(&buf[payload..n]);
+        if trailer.len() > HASH + RECEIPT {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "more bytes than were announced",
+            ));
+        }
         progress.received.store(received.bytes, Ordering::Relaxed);
+        progress.news.notify_one();
     }
-    received.lost = check.lost + (total / WORD as u64).saturating_sub(check.next) * WORD as u64;
+    received.lost = check.lost + (check.words - check.next) * WORD as u64;
     received.duplicated = check.duplicated;
     let digest = hash.finalize();
     received.sha256_match = trailer.starts_with(&digest);
@@ -220,6 +248,7 @@ struct Check {
     /// The seed's part of every word, taken off before a word's position is told.
     base: u64,
     inverse: u64,
+    words: u64,
     next: u64,
     lost: u64,
     duplicated: u64,
@@ -227,8 +256,9 @@ struct Check {
 }
 
 impl Check {
-    fn new(seed: u64) -> Self {
-        // Newton's iteration: each round doubles the number of right bits of the inverse modulo 2^64.
+    fn new(seed: u64, words: u64) -> Self {
+        // Newton's iteration: each round doubles the number of right bits of the inverse modulo
+        // 2^64.
         let mut inverse = FACTOR;
         for _ in 0..6 {
             inverse = inverse.wrapping_mul(2_u64.wrapping_sub(FACTOR.wrapping_mul(inverse)));
@@ -236,6 +266,7 @@ impl Check {
         Self {
             base: seed << 48,
             inverse,
+            words,
             next: 0,
             lost: 0,
             duplicated: 0,
@@ -245,19 +276,58 @@ impl Check {
 
     fn update(&mut self, bytes: &[u8]) {
         self.partial.extend_from_slice(bytes);
-        let whole = self.partial.len() / WORD * WORD;
-        for word in self.partial[..whole].as_chunks::<WORD>().0 {
+        let mut at = 0;
+        while let Some(word) = self.partial[at..].first_chunk() {
             let word = u64::from_le_bytes(*word);
             let index = word.wrapping_mul(self.inverse).wrapping_sub(self.base);
+            if index >= self.words {
+                // Not a word of ours, or not the beginning of one: look for the next.
+                at += 1;
+                continue;
+            }
+            at += WORD;
             if index < self.next {
                 self.duplicated += WORD as u64;
             } else {
-                self.lost = self
-                    .lost
-                    .saturating_add((index - self.next).saturating_mul(WORD as u64));
-                self.next = index.saturating_add(1);
+                self.lost += (index - self.next) * WORD as u64;
+                self.next = index + 1;
             }
         }
-        self.partial.drain(..whole);
+        self.partial.drain(..at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the check says about these ranges of a pattern of `words` words.
+    fn check(words: u64, ranges: &[std::ops::Range<usize>], pieces: usize) -> (u64, u64) {
+        let pattern: Vec<u8> = (0..words).flat_map(|index| word(2, index)).collect();
+        let bytes: Vec<u8> = ranges
+            .iter()
+            .flat_map(|r| pattern[r.clone()].to_vec())
+            .collect();
+        let mut check = Check::new(2, words);
+        for piece in bytes.chunks(pieces) {
+            check.update(piece);
+        }
+        (
+            check.lost + (words - check.next) * WORD as u64,
+            check.duplicated,
+        )
+    }
+
+    #[test]
+    fn what_is_missing_or_there_twice_is_counted_by_position() {
+        for pieces in [1, 7, 8, 13, 4096] {
+            assert_eq!(check(100, &[0..800], pieces), (0, 0));
+            assert_eq!(check(100, &[0..80, 160..800], pieces), (80, 0));
+            assert_eq!(check(100, &[0..160, 80..800], pieces), (0, 80));
+            assert_eq!(check(100, &[0..640], pieces), (160, 0));
+            assert_eq!(check(100, &[], pieces), (800, 0));
+            // Words that are cut count as a whole.
+            assert_eq!(check(100, &[0..83, 157..800], pieces), (80, 0));
+        }
     }
 }

@@ -22,6 +22,8 @@ pub enum Close {
     AfterWriting,
     /// When all has been written and the other's end has been read.
     AfterReading,
+    /// When all has been written and so much has been read: both write sides stay open until then.
+    AfterReadingThisMuch(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,19 @@ pub struct App {
 }
 
 impl App {
+    /// One that writes so much, and never drops its stream early.
+    pub fn steady(
+        side: usize,
+        stream: Migratable<FaultLeg, u8>,
+        total: usize,
+        close: Close,
+    ) -> Self {
+        let mut app = Self::new(side, stream, &mut Rng::new(0), close);
+        app.total = total;
+        app.drop_at = None;
+        app
+    }
+
     pub fn new(side: usize, stream: Migratable<FaultLeg, u8>, rng: &mut Rng, close: Close) -> Self {
         let total = rng.below(400);
         Self {
@@ -73,6 +88,16 @@ impl App {
 
     pub fn is_done(&self) -> bool {
         self.stream.is_none()
+    }
+
+    /// Whether the writer waits for the reader.
+    pub fn waits_for_reader(&self) -> bool {
+        self.ended.is_none()
+            && match self.close {
+                Close::AfterWriting => false,
+                Close::AfterReading => true,
+                Close::AfterReadingThisMuch(much) => self.read < much,
+            }
     }
 
     fn let_go_if_done(&mut self) {
@@ -159,8 +184,8 @@ impl App {
                     Poll::Pending => Poll::Pending,
                 }
             }
-        } else if self.close == Close::AfterReading && self.ended.is_none() {
-            // The reader's end wakes us.
+        } else if self.waits_for_reader() {
+            // The reader wakes us.
             return false;
         } else {
             self.closing = true;

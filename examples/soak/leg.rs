@@ -89,13 +89,15 @@ impl Wire {
         self.lock().iter().map(|pipe| pipe.in_flight.len()).sum()
     }
 
-    /// Lets up to `n` things arrive in one direction; a reset may overtake what is before it.
-    pub fn deliver(&self, side: usize, n: usize, overtake: bool) {
+    /// Lets up to `n` things arrive in one direction; a reset may overtake what is before it. Returns how
+    /// many arrived.
+    pub fn deliver(&self, side: usize, n: usize, overtake: bool) -> usize {
         let mut pipes = self.lock();
         let pipe = &mut pipes[side];
         if overtake && pipe.in_flight.contains(&Item::Reset) {
             pipe.in_flight.retain(|item| *item == Item::Reset);
         }
+        let n = n.min(pipe.in_flight.len());
         for _ in 0..n {
             match pipe.in_flight.pop_front() {
                 Some(Item::Byte(byte)) => pipe.arrived.push_back(byte),
@@ -111,6 +113,7 @@ impl Wire {
         let wakers = [one.wake(), other.wake()];
         drop(pipes);
         wakers.into_iter().flatten().flatten().for_each(Waker::wake);
+        n
     }
 
     /// The connection is lost. What is in flight is gone; nobody is told but by polling, and by yamux not

@@ -24,6 +24,16 @@ pub struct Case {
     pub kills: usize,
     pub refusals: bool,
     pub early_timeouts: bool,
+    /// Write so much each way, migrate once from connection 0 to 1, and cut this connection when so many
+    /// bytes, or ends, have crossed it.
+    pub cut: Option<Cut>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    pub total: usize,
+    pub connection: u8,
+    pub after: usize,
 }
 
 impl Case {
@@ -38,6 +48,7 @@ impl Case {
             kills: [0, 0, 1, 1, 2][rng.below(5)],
             refusals: rng.chance(20),
             early_timeouts: rng.chance(30),
+            cut: None,
             seed,
         }
     }
@@ -52,6 +63,10 @@ pub struct Outcome {
     pub migrations: usize,
     pub aborted: bool,
     pub steps: usize,
+    /// How much crossed the connection that was to be cut.
+    pub crossed: usize,
+    /// How both applications' inputs ended, and whether complete.
+    pub ends: [Option<(Ending, bool)>; 2],
 }
 
 const READER: usize = 0;
@@ -75,6 +90,7 @@ struct World {
     migrations: usize,
     kills: usize,
     timers: usize,
+    crossed: usize,
 }
 
 pub fn run(case: Case) -> Outcome {
@@ -95,7 +111,13 @@ pub fn run(case: Case) -> Outcome {
         } else {
             Close::AfterWriting
         };
-        App::new(side, peers[side].stream(), &mut rng, close)
+        match case.cut {
+            None => App::new(side, peers[side].stream(), &mut rng, close),
+            Some(Cut { total, .. }) => {
+                let close = Close::AfterReadingThisMuch(total);
+                App::steady(side, peers[side].stream(), total, close)
+            }
+        }
     });
     let mut world = World {
         rng,
@@ -108,8 +130,12 @@ pub fn run(case: Case) -> Outcome {
         migrations: 0,
         kills: 0,
         timers: 0,
+        crossed: 0,
         case,
     };
+    if world.case.cut.is_some() {
+        world.migrate_to(0, 1);
+    }
     world.run()
 }
 
@@ -180,6 +206,10 @@ impl World {
     fn migrate(&mut self) {
         let side = self.rng.below(2);
         let to = self.rng.below(3) as u8;
+        self.migrate_to(side, to);
+    }
+
+    fn migrate_to(&mut self, side: usize, to: u8) {
         let peer = &mut self.peers[side];
         if self.lost[usize::from(to)]
             || peer.shared.may_start().is_err()
@@ -202,14 +232,22 @@ impl World {
 
     fn kill(&mut self) {
         let connection = self.rng.below(3) as u8;
-        if std::mem::replace(&mut self.lost[usize::from(connection)], true) {
-            return;
-        }
         for (on, wire) in &self.wires {
             if *on == connection {
                 // A prefix of what is in flight may still arrive.
                 wire.deliver(0, self.rng.below(20), false);
                 wire.deliver(1, self.rng.below(20), false);
+            }
+        }
+        self.cut(connection);
+    }
+
+    fn cut(&mut self, connection: u8) {
+        if std::mem::replace(&mut self.lost[usize::from(connection)], true) {
+            return;
+        }
+        for (on, wire) in &self.wires {
+            if *on == connection {
                 wire.kill();
             }
         }
@@ -235,7 +273,7 @@ impl World {
                     let waker = flag.waker();
                     let mut cx = Context::from_waker(&waker);
                     let app = &mut self.apps[side];
-                    let ended = app.ended.is_some();
+                    let waited = app.waits_for_reader();
                     let again = if task == READER {
                         app.poll_reader(&mut cx, &mut self.rng)
                     } else {
@@ -244,8 +282,7 @@ impl World {
                     if again {
                         flag.set();
                     }
-                    if app.ended.is_some() != ended {
-                        // A writer that waits for the reader's end.
+                    if waited && !app.waits_for_reader() {
                         self.flags[side][WRITER].set();
                     }
                 }
@@ -279,9 +316,22 @@ impl World {
         if busy.is_empty() {
             return false;
         }
-        let (_, wire) = busy[self.rng.below(busy.len())];
-        let n = 1 + self.rng.below(30);
-        wire.deliver(self.rng.below(2), n, self.rng.chance(30));
+        let (connection, wire) = busy[self.rng.below(busy.len())];
+        let connection = *connection;
+        let mut n = 1 + self.rng.below(30);
+        let cut = self.case.cut.filter(|cut| cut.connection == connection);
+        if let Some(cut) = cut {
+            n = n.min(cut.after.saturating_sub(self.crossed));
+        }
+        let overtake = cut.is_none() && self.rng.chance(30);
+        let arrived = wire.deliver(self.rng.below(2), n, overtake);
+        if let Some(cut) = cut {
+            self.crossed += arrived;
+            if self.crossed >= cut.after {
+                self.kills += 1;
+                self.cut(connection);
+            }
+        }
         true
     }
 
@@ -292,6 +342,12 @@ impl World {
                 .peers
                 .iter()
                 .any(|peer| matches!(peer.over, Some(Err(_)))),
+            crossed: self.crossed,
+            ends: [0, 1].map(|side| {
+                let (app, other) = (&self.apps[side], &self.apps[1 - side]);
+                let complete = app.read == other.total && app.violation.is_none();
+                app.ended.map(|ending| (ending, complete))
+            }),
             ..Outcome::default()
         };
         let faultless = self.kills == 0
@@ -377,14 +433,15 @@ impl World {
         let aborted = matches!(self.peers[1 - side].over, Some(Err(_)));
         let last = self.peers[side].shared.status().connection;
         let last = last.map(usize::from).unwrap_or_default();
+        let verified = self.case.verify == [true, true];
+        let switched = self.peers[side].completed > 0;
         let no_evidence = match self.case.kinds[last] {
             // The last leg was lost or reset, and our write side could not be asked.
             Kind::Yamux => app.closed_at_end && (self.lost[last] || aborted),
-            // The other side dropped it.
-            Kind::Quic => aborted,
+            // The other side dropped it, on a stream on which that may be an ordinary thing to do.
+            Kind::Quic => aborted && (app.closed_at_end || !verified || !switched),
         };
         // Without the counts, an old leg that was cut looks like the switch.
-        let verified = self.case.verify == [true, true];
         no_evidence || !verified && (self.kills > 0 || aborted)
     }
 }

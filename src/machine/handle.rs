@@ -402,6 +402,7 @@ impl Machine {
             return;
         }
         self.id = agreed.id;
+        self.strict |= agreed.verify;
         self.current = agreed.new;
         self.doubt = false;
         self.put(Output::Disarm);
@@ -490,7 +491,8 @@ impl Machine {
     }
 
     fn accept_end(&mut self, eof: Eof) {
-        if eof.ambiguous && eof.proof == Proof::Disagrees {
+        let verified = matches!(&self.phase, Phase::Agreed(agreed) if agreed.verify);
+        if (eof.ambiguous || self.strict || verified) && eof.proof == Proof::Disagrees {
             self.abort(Abort::Unproven);
         } else {
             self.in_ended = true;
@@ -652,7 +654,7 @@ impl Machine {
             && self.phase == Phase::Stable
             && self.theirs.is_none()
             && self.current.closed
-            && (!self.in_ended || self.current.read);
+            && (self.current.read || !self.in_ended && !self.strict);
         if done {
             self.put(Output::Disarm);
             self.set(Phase::Finished);

@@ -65,6 +65,9 @@ pub(crate) struct Machine {
     doubt: bool,
     denied_by_us: bool,
     denied_by_them: bool,
+    /// A verified switch has happened: the remote follows our extension, and an EOF on any kind of leg is
+    /// believed only if the empty write agrees (see [`Machine::needs_proof`]).
+    strict: bool,
     /// The application dropped the stream, and what is open is finished in the background.
     detached: bool,
     outputs: VecDeque<Output>,
@@ -163,6 +166,7 @@ impl Machine {
             doubt: false,
             denied_by_us: false,
             denied_by_them: false,
+            strict: false,
             detached: false,
             outputs: VecDeque::new(),
             #[cfg(test)]
@@ -272,11 +276,23 @@ impl Machine {
         matches!(self.phase, Phase::Acking { .. })
     }
 
-    /// Whether an EOF on the current leg needs the empty write on every kind of leg, because a failed
-    /// attempt leaves, or may yet leave, it in doubt.
+    /// Whether an EOF needs the empty write on every kind of leg: because a failed attempt leaves, or may
+    /// yet leave, the current one in doubt; or because of a verified switch.
+    ///
+    /// The latter is ours, not PROTOCOL.md's. A side that has completed a migration cannot know whether
+    /// the other will: if it aborts instead, because its own end of the old leg was cut, its drop of a
+    /// QUIC leg is a FIN, and would be a clean end. The empty write tells the two apart, as long as an
+    /// ordinary close and drop does not look the same; so a stream of ours that has switched reads on
+    /// after such a drop, in the background, to the remote's end.
     #[must_use]
     pub(crate) fn needs_proof(&self) -> bool {
-        self.doubt || !matches!(self.phase, Phase::Stable)
+        self.doubt || self.strict || !matches!(self.phase, Phase::Stable)
+    }
+
+    /// Whether what still comes in has to be read and thrown away.
+    #[must_use]
+    pub(crate) fn discards(&self) -> bool {
+        self.detached && self.strict && self.phase == Phase::Stable && !self.in_ended
     }
 
     /// Whether our FIN is, or may be, on the current leg.

@@ -141,9 +141,12 @@ impl<L: Io, C: Connection> Core<L, C> {
         false
     }
 
-    /// Reads the old leg to its end, for an application that does not read.
+    /// Reads the old leg to its end, for an application that does not read; and what comes for one that
+    /// has let go of the stream.
     fn read_old_leg(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) -> bool {
-        if !self.machine.is_agreed() || self.machine.read_from() != ReadFrom::Leg(Slot::Current) {
+        if !self.machine.is_agreed() && !self.machine.discards()
+            || self.machine.read_from() != ReadFrom::Leg(Slot::Current)
+        {
             return false;
         }
         let Some(leg) = &mut self.current else {

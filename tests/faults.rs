@@ -1,0 +1,164 @@
+//! The crate's own stream, machine and driver over legs that split, delay, cut and lie: the soak's world
+//! (`examples/soak`), as tests.
+
+#[path = "../src/machine/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod machine;
+#[path = "../src/protocol/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod protocol;
+#[path = "../src/stream/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod stream;
+
+#[path = "../examples/soak/app.rs"]
+mod app;
+#[path = "../examples/soak/leg.rs"]
+mod leg;
+#[path = "../examples/soak/peer.rs"]
+mod peer;
+#[path = "../examples/soak/rng.rs"]
+mod rng;
+#[path = "../examples/soak/sleep.rs"]
+mod sleep;
+// The soak prints more of an outcome than is read here.
+#[path = "../examples/soak/world.rs"]
+#[allow(dead_code)]
+mod world;
+
+use app::Ending;
+use leg::Kind;
+use proptest::{prelude::*, test_runner::FileFailurePersistence};
+use world::{Case, Cut, Outcome};
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::Yamux), Just(Kind::Quic)]
+}
+
+prop_compose! {
+    /// Like the soak's, but shrinking towards a short schedule with little going wrong.
+    fn cases()(
+        seed in any::<u64>(),
+        kinds in [kind(), kind(), kind()],
+        verify in any::<[bool; 2]>(),
+        migrations in 0..7_usize,
+        kills in 0..3_usize,
+        refusals in any::<bool>(),
+        early_timeouts in any::<bool>(),
+    ) -> Case {
+        Case { seed, kinds, verify, migrations, kills, refusals, early_timeouts, cut: None }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 5_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/faults.proptest-regressions",
+        ))),
+        ..ProptestConfig::default()
+    })]
+
+    /// A failure prints the whole case, and is kept in a file beside this one to be tried first.
+    #[test]
+    fn no_schedule_loses_repeats_reorders_or_cuts(case in cases()) {
+        let outcome = world::run(case);
+        prop_assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+    }
+}
+
+/// Seeds that once failed, and why.
+#[test]
+fn seeds_that_once_failed() {
+    for (seed, why) in [
+        (147, "a leg whose close failed was closed again for ever"),
+        (
+            357,
+            "a deny was dropped with the legs of a stream that finished",
+        ),
+        (
+            218,
+            "a Migrate for a stream that had just finished was dropped, not denied",
+        ),
+        (
+            60_592,
+            "an older Migrate took the place of a newer one that was held",
+        ),
+    ] {
+        let outcome = world::run(Case::from_seed(seed));
+        assert_eq!(outcome.violation, None, "{seed}: {why}");
+    }
+}
+
+fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
+    const TOTAL: usize = 2048;
+    let case = |after| Case {
+        seed: 7,
+        kinds: [kinds[0], kinds[1], kinds[1]],
+        verify: [true, true],
+        migrations: 0,
+        kills: 0,
+        refusals: false,
+        early_timeouts: false,
+        cut: Some(Cut {
+            total: TOTAL,
+            connection,
+            after,
+        }),
+    };
+    // Never cut: everything crosses, which is the record of the migration.
+    let whole = world::run(case(usize::MAX));
+    assert_eq!(whole.violation, None);
+    assert_eq!(whole.ends, [Some((Ending::Clean, true)); 2]);
+    assert_eq!(whole.migrations, 2);
+    let (mut exact, mut errors) = (0, 0);
+    for after in 1..=whole.crossed {
+        let Outcome {
+            violation, ends, ..
+        } = world::run(case(after));
+        assert_eq!(violation, None, "cut after {after}");
+        for end in ends {
+            match end {
+                Some((Ending::Clean, true)) => exact += 1,
+                Some((Ending::Failed, _)) => errors += 1,
+                end => panic!("cut after {after} of {}: {end:?}", whole.crossed),
+            }
+        }
+    }
+    println!(
+        "{kinds:?}, connection {connection}: {} cuts, {exact} exact ends, {errors} errors",
+        whole.crossed
+    );
+    // Both happen, or the cuts were not where they should be.
+    assert!(errors > 0);
+}
+
+/// 2 KiB each way, both write sides open until all has been read: the old connection, then the new one,
+/// is cut after every byte that crosses it, control messages included. Each run ends in exact delivery or
+/// in an error; none in a short end that looks clean, none in a hang.
+#[test]
+fn kill_the_old_connection_at_every_byte() {
+    for old in [Kind::Yamux, Kind::Quic] {
+        for new in [Kind::Yamux, Kind::Quic] {
+            kill_at_every_byte([old, new], 0);
+        }
+    }
+}
+
+macro_rules! kill_the_new_connection_at_every_byte {
+    ($($name:ident: $old:ident, $new:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                kill_at_every_byte([Kind::$old, Kind::$new], 1);
+            }
+        )*
+    };
+}
+
+kill_the_new_connection_at_every_byte! {
+    kill_the_new_connection_yamux_to_yamux: Yamux, Yamux;
+    kill_the_new_connection_yamux_to_quic: Yamux, Quic;
+    kill_the_new_connection_quic_to_yamux: Quic, Yamux;
+    kill_the_new_connection_quic_to_quic: Quic, Quic;
+}
