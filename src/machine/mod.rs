@@ -177,6 +177,8 @@ impl Machine {
     /// The same machine under other rules.
     #[cfg(test)]
     #[must_use]
+    // The model uses it, which includes this source.
+    #[allow(dead_code)]
     pub(crate) fn with_rules(mut self, rules: Rules) -> Self {
         self.rules = rules;
         self

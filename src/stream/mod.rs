@@ -58,6 +58,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 pub(crate) trait Connection: Copy + Eq + fmt::Debug {}
 impl<T: Copy + Eq + fmt::Debug> Connection for T {}
 
+/// A leg that came after the stream's end, and how that was.
+pub(crate) type TooLate<L, C> = (Leg<L, C>, Result<(), Abort>);
+
 /// A stream as the table, the driver and the application share it.
 pub(crate) struct Shared<L, C> {
     key: StreamKey,
@@ -111,7 +114,7 @@ impl<L: Io, C: Connection> Shared<L, C> {
         id: StreamId,
         from: StreamId,
         verify: bool,
-    ) -> Result<(), (Leg<L, C>, Result<(), Abort>)> {
+    ) -> Result<(), TooLate<L, C>> {
         self.with(|core| {
             if let Some(over) = core.machine.over() {
                 return Err((leg, over));

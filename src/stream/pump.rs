@@ -87,6 +87,14 @@ impl<L: Io, C: Connection> Core<L, C> {
     /// Writes and flushes our messages. *Agreed* is, for a responder, having written the ack: what
     /// follows needs no flush to be true.
     fn send_messages(&mut self, write: &mut Context<'_>) -> bool {
+        // A flush that fails after it comes too late: the remote may have read the ack.
+        if self.machine.awaits_ack_written()
+            && let Some(leg) = &mut self.new
+            && matches!(leg.poll_queued(write), Poll::Ready(Ok(())))
+        {
+            self.handle(Input::AckWritten);
+            return true;
+        }
         for slot in [Slot::Current, Slot::New] {
             let Some(leg) = self.leg(slot) else { continue };
             if !leg.is_unflushed() {
@@ -97,11 +105,6 @@ impl<L: Io, C: Connection> Core<L, C> {
                 self.handle(Input::WriteFailed(slot));
                 return true;
             }
-        }
-        let written = self.new.as_ref().is_some_and(|leg| !leg.has_queued());
-        if written && self.machine.awaits_ack_written() {
-            self.handle(Input::AckWritten);
-            return true;
         }
         false
     }

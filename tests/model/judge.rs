@@ -1,0 +1,180 @@
+//! What must hold, and words for what happened.
+
+use crate::{
+    action::{Action, Seen},
+    config::Config,
+    machine::{Machine, ReadFrom, Slot},
+    world::{Violation, World, name},
+};
+
+impl World {
+    /// Property 5 and the rest: what must hold when nothing more happens by itself.
+    pub(crate) fn judge_rest(&self, config: &Config) -> Result<(), Violation> {
+        let budgets = &self.budgets;
+        let unfailing = budgets.losses == config.losses
+            && budgets.timeouts == config.timeouts
+            && budgets.not_nows == config.not_nows
+            && !budgets.waited
+            && !budgets.rude;
+        for side in [0, 1] {
+            let peer = &self.peers[side];
+            let machine = &peer.machine;
+            let name = name(side);
+            if machine.is_migrating() {
+                if unfailing {
+                    return Err(format!("{name} migrates for ever, though nothing failed"));
+                }
+                if self.is_stuck_in_promise(side) {
+                    continue;
+                }
+                if peer.timer.is_none() {
+                    return Err(format!("{name} migrates without a timer"));
+                }
+                continue;
+            }
+            if self.slots_left(side) {
+                return Err(format!("{name} does not migrate, but has a leg left over"));
+            }
+            if machine.over().is_some() || machine.read_from() == ReadFrom::Ended {
+                continue;
+            }
+            let other = &self.peers[1 - side];
+            if other.machine.is_migrating() {
+                continue;
+            }
+            let Some(leg) = self.leg_in(side, Slot::Current) else {
+                return Err(format!("{name} has no leg"));
+            };
+            if self.leg_in(1 - side, Slot::Current) != Some(leg) && !self.is_silent(leg) {
+                return Err(format!("{name} waits for a leg on which nobody writes"));
+            }
+            if unfailing && other.closed {
+                return Err(format!("{name} never reads the other side's end"));
+            }
+        }
+        let [a, b] = &self.peers;
+        let stable = |machine: &Machine| {
+            machine.over().is_none() && !machine.is_migrating() && !machine.has_ended()
+        };
+        if stable(&a.machine) && stable(&b.machine) && a.machine.id() != b.machine.id() {
+            return Err("they do not agree on the stream's ID".into());
+        }
+        Ok(())
+    }
+
+    /// A responder that has acked an attempt which its initiator gave up, without the verified switch:
+    /// it cannot know, and the old leg goes on until one side closes it.
+    pub(crate) fn is_stuck_in_promise(&self, side: usize) -> bool {
+        let [peer, other] = [&self.peers[side].machine, &self.peers[1 - side].machine];
+        peer.is_agreed()
+            && !peer.awaits_count()
+            && peer.read_from() == ReadFrom::Leg(Slot::Current)
+            && other.over().is_none()
+            && !other.is_agreed()
+            && self.leg_in(0, Slot::Current) == self.leg_in(1, Slot::Current)
+    }
+
+    fn slots_left(&self, side: usize) -> bool {
+        [Slot::Ours, Slot::Theirs, Slot::New]
+            .iter()
+            .any(|slot| self.leg_in(side, *slot).is_some())
+    }
+}
+
+impl World {
+    /// Whether both sides are on the same other leg than at first.
+    pub(crate) fn both_moved(&self) -> bool {
+        let [a, b] = &self.peers;
+        a.machine.id().0 != 0 && a.machine.id() == b.machine.id()
+    }
+
+    fn where_is(&self, side: usize, slot: Slot) -> String {
+        match self.leg_in(side, slot) {
+            Some(leg) => format!("{slot:?} (C{})", self.legs[leg].connection),
+            None => format!("{slot:?}"),
+        }
+    }
+
+    pub(crate) fn describe(&self, action: Action) -> String {
+        let connection = |leg: u8| self.legs[usize::from(leg)].connection;
+        match action {
+            Action::Write(side) => {
+                format!(
+                    "{} writes byte {}",
+                    name(side),
+                    self.peers[side].machine.counts().0
+                )
+            }
+            Action::Close(side) => format!("{} closes its write side", name(side)),
+            Action::Drop(side) => format!(
+                "{} drops the stream, {}closed",
+                name(side),
+                if self.peers[side].close_reported {
+                    ""
+                } else {
+                    "not "
+                }
+            ),
+            Action::Start(side, to) => format!("{} starts a migration onto C{to}", name(side)),
+            Action::Lose(lost) => format!("C{lost} is lost"),
+            Action::Silence(lost, keep) => {
+                let flight = if keep { "still arrives" } else { "is lost" };
+                format!("C{lost} goes silent; what is in flight {flight}")
+            }
+            Action::Prune(side, pruned) => format!("{} prunes C{pruned}", name(side)),
+            Action::Timeout(side) => format!("{}'s timer fires early", name(side)),
+            Action::Verdict(side, verdict) => format!("{}'s policy says {verdict:?}", name(side)),
+            Action::Deliver(side, leg) => {
+                format!(
+                    "{} reads Migrate on a leg of C{}",
+                    name(side),
+                    connection(leg)
+                )
+            }
+            Action::Vanish(side, leg) => {
+                format!(
+                    "{} never hears of a leg of C{}",
+                    name(side),
+                    connection(leg)
+                )
+            }
+            Action::Read(side, slot, seen) => {
+                let what = match seen {
+                    Seen::Item => {
+                        let leg = self.leg_in(side, slot);
+                        let first = leg.and_then(|leg| self.legs[leg].pipes[1 - side].first());
+                        first.map_or_else(String::new, |item| format!("{item:?}"))
+                    }
+                    Seen::Fin(proof) => format!("FIN, proof: {proof:?}"),
+                    Seen::Cut => "a reset or loss".to_owned(),
+                };
+                format!(
+                    "{} reads {what} on {}",
+                    name(side),
+                    self.where_is(side, slot)
+                )
+            }
+            Action::WriteFails(side, slot) => {
+                format!(
+                    "{}'s write on {} has failed",
+                    name(side),
+                    self.where_is(side, slot)
+                )
+            }
+            Action::Flush(side, slot) => {
+                format!("{} has closed {}", name(side), self.where_is(side, slot))
+            }
+            Action::FlushFails(side, slot) => {
+                format!("{} cannot close {}", name(side), self.where_is(side, slot))
+            }
+            Action::WriteAck(side) => format!("{} writes its ack", name(side)),
+            Action::AckFails(side) => format!("{} cannot write its ack", name(side)),
+            Action::Probed(side, slot, answered) => format!(
+                "{}'s probe of {} {}",
+                name(side),
+                self.where_is(side, slot),
+                if answered { "is answered" } else { "fails" }
+            ),
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! The two peers, their connections, and the I/O that carries out what the machines say.
+
+use crate::{
+    config::{Acks, Closes, Config, Mutant},
+    leg::{Hold, Item, Leg, Write},
+    machine::{
+        Abort, Failure, Input, Machine, Output, ReadFrom, Setup, Slot, StreamId, Timer, Verdict,
+        rules::{Rule, Rules},
+    },
+};
+
+pub(crate) const LEGS: usize = 8;
+pub(crate) const NOBODY: u8 = u8::MAX;
+pub(crate) const SLOTS: [Slot; 4] = [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New];
+
+/// What has been broken, or why a history is no longer free of failures.
+pub(crate) type Violation = String;
+
+/// Whether a connection was left by a completed migration, as its initiator sees it (*Pruning*).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Left {
+    No,
+    /// We initiated, and nothing was read yet on this leg.
+    Unheard(u8),
+    Heard,
+    /// The other side initiated.
+    ByOther,
+}
+
+/// Whether a cut leg was taken for one that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Cut {
+    No,
+    /// It is the current leg.
+    Current,
+    /// It was an earlier one.
+    Earlier,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    pub(crate) machine: Machine,
+    /// The leg in each slot.
+    pub(crate) slots: [u8; 4],
+    pub(crate) timer: Option<Timer>,
+    /// The policy has been asked.
+    pub(crate) asked: bool,
+    /// An accepting ack is to be written.
+    pub(crate) ack: Option<bool>,
+    /// The slots whose connections are being probed.
+    pub(crate) probes: [bool; 4],
+    pub(crate) writes: u8,
+    pub(crate) starts: u8,
+    pub(crate) counter: u8,
+    /// The application closed its write side.
+    pub(crate) closed: bool,
+    pub(crate) close_reported: bool,
+    pub(crate) dropped: bool,
+    pub(crate) left: [Left; 3],
+    /// An unverified yamux leg was cut, and that was taken for its end.
+    pub(crate) cut: Cut,
+    /// PROTOCOL.md's doubt, kept apart from the machine's.
+    pub(crate) doubt: bool,
+}
+
+/// How often failures may still happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Budgets {
+    pub(crate) losses: u8,
+    pub(crate) timeouts: u8,
+    pub(crate) denies: u8,
+    pub(crate) not_nows: u8,
+    pub(crate) drops: u8,
+    /// A timer has fired because nothing else could happen.
+    pub(crate) waited: bool,
+    /// An application dropped its stream before it was closed.
+    pub(crate) rude: bool,
+    /// An abort was excused; what it does to the other side is, too.
+    pub(crate) excused: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct World {
+    pub(crate) peers: [Peer; 2],
+    pub(crate) legs: [Leg; LEGS],
+    pub(crate) lost: [bool; 3],
+    pub(crate) silent: [bool; 3],
+    pub(crate) budgets: Budgets,
+    /// A clean end that is not one, and is known to be unavoidable. Not part of the state.
+    pub(crate) exception: Option<&'static str>,
+}
+
+/// What happened on the way, for the reader of a trace.
+pub(crate) type Log<'a> = Option<&'a mut Vec<String>>;
+
+pub(crate) fn name(side: usize) -> &'static str {
+    ["A", "B"][side]
+}
+
+impl World {
+    pub(crate) fn new(config: &Config) -> Self {
+        let peer = |side: usize| {
+            let machine = Machine::new(
+                StreamId(0),
+                Setup {
+                    designated: side == 0,
+                    verify: config.verify[side],
+                    peer_verifies: config.known[side] && config.verify[1 - side],
+                },
+            );
+            let without = match config.without {
+                Some(Mutant::Machine(rule)) => Some(rule),
+                Some(Mutant::OfA(rule)) if side == 0 => Some(rule),
+                _ if side == 1 && config.forgetful => Some(Rule::DenyIsForGood),
+                _ => None,
+            };
+            Peer {
+                machine: machine.with_rules(Rules { without }),
+                slots: [0, NOBODY, NOBODY, NOBODY],
+                timer: None,
+                asked: false,
+                ack: None,
+                probes: [false; 4],
+                writes: config.writes[side],
+                starts: config.starts[side],
+                counter: 1,
+                closed: false,
+                close_reported: false,
+                dropped: false,
+                left: [Left::No; 3],
+                cut: Cut::No,
+                doubt: false,
+            }
+        };
+        let mut legs = [Leg::NONE; LEGS];
+        legs[0] = Leg::first(0, config.connections[0]);
+        Self {
+            peers: [peer(0), peer(1)],
+            legs,
+            lost: [false; 3],
+            silent: [false; 3],
+            budgets: Budgets {
+                losses: config.losses,
+                timeouts: config.timeouts,
+                denies: config.denies,
+                not_nows: config.not_nows,
+                drops: config.drops,
+                waited: false,
+                rude: false,
+                excused: false,
+            },
+            exception: None,
+        }
+    }
+
+    pub(crate) fn leg_in(&self, side: usize, slot: Slot) -> Option<usize> {
+        let leg = self.peers[side].slots[slot as usize];
+        (leg != NOBODY).then_some(usize::from(leg))
+    }
+
+    pub(crate) fn is_lost(&self, leg: usize) -> bool {
+        self.lost[usize::from(self.legs[leg].connection)]
+    }
+
+    pub(crate) fn is_silent(&self, leg: usize) -> bool {
+        self.silent[usize::from(self.legs[leg].connection)]
+    }
+
+    /// Takes a free place; forgotten legs have left theirs.
+    pub(crate) fn add_leg(&mut self, leg: Leg) -> u8 {
+        let index = self
+            .legs
+            .iter()
+            .position(Leg::is_gone)
+            .expect("too many legs");
+        self.legs[index] = leg;
+        index as u8
+    }
+
+    pub(crate) fn write(&mut self, leg: usize, side: usize, item: Item) {
+        let lost = self.is_lost(leg);
+        let silent = self.is_silent(leg);
+        self.legs[leg].write(side, item, lost);
+        if silent {
+            self.legs[leg].seats[side].void = false;
+        }
+    }
+
+    pub(crate) fn drop_leg(&mut self, leg: usize, side: usize) {
+        let lost = self.is_lost(leg);
+        self.legs[leg].drop_seat(side, lost);
+        for slot in &mut self.peers[side].slots {
+            if usize::from(*slot) == leg {
+                *slot = NOBODY;
+            }
+        }
+        for left in &mut self.peers[side].left {
+            if *left == Left::Unheard(leg as u8) {
+                *left = Left::No;
+            }
+        }
+        if self.legs[leg].is_gone() {
+            self.legs[leg] = Leg::NONE;
+        }
+    }
+
+    fn drop_slot(&mut self, side: usize, slot: Slot) {
+        if let Some(leg) = self.leg_in(side, slot) {
+            self.drop_leg(leg, side);
+        }
+    }
+
+    /// Gives the machine an input, carries out its outputs, and judges what has come of it.
+    pub(crate) fn input(
+        &mut self,
+        config: &Config,
+        side: usize,
+        input: Input,
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        let peer = &mut self.peers[side];
+        let ended = peer.machine.read_from() == ReadFrom::Ended;
+        let was_over = peer.machine.over().is_some();
+        let doubtful = peer.machine.is_in_doubt() || peer.machine.awaits_answer();
+        let close = match input {
+            Input::Closed(slot) if peer.closed => slot == peer.machine.closes(),
+            _ => false,
+        };
+        peer.machine.handle(input);
+        while let Some(output) = self.peers[side].machine.poll_output() {
+            if let Some(log) = log {
+                log.push(format!("      {} ← {input:?} → {output:?}", name(side)));
+            }
+            self.carry_out(config, side, output)?;
+        }
+        self.peers[side].close_reported |= close;
+        let machine = &self.peers[side].machine;
+        if !ended && machine.read_from() == ReadFrom::Ended && !self.peers[side].dropped {
+            self.judge_end(config, side, input)?;
+        }
+        if let (false, Some(Err(abort))) = (was_over, self.peers[side].machine.over()) {
+            self.judge_abort(config, side, abort, doubtful)?;
+        }
+        if config.acks == Acks::AtOnce && self.peers[side].ack.is_some() {
+            self.write_ack(side);
+            self.input(config, side, Input::AckWritten, log)?;
+        }
+        while config.closing == Closes::AtOnce
+            && let Some(slot) = self.closing(side)
+        {
+            self.flush_close(side, slot);
+            self.input(config, side, Input::Closed(slot), log)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write_ack(&mut self, side: usize) {
+        let item = match self.peers[side].ack.take() {
+            Some(true) => Item::AckVerify,
+            Some(false) => Item::Ack,
+            None => return,
+        };
+        if let Some(leg) = self.leg_in(side, Slot::New) {
+            self.write(leg, side, item);
+        }
+    }
+
+    fn closing(&self, side: usize) -> Option<Slot> {
+        let closing = |slot: &Slot| {
+            let leg = self.leg_in(side, *slot);
+            leg.is_some_and(|leg| self.legs[leg].seats[side].write == Write::Closing)
+        };
+        SLOTS.into_iter().find(closing)
+    }
+
+    /// The FIN goes out, unless it is out already.
+    pub(crate) fn flush_close(&mut self, side: usize, slot: Slot) {
+        if let Some(leg) = self.leg_in(side, slot) {
+            if self.legs[leg].seats[side].write == Write::Closing {
+                self.write(leg, side, Item::Fin);
+            }
+            self.legs[leg].seats[side].write = Write::Closed;
+        }
+    }
+
+    /// `slot`'s leg says a last word and is forgotten.
+    fn farewell(&mut self, side: usize, slot: Slot, item: Item) -> Result<(), Violation> {
+        let leg = self
+            .leg_in(side, slot)
+            .ok_or("a farewell on an empty slot")?;
+        self.write(leg, side, item);
+        self.write(leg, side, Item::Fin);
+        self.legs[leg].seats[side].write = Write::Closed;
+        self.drop_leg(leg, side);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, config: &Config, side: usize, output: Output) -> Result<(), Violation> {
+        match output {
+            Output::SendMigrate { id, from, verify } => {
+                let leg = self.leg_in(side, Slot::Ours).ok_or("Migrate on no leg")?;
+                self.legs[leg].migrate = Some((id, from, verify));
+                self.write(leg, side, Item::Migrate);
+            }
+            Output::Ask => self.peers[side].asked = true,
+            Output::Accept { verify } => {
+                self.rename(side, Slot::Theirs, Slot::New)?;
+                self.peers[side].asked = false;
+                self.peers[side].ack = Some(verify);
+            }
+            Output::Deny => {
+                self.peers[side].asked = false;
+                self.farewell(side, Slot::Theirs, Item::Deny)?;
+            }
+            Output::Cancel => self.farewell(side, Slot::Ours, Item::Cancelled)?,
+            Output::Drop(slot) => {
+                let leg = self.leg_in(side, slot).ok_or("the drop of an empty slot")?;
+                self.drop_leg(leg, side);
+                match slot {
+                    Slot::Theirs => self.peers[side].asked = false,
+                    Slot::New => self.peers[side].ack = None,
+                    _ => {}
+                }
+            }
+            Output::Agreed { initiator, .. } => {
+                if initiator {
+                    self.peers[side].doubt = false;
+                    self.rename(side, Slot::Ours, Slot::New)?;
+                }
+            }
+            Output::SendSwitched(n) => {
+                let leg = self.leg_in(side, Slot::New).ok_or("a count on no leg")?;
+                self.write(leg, side, Item::Switched(n as u8));
+            }
+            Output::Close(slot) => {
+                let leg = self.leg_in(side, slot).ok_or("the closing of no leg")?;
+                let seat = &mut self.legs[leg].seats[side];
+                if seat.write != Write::Open {
+                    return Err("a leg is closed twice".into());
+                }
+                seat.write = Write::Closing;
+                if config.closing == Closes::Reported {
+                    self.write(leg, side, Item::Fin);
+                    self.legs[leg].seats[side].write = Write::Sent;
+                }
+            }
+            Output::Complete { initiator } => self.complete(side, initiator)?,
+            Output::Failed(failure) => self.peers[side].doubt |= failure != Failure::Denied,
+            Output::TheirsFailed(_) => {}
+            Output::Arm(timer) => self.peers[side].timer = Some(timer),
+            Output::Disarm => self.peers[side].timer = None,
+            Output::Probe(slot) => self.peers[side].probes[slot as usize] = true,
+            Output::Abort(_) | Output::Finish => {
+                for slot in SLOTS {
+                    self.drop_slot(side, slot);
+                }
+                let peer = &mut self.peers[side];
+                (peer.asked, peer.ack, peer.timer) = (false, None, None);
+                peer.probes = [false; 4];
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, side: usize, from: Slot, to: Slot) -> Result<(), Violation> {
+        let slots = &mut self.peers[side].slots;
+        if slots[from as usize] == NOBODY || slots[to as usize] != NOBODY {
+            return Err(format!("{from:?} cannot become {to:?}"));
+        }
+        slots[to as usize] = std::mem::replace(&mut slots[from as usize], NOBODY);
+        Ok(())
+    }
+
+    fn complete(&mut self, side: usize, initiator: bool) -> Result<(), Violation> {
+        let old = self.leg_in(side, Slot::Current).ok_or("no old leg")?;
+        let new = self.leg_in(side, Slot::New).ok_or("no new leg")?;
+        let connection = usize::from(self.legs[old].connection);
+        let heard = self.legs[new].seats[side].heard;
+        let left = &mut self.peers[side].left[connection];
+        *left = match (initiator, *left) {
+            (false, _) | (_, Left::ByOther) => Left::ByOther,
+            (true, _) if heard => Left::Heard,
+            (true, _) => Left::Unheard(new as u8),
+        };
+        self.drop_leg(old, side);
+        if self.peers[side].cut == Cut::Current {
+            self.peers[side].cut = Cut::Earlier;
+        }
+        self.peers[side].probes = [false; 4];
+        self.peers[side].doubt = false;
+        self.rename(side, Slot::New, Slot::Current)
+    }
+
+    /// Property 2: a clean end is one.
+    fn judge_end(&mut self, config: &Config, side: usize, input: Input) -> Result<(), Violation> {
+        let other = &self.peers[1 - side];
+        let (written, read) = (
+            other.machine.counts().0,
+            self.peers[side].machine.counts().1,
+        );
+        if other.closed && written == read {
+            return Ok(());
+        }
+        let what = format!(
+            "{} reads a clean end after {read} of {written} bytes, and {} has {}closed",
+            name(side),
+            name(1 - side),
+            if other.closed { "" } else { "not " },
+        );
+        self.exception = config.exception(self, side, input);
+        match self.exception {
+            Some(_) => Ok(()),
+            None => Err(what),
+        }
+    }
+
+    /// Nothing is aborted that did not have to be.
+    fn judge_abort(
+        &mut self,
+        config: &Config,
+        side: usize,
+        abort: Abort,
+        doubtful: bool,
+    ) -> Result<(), Violation> {
+        let budgets = &mut self.budgets;
+        if abort == Abort::Violation {
+            return Err(format!("{} blames an honest peer", name(side)));
+        }
+        if abort == Abort::TimedOut && self.peers[side].dropped {
+            // The deadline of a detached stream, whose application has had its answer.
+            return Ok(());
+        }
+        if budgets.rude || budgets.losses < config.losses || budgets.excused {
+            return Ok(());
+        }
+        let attempts_failed = budgets.timeouts < config.timeouts
+            || budgets.not_nows < config.not_nows
+            || budgets.waited;
+        if attempts_failed {
+            let verifies = config.verify == [true, true] && config.known == [true, true];
+            // What doubt costs is in PROTOCOL.md: a false reset.
+            if !verifies || (doubtful && abort == Abort::Unproven) {
+                budgets.excused = true;
+                return Ok(());
+            }
+            return Err(format!(
+                "{}: {abort:?}, though only an attempt failed",
+                name(side)
+            ));
+        }
+        Err(format!("{}: {abort:?}, though nothing failed", name(side)))
+    }
+
+    /// The remote's table reads the first message of a new leg.
+    pub(crate) fn deliver(
+        &mut self,
+        config: &Config,
+        side: usize,
+        leg: usize,
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        let (id, from, verify) = self.legs[leg].migrate.expect("a leg begins with Migrate");
+        self.legs[leg].pipes[1 - side].pop();
+        self.legs[leg].seats[side].hold = Hold::Held;
+        match self.peers[side].machine.over() {
+            Some(Ok(())) if config.without != Some(Mutant::DenyEnded) => {
+                self.write(leg, side, Item::Deny);
+                self.write(leg, side, Item::Fin);
+                self.legs[leg].seats[side].write = Write::Closed;
+                self.drop_leg(leg, side);
+            }
+            Some(_) => self.drop_leg(leg, side),
+            None => {
+                self.drop_slot(side, Slot::Theirs);
+                self.peers[side].slots[Slot::Theirs as usize] = leg as u8;
+                self.input(config, side, Input::Migrate { id, from, verify }, log)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn verdict(
+        &mut self,
+        config: &Config,
+        side: usize,
+        verdict: Verdict,
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        match verdict {
+            Verdict::Accept => {}
+            Verdict::Deny => self.budgets.denies -= 1,
+            Verdict::NotNow => self.budgets.not_nows -= 1,
+        }
+        self.peers[side].asked = false;
+        self.input(config, side, Input::Verdict(verdict), log)
+    }
+}
