@@ -19,11 +19,11 @@ pub fn byte(side: usize, position: usize) -> u8 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Close {
     /// When all has been written.
-    AfterWriting,
+    AtOnce,
     /// When all has been written and the other's end has been read.
-    AfterReading,
+    OnceEnded,
     /// When all has been written and so much has been read: both write sides stay open until then.
-    AfterReadingThisMuch(usize),
+    OnceRead(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,9 +94,9 @@ impl App {
     pub fn waits_for_reader(&self) -> bool {
         self.ended.is_none()
             && match self.close {
-                Close::AfterWriting => false,
-                Close::AfterReading => true,
-                Close::AfterReadingThisMuch(much) => self.read < much,
+                Close::AtOnce => false,
+                Close::OnceEnded => true,
+                Close::OnceRead(much) => self.read < much,
             }
     }
 

@@ -107,14 +107,14 @@ pub fn run(case: Case) -> Outcome {
     let waits = rng.below(3);
     let apps = [0, 1].map(|side| {
         let close = if waits == side {
-            Close::AfterReading
+            Close::OnceEnded
         } else {
-            Close::AfterWriting
+            Close::AtOnce
         };
         match case.cut {
             None => App::new(side, peers[side].stream(), &mut rng, close),
             Some(Cut { total, .. }) => {
-                let close = Close::AfterReadingThisMuch(total);
+                let close = Close::OnceRead(total);
                 App::steady(side, peers[side].stream(), total, close)
             }
         }
