@@ -81,11 +81,11 @@ fn main() -> ExitCode {
                     migrations.fetch_add(outcome.migrations as u64, Ordering::Relaxed);
                     aborted.fetch_add(outcome.aborted.into(), Ordering::Relaxed);
                     steps.fetch_add(outcome.steps as u64, Ordering::Relaxed);
-                    if let Some(violation) = outcome.violation {
-                        if violations.fetch_add(1, Ordering::Relaxed) < 20 {
-                            println!("seed {seed}: {violation}");
-                            println!("    {:?}", Case::from_seed(seed));
-                        }
+                    if let Some(violation) = outcome.violation
+                        && violations.fetch_add(1, Ordering::Relaxed) < 20
+                    {
+                        println!("seed {seed}: {violation}");
+                        println!("    {:?}", Case::from_seed(seed));
                     }
                 }
             });
