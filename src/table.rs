@@ -240,7 +240,8 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         if let Some(key) = peer.ids.get(&id) {
             return Found::Live(*key);
         }
-        match peer.over.iter().find(|over| over.id == id) {
+        // A remote may use an ID again: the last stream's end is the one that counts.
+        match peer.over.iter().rev().find(|over| over.id == id) {
             Some(over) if over.cleanly => Found::Ended,
             Some(_) => Found::Aborted,
             None => Found::Unknown,

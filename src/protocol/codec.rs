@@ -249,13 +249,7 @@ pub(crate) fn frame(message: &impl Message) -> BytesMut {
 
 /// Reads one message. Not cancel-safe: use [`Reader`] where the future may be dropped.
 pub(crate) async fn read<M: Message>(mut io: impl AsyncRead + Unpin) -> Result<M, ReadError> {
-    let length = unsigned_varint::aio::read_u16(&mut io)
-        .await
-        .map_err(|error| match error {
-            unsigned_varint::io::ReadError::Io(error) => ReadError::Io(error),
-            _ => ReadError::Malformed,
-        })?;
-    let length = usize::from(length);
+    let length = read_length(&mut io).await?;
     if length > MAX_MESSAGE {
         return Err(ReadError::TooLong(length));
     }
@@ -264,6 +258,25 @@ pub(crate) async fn read<M: Message>(mut io: impl AsyncRead + Unpin) -> Result<M
         .await
         .map_err(ReadError::Io)?;
     M::decode(&body[..length])
+}
+
+/// At most three bytes, and in no more than are needed.
+///
+/// Not `unsigned_varint::aio::read_u16`, which drops the bits that its type cannot hold: it reads a
+/// length of 65540 as 4, and what follows as a message.
+async fn read_length(io: &mut (impl AsyncRead + Unpin)) -> Result<usize, ReadError> {
+    let mut length = 0;
+    for shift in [0, 7, 14] {
+        let mut byte = [0];
+        io.read_exact(&mut byte).await.map_err(ReadError::Io)?;
+        length |= usize::from(byte[0] & 0x7f) << shift;
+        match byte[0] {
+            0 if shift > 0 => break,
+            0..0x80 => return Ok(length),
+            _ => {}
+        }
+    }
+    Err(ReadError::Malformed)
 }
 
 /// Reads one message across polls, so that the leg can be used for writing in between.
@@ -464,6 +477,12 @@ mod tests {
         let (result, position) = read_now::<Request>(&[0x81, 2, 0, 0, 0]);
         assert!(matches!(result, Err(ReadError::TooLong(257))));
         assert_eq!(position, 2);
+        // Not a length of 4.
+        let (result, position) = read_now::<Request>(&[0x84, 0x80, 4, 0x0a, 2, 8, 5]);
+        assert!(matches!(result, Err(ReadError::TooLong(65540))));
+        assert_eq!(position, 3);
+        let (result, _) = read_now::<Request>(&[0x84, 0, 0x0a, 2, 8, 5]);
+        assert!(matches!(result, Err(ReadError::Malformed)));
         let (result, _) = read_now::<Request>(&[0xff, 0xff, 0xff, 0xff]);
         assert!(matches!(result, Err(ReadError::Malformed)));
         let (result, _) = read_now::<Request>(&[4, 0x0a]);

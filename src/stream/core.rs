@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg};
 use crate::{
-    machine::{Abort, Failure, Input, Machine, Output, Refused, Slot, StreamId, Timer},
+    machine::{Abort, Failure, Input, Machine, Output, ReadFrom, Refused, Slot, StreamId, Timer},
     protocol::codec::{self, Ack, Request, Switched},
 };
 
@@ -139,6 +139,8 @@ impl<L: Io, C: Connection> Core<L, C> {
     pub(super) fn put_leg(&mut self, slot: Slot, leg: Leg<L, C>) {
         let replaced = self.leg(slot).replace(leg);
         self.done_with.extend(replaced);
+        // Somebody has to poll it, though the machine may have nothing to say about it.
+        self.wake = true;
     }
 
     fn connection_of(&mut self, slot: Slot) -> Option<C> {
@@ -344,6 +346,11 @@ impl<L: Io, C: Connection> Core<L, C> {
             {
                 leg.set_lost();
             }
+        }
+        // Nor does a new leg to which our reader has not come; without it there is no going on.
+        let reads_new = ReadFrom::Leg(Slot::New);
+        if on(&self.new) && ![reads_new, ReadFrom::Ended].contains(&self.machine.read_from()) {
+            self.handle(Input::ReadFailed(Slot::New));
         }
         for leg in &mut self.farewells {
             if leg.connection() == connection {

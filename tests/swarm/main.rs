@@ -3,6 +3,7 @@
 mod dcutr;
 mod failures;
 mod harness;
+mod hostile;
 mod limits;
 mod moves;
 mod prune;

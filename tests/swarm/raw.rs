@@ -12,25 +12,61 @@ use multistream_select::{Negotiated, Version};
 
 use crate::harness::*;
 
-const ACCEPT: &[u8] = &[2, 0x1a, 0];
-const BARE_ACCEPT: &[u8] = &[0];
+pub(crate) const ACCEPT: &[u8] = &[2, 0x1a, 0];
+pub(crate) const BARE_ACCEPT: &[u8] = &[0];
 
-fn label(id: u8) -> [u8; 5] {
-    [4, 0x0a, 2, 8, id]
+/// A field: its number and wire type, and a number.
+pub(crate) fn field(tag: u8, value: u64) -> Vec<u8> {
+    let mut buffer = unsigned_varint::encode::u64_buffer();
+    [&[tag], unsigned_varint::encode::u64(value, &mut buffer)].concat()
 }
 
-fn migrate(id: u8, from: u8) -> [u8; 7] {
-    [6, 0x12, 4, 8, id, 16, from]
+pub(crate) fn frame(body: &[u8]) -> Vec<u8> {
+    let mut buffer = unsigned_varint::encode::usize_buffer();
+    [
+        unsigned_varint::encode::usize(body.len(), &mut buffer),
+        body,
+    ]
+    .concat()
 }
 
-/// Ours listens; the raw peer dials. The raw peer's own behaviour goes by another name, so that the
-/// protocol's real name is for it a protocol like any other.
-struct Scene {
-    net: Net,
-    old: Pair,
-    new: Pair,
-    raw_incoming: IncomingStreams,
-    incoming: IncomingStreams,
+/// A message within a message.
+pub(crate) fn inside(tag: u8, body: &[u8]) -> Vec<u8> {
+    [&[tag], &frame(body)[..]].concat()
+}
+
+pub(crate) fn label(id: u64) -> Vec<u8> {
+    frame(&inside(0x0a, &field(8, id)))
+}
+
+pub(crate) fn migrate(id: u64, from: u64) -> Vec<u8> {
+    frame(&inside(0x12, &[field(8, id), field(16, from)].concat()))
+}
+
+/// The raw peer's node: its behaviour goes by another name, so that the protocol's real name is for it
+/// a protocol like any other.
+pub(crate) fn raw_node() -> Node {
+    Node::with(Setup {
+        config: Config::default().with_protocol_name(StreamProtocol::new("/raw")),
+        ..Default::default()
+    })
+}
+
+/// A substream of a raw peer on this connection, the prefix agreed.
+pub(crate) async fn prefix(raw: &mut Node, peer: PeerId, connection: ConnectionId) -> Stream {
+    let opened = raw.control.open_stream_on(peer, connection, PROTOCOL_NAME);
+    let stream = within("the prefix", opened).await.unwrap();
+    assert!(!stream.is_migratable());
+    stream
+}
+
+/// Ours listens; the raw peer dials.
+pub(crate) struct Scene {
+    pub(crate) net: Net,
+    pub(crate) old: Pair,
+    pub(crate) new: Pair,
+    pub(crate) raw_incoming: IncomingStreams,
+    pub(crate) incoming: IncomingStreams,
 }
 
 impl Scene {
@@ -39,16 +75,12 @@ impl Scene {
         Self::with(config, Kind::Tcp, Kind::Quic).await
     }
 
-    async fn with(config: Config, old: Kind, new: Kind) -> Self {
-        let raw = Setup {
-            config: Config::default().with_protocol_name(StreamProtocol::new("/raw")),
-            ..Default::default()
-        };
+    pub(crate) async fn with(config: Config, old: Kind, new: Kind) -> Self {
         let ours = Setup {
             config,
             ..Default::default()
         };
-        let mut net = Net::with(Node::with(raw), Node::with(ours));
+        let mut net = Net::with(raw_node(), Node::with(ours));
         let raw_incoming = net.dialer.control.accept(PROTOCOL_NAME).unwrap();
         let incoming = net.listener.control.accept(PROTOCOL).unwrap();
         let old = net.connect(old).await;
@@ -62,28 +94,31 @@ impl Scene {
         }
     }
 
-    fn raw_id(&self) -> PeerId {
+    pub(crate) fn raw_id(&self) -> PeerId {
         self.net.dialer.id
     }
 
     /// A substream of the raw peer on this connection, the prefix agreed.
-    async fn prefix(&mut self, connection: ConnectionId) -> Stream {
-        let peer = self.net.listener.id;
-        let control = &mut self.net.dialer.control;
-        let opened = control.open_stream_on(peer, connection, PROTOCOL_NAME);
-        let stream = within("the prefix", opened).await.unwrap();
-        assert!(!stream.is_migratable());
-        stream
+    pub(crate) async fn prefix(&mut self, connection: ConnectionId) -> Stream {
+        prefix(&mut self.net.dialer, self.net.listener.id, connection).await
     }
 
     /// A stream that the raw peer has opened and labelled: its side by hand, and ours.
-    async fn labelled(&mut self, id: u8) -> (Negotiated<Stream>, Stream) {
-        let mut leg = self.prefix(self.old.here).await;
+    pub(crate) async fn labelled(&mut self, id: u64) -> (Negotiated<Stream>, Stream) {
+        self.labelled_on(self.old.here, id).await
+    }
+
+    pub(crate) async fn labelled_on(
+        &mut self,
+        connection: ConnectionId,
+        id: u64,
+    ) -> (Negotiated<Stream>, Stream) {
+        let mut leg = self.prefix(connection).await;
         leg.write_all(&label(id)).await.unwrap();
         self.inner(leg).await
     }
 
-    async fn inner(&mut self, leg: Stream) -> (Negotiated<Stream>, Stream) {
+    pub(crate) async fn inner(&mut self, leg: Stream) -> (Negotiated<Stream>, Stream) {
         let offer = multistream_select::dialer_select_proto(leg, [PROTOCOL], Version::V1);
         let (raw, ours) = within("the inner negotiation", async {
             join!(offer, self.incoming.next())
@@ -93,7 +128,7 @@ impl Scene {
     }
 
     /// The next leg that ours opens for a migration, its message read.
-    async fn migrate_leg(&mut self) -> (Stream, Vec<u8>) {
+    pub(crate) async fn migrate_leg(&mut self) -> (Stream, Vec<u8>) {
         let (_, connection, mut leg) = within("a leg", self.raw_incoming.next()).await.unwrap();
         assert_eq!(connection, self.new.here);
         let mut length = [0];
@@ -283,9 +318,9 @@ async fn migrate_after_the_end_is_denied() {
 async fn ids_in_use() {
     let mut scene = Scene::new().await;
     let (mut old, mut ours) = scene.labelled(0).await;
-    for message in [&label(0)[..], &migrate(0, 0)] {
+    for message in [label(0), migrate(0, 0)] {
         let mut second = scene.prefix(scene.new.here).await;
-        second.write_all(message).await.unwrap();
+        second.write_all(&message).await.unwrap();
         let read = within("the drop", second.read(&mut [0])).await;
         assert!(matches!(read, Ok(0) | Err(_)));
     }
