@@ -25,9 +25,23 @@
 //!   any state ── a leg lost, a count that does not match, a violation, a drop ──▶ Aborted
 //! ```
 
+/// Whether a rule is obeyed; always, except in tests that remove one.
+macro_rules! obeys {
+    ($machine:expr, $rule:ident) => {{
+        #[cfg(test)]
+        let obeyed = $machine.rules.without != Some(rules::Rule::$rule);
+        #[cfg(not(test))]
+        let obeyed = true;
+        obeyed
+    }};
+}
+
+mod attempts;
 mod handle;
+mod legs;
 #[cfg(test)]
 pub(crate) mod rules;
+mod switch;
 mod types;
 
 #[cfg(test)]
