@@ -315,7 +315,7 @@ async fn killed(
             net.listener.close(pair.there);
         }
     };
-    within("the exchange", async {
+    let _ = within("the exchange", async {
         join!(
             reading,
             try_write(&mut here.1, 1, TOTAL),
