@@ -71,6 +71,9 @@ impl Machine {
     /// as just arrived.
     pub(super) fn back_to_stable(&mut self, held: Option<Eof>) {
         self.set(Phase::Stable);
+        if self.detached {
+            self.put(Output::Arm(Timer::Progress));
+        }
         if let Some(mut eof) = held {
             if self.current.refused {
                 // Found out since it was read.

@@ -134,9 +134,6 @@ impl Machine {
         self.put(Output::Complete {
             initiator: agreed.initiator,
         });
-        if self.detached {
-            self.put(Output::Arm(Timer::Progress));
-        }
         self.back_to_stable(None);
     }
 }
