@@ -44,7 +44,9 @@ impl Machine {
             (Slot::New, Phase::Acking { held, .. }) => {
                 self.nothing_was_switched(held, Failure::Cancelled);
             }
-            (Slot::New, Phase::Agreed(agreed)) if !agreed.initiator && agreed.count.is_none() => {
+            (Slot::New, Phase::Agreed(agreed))
+                if !agreed.initiator && agreed.verify && agreed.count.is_none() =>
+            {
                 match agreed.in_end {
                     Some(InEnd::Error) => self.abort(Abort::LegLost),
                     Some(InEnd::Eof(eof)) => {
