@@ -396,16 +396,22 @@ impl Machine {
     /// Whether a `Migrate` from this ID takes the place of the one that is unanswered, if there is one.
     ///
     /// The remote has one attempt at a time, so the newer one counts; but one may overtake the other on
-    /// its way here. From the ID that the stream has, or is about to have, none is older than another.
+    /// its way here. From the ID that the stream is about to have is newer than from the one it has, and
+    /// that is newer than from any other.
     #[must_use]
     pub(crate) fn replaces_theirs(&self, from: StreamId) -> bool {
-        let latest = match &self.phase {
-            Phase::Requested { id, .. } | Phase::Acking { id, .. } => *id,
-            Phase::Agreed(agreed) => agreed.id,
-            Phase::Stable | Phase::Aborted(_) | Phase::Finished => self.id,
+        let pending = match &self.phase {
+            Phase::Requested { id, .. } | Phase::Acking { id, .. } => Some(*id),
+            Phase::Agreed(agreed) => Some(agreed.id),
+            Phase::Stable | Phase::Aborted(_) | Phase::Finished => None,
+        };
+        let age = |from| match from {
+            from if Some(from) == pending => 0,
+            from if from == self.id => 1,
+            _ => 2,
         };
         self.theirs
-            .is_none_or(|theirs| theirs.from != latest || from == latest)
+            .is_none_or(|theirs| age(from) <= age(theirs.from))
     }
 
     /// Whether an attempt that failed has left the current leg in doubt.
