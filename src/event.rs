@@ -321,7 +321,6 @@ mod tests {
             ),
         ] {
             let address: Multiaddr = address.parse().unwrap();
-            let local = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
             let inbound = ConnectedPoint::Listener {
                 local_addr: address.clone(),
                 send_back_addr: format!("/p2p/{peer}").parse().unwrap(),
@@ -336,7 +335,6 @@ mod tests {
                 assert_eq!((info.relayed, info.transport), (relayed, transport));
                 assert_eq!(info.is_ambiguous(), relayed || transport != Transport::Quic);
             }
-            let _: Multiaddr = local;
         }
     }
 }
