@@ -204,19 +204,36 @@ impl Behaviour {
             return;
         };
         // The remote's attempt came first.
-        let yielded = error == MigrateError::AlreadyMigrating;
-        let retry_in = retry(entry, outgoing.reply.is_none(), !yielded);
+        let reason = if error == MigrateError::AlreadyMigrating {
+            Failure::Yielded
+        } else {
+            Failure::LegLost
+        };
+        let by_policy = outgoing.reply.is_none();
         tracing::debug!(%peer, %key, %error, "migration not started");
         outgoing.resolve(Err(error));
+        self.attempt_failed(key, reason, true, by_policy);
+    }
+
+    /// Tells that an attempt has come to nothing; the policy's own is tried again later.
+    fn attempt_failed(
+        &mut self,
+        key: StreamKey,
+        reason: Failure,
+        initiator: bool,
+        by_policy: bool,
+    ) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let peer = entry.peer;
+        let again = !matches!(reason, Failure::Denied | Failure::Yielded);
+        let retry_in = retry(entry, by_policy, again);
         self.event(Event::MigrationFailed {
             peer,
             key,
-            reason: if yielded {
-                Failure::Yielded
-            } else {
-                Failure::LegLost
-            },
-            initiator: true,
+            reason,
+            initiator,
             retry_in,
         });
         if let Some(delay) = retry_in {
@@ -427,7 +444,6 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let peer = entry.peer;
         let mut by_policy = false;
         if ours && let Some(outgoing) = entry.extra.outgoing.take() {
             by_policy = outgoing.reply.is_none();
@@ -439,21 +455,7 @@ impl Behaviour {
         if !ours && let Some(current) = entry.extra.legs.current {
             self.legs_are(key, current, None);
         }
-        let Some(entry) = self.table.get_mut(key) else {
-            return;
-        };
-        let again = !matches!(failure, Failure::Denied | Failure::Yielded);
-        let retry_in = retry(entry, by_policy, again);
-        self.event(Event::MigrationFailed {
-            peer,
-            key,
-            reason: failure,
-            initiator: ours,
-            retry_in,
-        });
-        if let Some(delay) = retry_in {
-            self.later(delay, Due::Place(key));
-        }
+        self.attempt_failed(key, failure, ours, by_policy);
     }
 
     fn over(&mut self, key: StreamKey, result: Result<(), Abort>) {

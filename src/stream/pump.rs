@@ -14,9 +14,9 @@ impl<L: Io, C: Connection> Core<L, C> {
     pub(super) fn pump(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) {
         self.say_farewells(write);
         while self.hear_answer(read, write)
-            || self.hear_remote_attempt(read, write)
+            || self.hear_remote_attempt(read)
             || self.send_messages(write)
-            || self.hear_count(read, write)
+            || self.hear_count(read)
             || self.close_legs(write)
             || self.read_old_leg(read, write)
             || self.check_ended(read)
@@ -68,7 +68,7 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     /// The remote's attempt, unanswered: nothing may come but that it is taken back.
-    fn hear_remote_attempt(&mut self, read: &mut Context<'_>, _: &mut Context<'_>) -> bool {
+    fn hear_remote_attempt(&mut self, read: &mut Context<'_>) -> bool {
         let Some(leg) = &mut self.theirs else {
             return false;
         };
@@ -109,7 +109,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         false
     }
 
-    fn hear_count(&mut self, read: &mut Context<'_>, _: &mut Context<'_>) -> bool {
+    fn hear_count(&mut self, read: &mut Context<'_>) -> bool {
         if !self.machine.awaits_count() {
             return false;
         }
