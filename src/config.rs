@@ -37,7 +37,10 @@ pub struct Config {
     pub(crate) read_ahead_per_stream: usize,
     pub(crate) read_ahead_per_peer: usize,
     pub(crate) max_streams_per_peer: usize,
-    pub(crate) max_held_per_peer: usize,
+    pub(crate) max_unanswered_per_peer: usize,
+    pub(crate) max_unanswered_per_connection: usize,
+    pub(crate) max_ended_ids_per_peer: usize,
+    pub(crate) ended_id_memory: Duration,
     pub(crate) max_migration_rate: u32,
     pub(crate) max_inbound_requests: usize,
     pub(crate) max_pending_opens: usize,
@@ -60,7 +63,10 @@ impl Default for Config {
             read_ahead_per_stream: 1 << 20,
             read_ahead_per_peer: 64 << 20,
             max_streams_per_peer: 16_384,
-            max_held_per_peer: 64,
+            max_unanswered_per_peer: 256,
+            max_unanswered_per_connection: 128,
+            max_ended_ids_per_peer: 1024,
+            ended_id_memory: Duration::from_secs(60),
             max_migration_rate: 10,
             max_inbound_requests: 128,
             max_pending_opens: 256,
@@ -139,9 +145,23 @@ setters! {
     /// refused; opening one more is an error. A stream costs about 1 KiB, its substream aside.
     with_max_streams_per_peer: max_streams_per_peer: usize;
 
-    /// How many `Migrate`s of one peer may wait for a label that has not arrived. Default: 64. What does
-    /// not fit is dropped unanswered, which means "try again later".
-    with_max_held_per_peer: max_held_per_peer: usize;
+    /// How many `Migrate`s of one peer may be unanswered: because the label of their stream has not
+    /// arrived, because another migration of their stream has to end first, or because a denial has not
+    /// left yet. Default: 256. What does not fit is dropped unanswered, which means "try again later".
+    /// Each holds a substream. None waits for a label longer than the
+    /// [answer timeout](Self::with_answer_timeout).
+    with_max_unanswered_per_peer: max_unanswered_per_peer: usize;
+
+    /// The same for one connection. Default: 128.
+    with_max_unanswered_per_connection: max_unanswered_per_connection: usize;
+
+    /// How many IDs of streams that are over are remembered for one peer, so that a `Migrate` that was
+    /// on its way is answered, or dropped, at once and does not wait for a label (*Overtaking*).
+    /// Default: 1024. The oldest are forgotten first. One costs 32 bytes.
+    with_max_ended_ids_per_peer: max_ended_ids_per_peer: usize;
+
+    /// How long they are remembered. Default: 60 s.
+    with_ended_id_memory: ended_id_memory: Duration;
 
     /// How many `Migrate`s per second a remote may send for one stream, and how many at once. Default:
     /// 10. What comes beyond that is dropped unanswered, which means "try again later". Bounds the old

@@ -142,8 +142,10 @@ pub enum Opener {
 pub enum Limit {
     /// [`Config::with_max_streams_per_peer`](crate::Config::with_max_streams_per_peer).
     StreamsPerPeer,
-    /// [`Config::with_max_held_per_peer`](crate::Config::with_max_held_per_peer).
-    HeldPerPeer,
+    /// [`Config::with_max_unanswered_per_peer`](crate::Config::with_max_unanswered_per_peer).
+    UnansweredPerPeer,
+    /// [`Config::with_max_unanswered_per_connection`](crate::Config::with_max_unanswered_per_connection).
+    UnansweredPerConnection,
     /// [`Config::with_max_migration_rate`](crate::Config::with_max_migration_rate).
     MigrationRate,
     /// [`Config::with_max_inbound_requests`](crate::Config::with_max_inbound_requests).

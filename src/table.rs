@@ -15,14 +15,8 @@ use libp2p_identity::PeerId;
 use crate::{
     machine::StreamId,
     protocol::roles::{self, IdAllocator, Parity},
-    stream::{Budget, Connection, Io, Leg, Shared, StreamKey},
+    stream::{Budget, Connection, Io, Leg, Places, Shared, StreamKey},
 };
-
-/// How long the ID of a stream that is over is remembered, so that a `Migrate` for it is answered, or
-/// dropped, at once and does not wait for a label (*Overtaking*).
-const OVER_MEMORY: Duration = Duration::from_secs(60);
-/// How many such IDs are remembered per peer.
-const MAX_OVER: usize = 1024;
 
 /// A stream of the table.
 pub(crate) struct Entry<L, C, X> {
@@ -56,6 +50,8 @@ struct Peer<L, C> {
     /// The oldest first.
     over: VecDeque<Over>,
     early: Vec<Early<L, C>>,
+    /// For its unanswered `Migrate`s, those in `early` and those of live streams.
+    places: Places,
     budget: Budget,
     designated: bool,
     parity: Parity,
@@ -80,7 +76,9 @@ pub(crate) enum Found {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caps {
     pub(crate) streams_per_peer: usize,
-    pub(crate) held_per_peer: usize,
+    pub(crate) unanswered_per_peer: usize,
+    pub(crate) ended_ids_per_peer: usize,
+    pub(crate) ended_id_memory: Duration,
     pub(crate) read_ahead_per_stream: usize,
     pub(crate) read_ahead_per_peer: usize,
 }
@@ -122,6 +120,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             streams: 0,
             over: VecDeque::new(),
             early: Vec::new(),
+            places: Places::default(),
             budget: Budget::new(caps.read_ahead_per_stream, caps.read_ahead_per_peer),
             designated: roles::is_designated(&local, &peer),
             parity: Parity::of(&local, &peer),
@@ -236,7 +235,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         let Some(peer) = self.peers.get_mut(&peer) else {
             return Found::Unknown;
         };
-        peer.forget_over();
+        peer.forget_over(self.caps);
         if let Some(key) = peer.ids.get(&id) {
             return Found::Live(*key);
         }
@@ -259,7 +258,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             let at = Instant::now();
             let ids = entry.ids.iter();
             peer.over.extend(ids.map(|&id| Over { id, cleanly, at }));
-            peer.forget_over();
+            peer.forget_over(self.caps);
             if peer.streams == 0 && !peer.connected {
                 self.peers.remove(&entry.peer);
             }
@@ -267,7 +266,13 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         Some(entry)
     }
 
-    /// Keeps a `Migrate` until its label comes. `None` if there is no room.
+    /// A place for one more unanswered `Migrate` of the peer's, if there is one.
+    pub(crate) fn place(&mut self, peer: PeerId) -> Option<Places> {
+        let places = self.caps.unanswered_per_peer;
+        self.peer(peer).places.take(places)
+    }
+
+    /// Keeps a `Migrate` until its label comes.
     pub(crate) fn hold(
         &mut self,
         peer: PeerId,
@@ -275,22 +280,17 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         id: StreamId,
         from: StreamId,
         verify: bool,
-    ) -> Option<u64> {
+    ) -> u64 {
         self.next_early += 1;
         let number = self.next_early;
-        let cap = self.caps.held_per_peer;
-        let early = &mut self.peer(peer).early;
-        if early.len() >= cap {
-            return None;
-        }
-        early.push(Early {
+        self.peer(peer).early.push(Early {
             number,
             leg,
             id,
             from,
             verify,
         });
-        Some(number)
+        number
     }
 
     /// The `Migrate`s that waited for this label, in the order of their arrival.
@@ -344,12 +344,12 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
 }
 
 impl<L, C> Peer<L, C> {
-    fn forget_over(&mut self) {
-        while self.over.len() > MAX_OVER
+    fn forget_over(&mut self, caps: Caps) {
+        while self.over.len() > caps.ended_ids_per_peer
             || self
                 .over
                 .front()
-                .is_some_and(|over| over.at.elapsed() > OVER_MEMORY)
+                .is_some_and(|over| over.at.elapsed() > caps.ended_id_memory)
         {
             self.over.pop_front();
         }

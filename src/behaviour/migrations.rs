@@ -13,14 +13,12 @@ use crate::{
     event::{Abort, StreamInfo},
     handler::Purpose,
     machine::{Refused, StreamId, Verdict},
-    stream::{Note, StreamKey},
+    stream::{Note, Places, StreamKey},
     table::{Entry, Found},
 };
 
 /// The policy's first delay after a failed attempt; it doubles with each.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// How many denials may be on their way; a `Migrate` beyond that is dropped unanswered.
-const MAX_DENIALS: usize = 256;
 const LAST_RETRY: Duration = Duration::from_secs(64);
 
 /// Our attempt that is under way.
@@ -246,6 +244,41 @@ impl Behaviour {
     pub(super) fn migrate_requested(
         &mut self,
         peer: PeerId,
+        mut leg: SwarmLeg,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) {
+        let connection = leg.connection();
+        match self.places(peer, connection) {
+            Ok(places) => leg.hold(places),
+            Err(limit) => {
+                drop(leg);
+                return self.event(Event::Refused {
+                    peer,
+                    connection,
+                    limit,
+                });
+            }
+        }
+        self.migrate_admitted(peer, leg, id, from, verify);
+    }
+
+    /// A place for one more unanswered `Migrate`, of the peer's and of the connection's.
+    fn places(&mut self, peer: PeerId, connection: ConnectionId) -> Result<Vec<Places>, Limit> {
+        let per_connection = self.config.max_unanswered_per_connection;
+        let on_connection = self.loads.place(connection, per_connection);
+        let of_peer = self.table.place(peer);
+        Ok(vec![
+            on_connection.ok_or(Limit::UnansweredPerConnection)?,
+            of_peer.ok_or(Limit::UnansweredPerPeer)?,
+        ])
+    }
+
+    /// What has its places.
+    pub(super) fn migrate_admitted(
+        &mut self,
+        peer: PeerId,
         leg: SwarmLeg,
         id: StreamId,
         from: StreamId,
@@ -288,27 +321,20 @@ impl Behaviour {
             Found::Ended => self.deny(leg),
             // Here a deny would make the remote believe in an end that may be our abort.
             Found::Aborted => drop(leg),
-            Found::Unknown => match self.table.hold(peer, leg, id, from, verify) {
-                Some(number) => {
-                    let timeout = self.config.answer_timeout;
-                    self.later(timeout, Due::Early(peer, number));
-                }
-                None => self.event(Event::Refused {
-                    peer,
-                    connection,
-                    limit: Limit::HeldPerPeer,
-                }),
-            },
+            Found::Unknown => {
+                let number = self.table.hold(peer, leg, id, from, verify);
+                let timeout = self.config.answer_timeout;
+                self.later(timeout, Due::Early(peer, number));
+            }
         }
     }
 
     fn deny(&mut self, leg: SwarmLeg) {
-        if self.denials.len() < MAX_DENIALS {
-            let timeout = futures_timer::Delay::new(self.config.answer_timeout);
-            self.denials.push(Box::pin(async move {
-                let _ = select(Box::pin(leg.deny()), timeout).await;
-            }));
-        }
+        // Their number is bounded by the places that their legs hold.
+        let timeout = futures_timer::Delay::new(self.config.answer_timeout);
+        self.denials.push(Box::pin(async move {
+            let _ = select(Box::pin(leg.deny()), timeout).await;
+        }));
     }
 
     fn verdict(&mut self, key: StreamKey, to: ConnectionId) {

@@ -118,7 +118,9 @@ impl Behaviour {
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         let caps = Caps {
             streams_per_peer: config.max_streams_per_peer,
-            held_per_peer: config.max_held_per_peer,
+            unanswered_per_peer: config.max_unanswered_per_peer,
+            ended_ids_per_peer: config.max_ended_ids_per_peer,
+            ended_id_memory: config.ended_id_memory,
             read_ahead_per_stream: config.read_ahead_per_stream,
             read_ahead_per_peer: config.read_ahead_per_peer,
         };

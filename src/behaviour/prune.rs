@@ -11,7 +11,11 @@ use libp2p_identity::PeerId;
 use libp2p_swarm::{CloseConnection, ConnectionId, ToSwarm};
 
 use super::Behaviour;
-use crate::{Event, handler::Purpose, stream::StreamKey};
+use crate::{
+    Event,
+    handler::Purpose,
+    stream::{Places, StreamKey},
+};
 
 /// What is known of one connection.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ struct Load {
     unconfirmed: HashSet<StreamKey>,
     /// The handler has been asked to tell when nothing else uses it.
     watched: bool,
+    /// For the remote's unanswered `Migrate`s on it.
+    places: Places,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +42,11 @@ pub(super) struct Loads {
 impl Loads {
     fn of(&mut self, connection: ConnectionId) -> &mut Load {
         self.connections.entry(connection).or_default()
+    }
+
+    /// A place for one more unanswered `Migrate` on the connection, if there is one.
+    pub(super) fn place(&mut self, connection: ConnectionId, places: usize) -> Option<Places> {
+        self.of(connection).places.take(places)
     }
 
     pub(super) fn forget(&mut self, connection: ConnectionId) {

@@ -328,7 +328,7 @@ impl Behaviour {
         self.negotiate(peer, connection, key, None, None, listen);
         // *Overtaking*: what came before the label.
         for early in self.table.take_early(peer, id) {
-            self.migrate_requested(peer, early.leg, early.id, early.from, early.verify);
+            self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);
         }
         self.place(key);
     }

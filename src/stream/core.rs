@@ -170,6 +170,9 @@ impl<L: Io, C: Connection> Core<L, C> {
             }
             Output::Accept { verify } => {
                 self.new = self.theirs.take();
+                if let Some(leg) = &mut self.new {
+                    leg.answered();
+                }
                 let ack = Ack {
                     deny: false,
                     verify,

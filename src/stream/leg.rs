@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -14,6 +15,17 @@ use crate::{
     machine::Proof,
     protocol::codec::{self, Ack, Message, ReadError, Reader},
 };
+
+/// A place among the remote's unanswered `Migrate`s, given back when it is dropped.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(Arc<()>);
+
+impl Places {
+    /// Takes one of so many places, if there is one left.
+    pub(crate) fn take(&self, places: usize) -> Option<Self> {
+        (Arc::strong_count(&self.0) <= places).then(|| self.clone())
+    }
+}
 
 /// A leg of a stream.
 #[derive(Debug)]
@@ -42,6 +54,8 @@ pub(crate) struct Leg<L, C> {
     heard: bool,
     read: u64,
     written: u64,
+    /// Held while the `Migrate` that came on this leg is unanswered.
+    places: Vec<Places>,
 }
 
 impl<L: Io, C: Connection> Leg<L, C> {
@@ -62,7 +76,17 @@ impl<L: Io, C: Connection> Leg<L, C> {
             heard: false,
             read: 0,
             written: 0,
+            places: Vec::new(),
         }
+    }
+
+    /// Holds these places until the `Migrate` that came on this leg is answered.
+    pub(crate) fn hold(&mut self, places: Vec<Places>) {
+        self.places = places;
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.places = Vec::new();
     }
 
     pub(crate) fn connection(&self) -> C {

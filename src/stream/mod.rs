@@ -29,7 +29,7 @@ pub(crate) use self::{
     core::{Note, Status},
     drive::{Drive, Timeouts},
     half::Migratable,
-    leg::Leg,
+    leg::{Leg, Places},
     mailbox::Mailbox,
 };
 use self::{core::Core, wakers::Wakers};

@@ -39,18 +39,38 @@ async fn label_flood() {
     still_works(&mut next, &mut its).await;
 }
 
-/// `Migrate`s without labels beyond [`Config::with_max_held_per_peer`].
+/// `Migrate`s without labels beyond [`Config::with_max_unanswered_per_peer`], on both connections.
 #[tokio::test]
 async fn migrate_flood() {
-    const HELD: usize = 2;
+    let config = Config::default().with_max_unanswered_per_peer(2);
+    let mut siege = limited(config).await;
+    let connections = [siege.scene.old.here, siege.scene.new.here];
+    flood(&mut siege, &connections, 2, Limit::UnansweredPerPeer).await;
+}
+
+/// The same on one connection, beyond [`Config::with_max_unanswered_per_connection`]; the other has
+/// its own places.
+#[tokio::test]
+async fn migrate_flood_on_one_connection() {
+    let config = Config::default().with_max_unanswered_per_connection(2);
+    let mut siege = limited(config).await;
+    let new = siege.scene.new.here;
+    let message = migrate(3000, 2000);
+    let mut elsewhere = siege.first(siege.scene.old.here, &message).await;
+    flood(&mut siege, &[new], 2, Limit::UnansweredPerConnection).await;
+    let (_old, _ours) = siege.scene.labelled(2000).await;
+    hear(&mut elsewhere, ACCEPT).await;
+}
+
+async fn flood(siege: &mut Siege, connections: &[ConnectionId], places: usize, limit: Limit) {
     const FLOOD: usize = 12;
-    let mut siege = limited(Config::default().with_max_held_per_peer(HELD)).await;
     let mut legs = Vec::new();
-    for number in 0..FLOOD as u64 {
-        let message = migrate(1000 + 2 * number, 2 * number);
-        legs.push(siege.first(siege.scene.new.here, &message).await);
+    for number in 0..FLOOD {
+        let message = migrate(1000 + 2 * number as u64, 2 * number as u64);
+        let connection = connections[number % connections.len()];
+        legs.push(siege.first(connection, &message).await);
     }
-    siege.refused(Limit::HeldPerPeer, FLOOD - HELD).await;
+    siege.refused(limit, FLOOD - places).await;
     siege.unharmed().await;
     // Those that fit are as good as any.
     let mut accepted = 0;
@@ -67,7 +87,47 @@ async fn migrate_flood() {
         say(new, b"moved").await;
         hear(&mut ours, b"moved").await;
     }
-    assert_eq!(accepted, HELD);
+    assert_eq!(accepted, places);
+    siege.unharmed().await;
+}
+
+/// `Migrate`s that wait for another migration of their stream to end have places among the others, and
+/// give them back.
+#[tokio::test]
+async fn held_behind_a_migration() {
+    const STREAMS: usize = 4;
+    let config = Config::default().with_max_unanswered_per_peer(STREAMS - 1);
+    let mut siege = limited(config).await;
+    let (mut streams, mut held) = (Vec::new(), Vec::new());
+    for number in 0..STREAMS as u64 {
+        let (old, ours) = siege.scene.labelled(4 * number).await;
+        let new = siege.agreed(1000 + 4 * number, 4 * number, false).await;
+        streams.push((old, new, ours));
+    }
+    // All are migrating: the second `Migrate` of each is held.
+    for number in 0..STREAMS as u64 {
+        let message = migrate(1002 + 4 * number, 1000 + 4 * number);
+        held.push(siege.first(siege.scene.new.here, &message).await);
+        if number + 1 == STREAMS as u64 {
+            siege.refused(Limit::UnansweredPerPeer, 1).await;
+        }
+    }
+    let mut answered = 0;
+    for ((mut old, mut new, ours), mut leg) in streams.into_iter().zip(held) {
+        old.close().await.unwrap();
+        say(&mut new, b"").await;
+        siege.completed(ours.key(), 1).await;
+        let mut ack = [0; 3];
+        if within("an answer", leg.read_exact(&mut ack)).await.is_ok() {
+            assert_eq!(ack, ACCEPT);
+            answered += 1;
+        }
+    }
+    assert_eq!(answered, STREAMS - 1);
+    // There is room again.
+    let (_old, _ours) = siege.scene.labelled(2000).await;
+    siege.agreed(3000, 2000, false).await;
+    siege.refused(Limit::UnansweredPerPeer, 1).await;
     siege.unharmed().await;
 }
 
@@ -224,6 +284,37 @@ async fn read_ahead() {
     read(&mut ours, 3, 0, BYTES).await;
     hear(&mut ours, b"moved").await;
     siege.completed(ours.key(), 1).await;
+    siege.nothing_reported();
+    siege.unharmed().await;
+}
+
+/// The same for all streams of a peer together: [`Config::with_read_ahead_per_peer`].
+#[tokio::test]
+async fn read_ahead_of_a_peer() {
+    const BYTES: u64 = 50_000;
+    const CAP: u64 = 3_000;
+    let mut siege = limited(Config::default().with_read_ahead_per_peer(CAP as usize)).await;
+    let mut streams = Vec::new();
+    for number in 0..3 {
+        let (mut old, ours) = siege.scene.labelled(4 * number).await;
+        let new = siege.agreed(4 * number + 2, 4 * number, false).await;
+        write(&mut old, number, 0, BYTES).await;
+        old.close().await.unwrap();
+        streams.push((new, ours));
+    }
+    siege.unharmed().await;
+    let inner = INNER.len() as u64;
+    let ahead: u64 = streams
+        .iter()
+        .map(|(_, ours)| ours.bytes_in() - inner)
+        .sum();
+    assert!(ahead <= CAP, "{ahead}");
+    for (number, (mut new, mut ours)) in streams.into_iter().enumerate() {
+        say(&mut new, b"moved").await;
+        read(&mut ours, number as u64, 0, BYTES).await;
+        hear(&mut ours, b"moved").await;
+        siege.completed(ours.key(), 1).await;
+    }
     siege.nothing_reported();
     siege.unharmed().await;
 }

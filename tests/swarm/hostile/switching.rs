@@ -11,7 +11,8 @@ use super::*;
 /// answer costs that leg and not the stream.
 #[tokio::test]
 async fn migrate_of_a_migrating_stream() {
-    let mut siege = Siege::new().await;
+    // No deadline hides a wake that was lost.
+    let mut siege = Siege::with(patience(HANG * 2), Kind::Tcp, Kind::Quic).await;
     let (mut old, mut ours) = siege.scene.labelled(0).await;
     let mut new = siege.agreed(2, 0, false).await;
     let onto = siege.scene.old.here;
