@@ -22,8 +22,9 @@ pub enum Kind {
     Quic,
 }
 
+/// What crosses a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Item {
+pub enum Item {
     Byte(u8),
     Fin,
     Reset,
@@ -41,6 +42,8 @@ struct Pipe {
     /// The reader has dropped its side, and the writer knows.
     stopped: bool,
     lost: bool,
+    /// Closing takes time.
+    stalled: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -87,6 +90,24 @@ impl Wire {
     /// How much is in flight, in all.
     pub fn in_flight(&self) -> usize {
         self.lock().iter().map(|pipe| pipe.in_flight.len()).sum()
+    }
+
+    /// What is in flight in one direction, in order.
+    // Only scripts look (`tests/traces.rs`).
+    #[allow(dead_code)]
+    pub fn peek(&self, side: usize) -> Vec<Item> {
+        self.lock()[side].in_flight.iter().copied().collect()
+    }
+
+    /// Lets closing in one direction take time, or no longer.
+    // As above.
+    #[allow(dead_code)]
+    pub fn stall(&self, side: usize, stalled: bool) {
+        let mut pipes = self.lock();
+        pipes[side].stalled = stalled;
+        let wakers = pipes[side].wake();
+        drop(pipes);
+        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// Lets up to `n` things arrive in one direction; a reset may overtake what is before it. Returns how
@@ -201,9 +222,13 @@ impl AsyncWrite for FaultLeg {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut pipes = self.wire.lock();
         let pipe = &mut pipes[self.side];
+        if pipe.stalled {
+            pipe.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         if !pipe.closed {
             pipe.closed = true;
             if !pipe.lost {

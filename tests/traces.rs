@@ -1,0 +1,43 @@
+//! The counterexamples of TRACES.md, each replayed as a script against the crate's own stream,
+//! machine and driver, over the soak's legs (`examples/soak`).
+//!
+//! A script says what crosses which leg when, and what that is; which timer fires; what
+//! applications and policies do. Nothing is left to chance: [`script::Script`]. Each trace is
+//! replayed twice: as the crate is, and with the rule that it is about removed. The second has to
+//! end as the table's last column says, or the first would prove nothing. 3 and 9 say why they end
+//! in another bad way by now; 1, 5 and 8 are not the machine's rules, and the script obeys them.
+//!
+//! A is the designated peer; L0 is the old leg. Where an end is said to be clean and bytes are
+//! lost, what the other side wrote is asserted to be in flight on a leg that nobody reads.
+
+#[path = "../src/machine/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod genuine;
+#[path = "traces/machine.rs"]
+mod machine;
+#[path = "../src/protocol/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod protocol;
+#[path = "../src/stream/mod.rs"]
+#[allow(dead_code, unused_imports, unreachable_pub)]
+mod stream;
+
+#[path = "../examples/soak/leg.rs"]
+mod leg;
+
+#[path = "traces/doubt.rs"]
+mod doubt;
+#[path = "traces/endings.rs"]
+mod endings;
+#[path = "traces/peer.rs"]
+mod peer;
+#[path = "traces/pruning.rs"]
+mod pruning;
+#[path = "traces/script.rs"]
+mod script;
+#[path = "traces/simultaneous.rs"]
+mod simultaneous;
+#[path = "traces/sleep.rs"]
+mod sleep;
+#[path = "traces/verified.rs"]
+mod verified;
