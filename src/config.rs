@@ -1,10 +1,10 @@
 //! Settings.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use libp2p_swarm::StreamProtocol;
 
-use crate::PROTOCOL_NAME;
+use crate::{Mobility, PROTOCOL_NAME};
 
 /// When our policy starts migrations (*Who moves the stream*). Migrations of the remote are accepted
 /// from either side in both settings, and an explicit [`Control::migrate`](crate::Control::migrate)
@@ -42,9 +42,26 @@ pub struct Config {
     pub(crate) max_ended_ids_per_peer: usize,
     pub(crate) ended_id_memory: Duration,
     pub(crate) max_migration_rate: u32,
+    pub(crate) max_migrations_per_peer: usize,
+    pub(crate) max_streams_per_connection: usize,
     pub(crate) max_inbound_requests: usize,
     pub(crate) max_pending_opens: usize,
     pub(crate) accept_backlog: usize,
+    pub(crate) accept_timeout: Duration,
+    pub(crate) mobility: HashMap<StreamProtocol, Mobility>,
+}
+
+impl Config {
+    pub(crate) const PRUNE_GRACE: Duration = Duration::from_secs(1);
+
+    /// Whether and whither streams of this protocol may be moved, until
+    /// [`Control::set_mobility`](crate::Control::set_mobility) says otherwise of one of them. Default:
+    /// [`Mobility::Free`]. On the accepting side it holds from when the protocol is agreed.
+    #[must_use]
+    pub fn with_mobility(mut self, protocol: StreamProtocol, mobility: Mobility) -> Self {
+        self.mobility.insert(protocol, mobility);
+        self
+    }
 }
 
 impl Default for Config {
@@ -59,7 +76,7 @@ impl Default for Config {
             progress_timeout: Duration::from_secs(30),
             negotiation_timeout: Duration::from_secs(10),
             old_leg_linger: Duration::from_secs(30),
-            prune_grace: Some(Duration::from_secs(1)),
+            prune_grace: Some(Self::PRUNE_GRACE),
             read_ahead_per_stream: 1 << 20,
             read_ahead_per_peer: 64 << 20,
             max_streams_per_peer: 16_384,
@@ -68,9 +85,13 @@ impl Default for Config {
             max_ended_ids_per_peer: 1024,
             ended_id_memory: Duration::from_secs(60),
             max_migration_rate: 10,
+            max_migrations_per_peer: 64,
+            max_streams_per_connection: 192,
             max_inbound_requests: 128,
             max_pending_opens: 256,
             accept_backlog: 256,
+            accept_timeout: Duration::from_secs(30),
+            mobility: HashMap::new(),
         }
     }
 }
@@ -169,6 +190,20 @@ setters! {
     /// stream to and fro, and the work that it makes. Our own migrations are not limited.
     with_max_migration_rate: max_migration_rate: u32;
 
+    /// How many migrations of ours to one peer may be unanswered at once. Default: 64. More wait for
+    /// their turn, whoever asked for them. One that is agreed does not count: it may take as long as its
+    /// reader. A remote need not take more substreams at once than
+    /// [`with_max_inbound_requests`](Self::with_max_inbound_requests), and a swarm negotiates no more than
+    /// 128 inbound ones by default.
+    with_max_migrations_per_peer: max_migrations_per_peer: usize;
+
+    /// How many migratable streams may be put on one connection by migrations; those that are on it
+    /// count, whoever opened them. Default: 192. More wait until there is room. New streams go elsewhere
+    /// if they can. A yamux connection with more than 512 streams (its default) ends with all of them; a
+    /// QUIC connection keeps the 257th waiting (its default); and other protocols need some, too. Raise
+    /// both together.
+    with_max_streams_per_connection: max_streams_per_connection: usize;
+
     /// How many inbound substreams of one connection may be without their first message. Default: 128.
     /// What a remote opens beyond that is refused.
     with_max_inbound_requests: max_inbound_requests: usize;
@@ -180,4 +215,8 @@ setters! {
     /// How many inbound streams of one protocol may wait for the application to accept them. Default:
     /// 256. What comes beyond that is refused.
     with_accept_backlog: accept_backlog: usize;
+
+    /// How long an inbound stream may wait for the application to accept it. Default: 30 s. Then it is
+    /// refused: dropped, and told of by [`Event::Refused`](crate::Event::Refused).
+    with_accept_timeout: accept_timeout: Duration;
 }

@@ -1,24 +1,21 @@
 //! The handle by which an application opens, accepts, moves and lists streams.
 
-use std::{
-    collections::HashMap,
-    io,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
-};
+use std::{io, sync::Arc};
 
 use futures::{
-    SinkExt, StreamExt,
+    SinkExt,
     channel::{mpsc, oneshot},
 };
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
 
 use crate::{
-    event::{Abort, ConnectionInfo, Failure, StreamInfo},
+    accept::{Acceptors, AlreadyRegistered, IncomingStreams},
+    event::{Abort, Failure},
     negotiate::Stream,
+    policy::Verdict,
     stream::StreamKey,
+    view::{ConnectionInfo, Mobility, StreamInfo},
 };
 
 /// What a [`Control`] asks of its behaviour.
@@ -34,6 +31,26 @@ pub(crate) enum Command {
         key: StreamKey,
         to: ConnectionId,
         reply: oneshot::Sender<Result<(), MigrateError>>,
+    },
+    Answer {
+        key: StreamKey,
+        to: ConnectionId,
+        verdict: Verdict,
+        reply: oneshot::Sender<Result<(), MigrateError>>,
+    },
+    SetMobility {
+        key: StreamKey,
+        mobility: Mobility,
+        reply: oneshot::Sender<Result<(), MigrateError>>,
+    },
+    Drain {
+        peer: PeerId,
+        connection: ConnectionId,
+        reply: oneshot::Sender<Result<(), DrainError>>,
+    },
+    CloseWhenFree {
+        peer: PeerId,
+        connection: ConnectionId,
     },
     Streams {
         peer: PeerId,
@@ -75,8 +92,8 @@ impl Control {
         }
     }
 
-    /// Opens a stream to the peer, on its direct connection if there is one, else on a relayed one; dials
-    /// the peer if there is none.
+    /// Opens a stream to the peer on the best connection: one that has room, and of those, as the policy
+    /// [says](crate::Policy::compare); direct before relayed; the oldest. Dials the peer if there is none.
     ///
     /// If the peer does not speak the migration protocol, the stream is a plain one
     /// ([`Stream::is_migratable`]).
@@ -115,15 +132,13 @@ impl Control {
         connection: Option<ConnectionId>,
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenStreamError> {
-        let (reply, answer) = oneshot::channel();
-        let request = StreamRequest { protocol, reply };
-        let command = Command::Open {
+        self.ask(|reply| Command::Open {
             peer,
             connection,
-            request,
-        };
-        self.commands.send(command).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+            request: StreamRequest { protocol, reply },
+        })
+        .await
+        .unwrap_or_else(|| Err(gone()))
     }
 
     /// Accepts inbound streams of this protocol, from peers with and without the migration protocol.
@@ -145,8 +160,11 @@ impl Control {
     ///
     /// Resolves when the migration is complete: the old leg has been read to its end and closed. It does
     /// so even while the application neither reads nor writes, as long as what has to be read ahead for
-    /// it fits [`Config::with_read_ahead_per_stream`](crate::Config::with_read_ahead_per_stream). Dropping
-    /// the future does not stop the migration.
+    /// it fits [`Config::with_read_ahead_per_stream`](crate::Config::with_read_ahead_per_stream). It may
+    /// have to wait for its turn first
+    /// ([`Config::with_max_migrations_per_peer`](crate::Config::with_max_migrations_per_peer),
+    /// [`Config::with_max_streams_per_connection`](crate::Config::with_max_streams_per_connection)). Once
+    /// it has been asked for, dropping the future does not stop it.
     ///
     /// # Errors
     ///
@@ -156,40 +174,107 @@ impl Control {
         key: StreamKey,
         connection: ConnectionId,
     ) -> Result<(), MigrateError> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Migrate {
-            key,
-            to: connection,
-            reply,
-        };
-        self.commands
-            .send(command)
+        let to = connection;
+        self.ask(|reply| Command::Migrate { key, to, reply })
             .await
-            .map_err(|_| MigrateError::BehaviourGone)?;
-        answer.await.map_err(|_| MigrateError::BehaviourGone)?
+            .unwrap_or(Err(MigrateError::BehaviourGone))
+    }
+
+    /// Answers [`Event::MigrationRequested`](crate::Event::MigrationRequested): whether the stream may
+    /// move onto this connection.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::NotAsked`] if there is no such question any more: it was answered, the
+    /// [answer timeout](crate::Config::with_answer_timeout) has passed, the remote gave up, or `verdict` is
+    /// [`Verdict::Ask`]. [`MigrateError::UnknownStream`] if the stream is over.
+    pub async fn answer(
+        &mut self,
+        key: StreamKey,
+        connection: ConnectionId,
+        verdict: Verdict,
+    ) -> Result<(), MigrateError> {
+        let to = connection;
+        self.ask(|reply| Command::Answer {
+            key,
+            to,
+            verdict,
+            reply,
+        })
+        .await
+        .unwrap_or(Err(MigrateError::BehaviourGone))
+    }
+
+    /// Says whether and whither a stream may be moved. A migration that is under way is not stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::UnknownStream`].
+    pub async fn set_mobility(
+        &mut self,
+        key: StreamKey,
+        mobility: Mobility,
+    ) -> Result<(), MigrateError> {
+        self.ask(|reply| Command::SetMobility {
+            key,
+            mobility,
+            reply,
+        })
+        .await
+        .unwrap_or(Err(MigrateError::BehaviourGone))
+    }
+
+    /// Has a connection emptied: no stream is put on it from now on, and the [`Drain`](crate::Drain)
+    /// policy, which is part of the default one, moves those that are there to other connections of the
+    /// peer, as soon as there are any. Resolves when it is free. Pinned streams, and those whose migration
+    /// the remote denied, stay, and then it is not free before they end.
+    ///
+    /// Dropping the future does not stop it; [`Event::ConnectionFree`](crate::Event::ConnectionFree) tells
+    /// as well.
+    ///
+    /// # Errors
+    ///
+    /// See [`DrainError`].
+    pub async fn drain(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+    ) -> Result<(), DrainError> {
+        self.ask(|reply| Command::Drain {
+            peer,
+            connection,
+            reply,
+        })
+        .await
+        .unwrap_or(Err(DrainError::BehaviourGone))
+    }
+
+    /// Has a connection closed as soon as no migratable stream is on it, nothing else uses it, and nothing
+    /// of what has left it can be lost (*Pruning*). If the remote has moved streams off it, this is left to
+    /// the remote, or to the swarm's idle timeout. [`Event::ConnectionPruned`](crate::Event::ConnectionPruned)
+    /// tells.
+    pub async fn close_when_free(&mut self, peer: PeerId, connection: ConnectionId) {
+        let command = Command::CloseWhenFree { peer, connection };
+        let _ = self.commands.send(command).await;
     }
 
     /// The migratable streams to and from this peer.
     pub async fn streams(&mut self, peer: PeerId) -> Vec<StreamInfo> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Streams { peer, reply }).await;
-        match sent {
-            Ok(()) => answer.await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        }
+        let asked = self.ask(|reply| Command::Streams { peer, reply });
+        asked.await.unwrap_or_default()
     }
 
     /// The connections to this peer, the one that ranks first for new streams first.
     pub async fn connections(&mut self, peer: PeerId) -> Vec<ConnectionInfo> {
+        let asked = self.ask(|reply| Command::Connections { peer, reply });
+        asked.await.unwrap_or_default()
+    }
+
+    /// `None` if the behaviour is gone.
+    async fn ask<R>(&mut self, command: impl FnOnce(oneshot::Sender<R>) -> Command) -> Option<R> {
         let (reply, answer) = oneshot::channel();
-        let sent = self
-            .commands
-            .send(Command::Connections { peer, reply })
-            .await;
-        match sent {
-            Ok(()) => answer.await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        }
+        self.commands.send(command(reply)).await.ok()?;
+        answer.await.ok()
     }
 }
 
@@ -228,6 +313,15 @@ pub enum MigrateError {
     /// Another migration of the stream is under way.
     #[error("the stream is being migrated already")]
     AlreadyMigrating,
+    /// The connection is being emptied ([`Control::drain`]).
+    #[error("connection {0} is being drained")]
+    Draining(ConnectionId),
+    /// The stream's [`Mobility`] forbids it; change that first.
+    #[error("the stream may not go there: its mobility is {0:?}")]
+    NotAllowed(Mobility),
+    /// There is nothing to answer.
+    #[error("the remote does not ask to move the stream there, or not any more")]
+    NotAsked,
     /// The remote has denied one, for good.
     #[error("the remote denied migrating this stream, for good")]
     Denied,
@@ -248,130 +342,17 @@ pub enum MigrateError {
     BehaviourGone,
 }
 
-/// The protocol is already registered.
+/// Why a connection was not emptied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the protocol is already registered")]
-pub struct AlreadyRegistered;
-
-type Incoming = (PeerId, ConnectionId, Stream);
-
-/// Inbound streams of one protocol: the peer, the connection on which it came, the stream.
-#[derive(Debug)]
-#[must_use = "streams do nothing unless polled"]
-pub struct IncomingStreams {
-    protocol: StreamProtocol,
-    receiver: mpsc::Receiver<Incoming>,
-    acceptors: Arc<Acceptors>,
-}
-
-impl futures::Stream for IncomingStreams {
-    type Item = Incoming;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        self.receiver.poll_next_unpin(cx)
-    }
-}
-
-impl Drop for IncomingStreams {
-    fn drop(&mut self) {
-        self.acceptors.unregister(&self.protocol);
-    }
-}
-
-/// The protocols that are accepted, shared by controls, handlers and the behaviour.
-#[derive(Debug)]
-pub(crate) struct Acceptors {
-    prefix: StreamProtocol,
-    backlog: usize,
-    /// Protects the registrations; nothing else is done under it.
-    registered: Mutex<Registered>,
-}
-
-/// The lock is the behaviour's way to send without cloning, for a clone would bring a place of its own
-/// and nothing would be bounded. Nobody else takes it.
-type Accepting = Arc<Mutex<mpsc::Sender<Incoming>>>;
-
-#[derive(Debug)]
-struct Registered {
-    senders: HashMap<StreamProtocol, Accepting>,
-    /// The prefix and all of them, ready to be handed to the swarm at every poll.
-    list: Arc<[StreamProtocol]>,
-}
-
-impl Acceptors {
-    pub(crate) fn new(prefix: StreamProtocol, backlog: usize) -> Arc<Self> {
-        Arc::new(Self {
-            backlog,
-            registered: Mutex::new(Registered {
-                senders: HashMap::new(),
-                list: [prefix.clone()].into(),
-            }),
-            prefix,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Registered> {
-        self.registered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn register(
-        this: &Arc<Self>,
-        protocol: StreamProtocol,
-    ) -> Result<IncomingStreams, AlreadyRegistered> {
-        let mut registered = this.lock();
-        if protocol == this.prefix || registered.senders.contains_key(&protocol) {
-            return Err(AlreadyRegistered);
-        }
-        // The one sender has a place of its own.
-        let (sender, receiver) = mpsc::channel(this.backlog.saturating_sub(1));
-        registered
-            .senders
-            .insert(protocol.clone(), Arc::new(Mutex::new(sender)));
-        registered.relist(&this.prefix);
-        drop(registered);
-        Ok(IncomingStreams {
-            protocol,
-            receiver,
-            acceptors: this.clone(),
-        })
-    }
-
-    fn unregister(&self, protocol: &StreamProtocol) {
-        let mut registered = self.lock();
-        let sender = registered.senders.remove(protocol);
-        registered.relist(&self.prefix);
-        drop(registered);
-        drop(sender);
-    }
-
-    /// The prefix and the application's protocols, all as plain protocols.
-    pub(crate) fn protocols(&self) -> Arc<[StreamProtocol]> {
-        self.lock().list.clone()
-    }
-
-    /// The application's protocols, as they may follow a label.
-    pub(crate) fn inner(&self) -> Vec<StreamProtocol> {
-        self.lock().list[1..].to_vec()
-    }
-
-    /// Hands a stream to the application. Returns whether somebody wants it and has room for it; if not,
-    /// it is dropped.
-    pub(crate) fn deliver(&self, peer: PeerId, connection: ConnectionId, stream: Stream) -> bool {
-        let sender = self.lock().senders.get(stream.protocol()).cloned();
-        sender.is_some_and(|sender| {
-            let mut sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
-            sender.try_send((peer, connection, stream)).is_ok()
-        })
-    }
-}
-
-impl Registered {
-    fn relist(&mut self, prefix: &StreamProtocol) {
-        let mut protocols: Vec<_> = self.senders.keys().cloned().collect();
-        protocols.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
-        protocols.insert(0, prefix.clone());
-        self.list = protocols.into();
-    }
+#[non_exhaustive]
+pub enum DrainError {
+    /// There is no such connection to this peer.
+    #[error("there is no connection {0} to this peer")]
+    UnknownConnection(ConnectionId),
+    /// It was closed with streams on it.
+    #[error("connection {0} was closed before it was free")]
+    Closed(ConnectionId),
+    /// The behaviour is gone.
+    #[error("the behaviour is gone")]
+    BehaviourGone,
 }

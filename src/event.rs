@@ -1,18 +1,45 @@
-//! What the behaviour tells: events, and views of connections and streams.
+//! What the behaviour tells.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use libp2p_core::{ConnectedPoint, Multiaddr, multiaddr::Protocol};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
 
-pub use crate::machine::{Abort, Failure, StreamId};
-use crate::stream::StreamKey;
+pub use crate::machine::{Abort, Failure};
+use crate::{
+    machine::StreamId,
+    stream::StreamKey,
+    view::{ConnectionInfo, Opener},
+};
 
-/// What happened to a stream or a migration.
+/// What happened to a connection, a stream or a migration. Enough to write a policy or a metrics exporter
+/// from; none is ever left out.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
+    /// A connection to a peer was established.
+    ConnectionEstablished(ConnectionInfo),
+    /// A connection has another address, or is to be drained.
+    ConnectionChanged(ConnectionInfo),
+    /// A connection is gone, and what was on it has failed.
+    ConnectionClosed {
+        /// The remote.
+        peer: PeerId,
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// A stream without migration was opened or accepted, because the remote does not speak the protocol.
+    /// Nothing more is heard of it.
+    PlainStream {
+        /// The remote.
+        peer: PeerId,
+        /// The connection that it is on for good.
+        connection: ConnectionId,
+        /// Its protocol.
+        protocol: StreamProtocol,
+        /// Who opened it.
+        opener: Opener,
+    },
     /// A migratable stream exists from now on. Its protocol may still be under negotiation.
     StreamStarted {
         /// The remote.
@@ -25,6 +52,15 @@ pub enum Event {
         opener: Opener,
         /// The connection on which it began.
         connection: ConnectionId,
+    },
+    /// A migratable stream has agreed on its protocol, and is handed to the application.
+    StreamNegotiated {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Its protocol.
+        protocol: StreamProtocol,
     },
     /// A migratable stream is over. It is reported once per [`Event::StreamStarted`].
     StreamEnded {
@@ -41,6 +77,18 @@ pub enum Event {
     },
     /// An attempt to migrate was begun here: a substream is being opened for it.
     MigrationStarted {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Where it is.
+        from: Option<ConnectionId>,
+        /// Where it is to go.
+        to: ConnectionId,
+    },
+    /// The remote asks to move a stream, and the policy leaves the answer to somebody outside
+    /// ([`Verdict::Ask`](crate::Verdict::Ask)): use [`Control::answer`](crate::Control::answer).
+    MigrationRequested {
         /// The remote.
         peer: PeerId,
         /// The stream.
@@ -79,6 +127,10 @@ pub enum Event {
         old_leg_sent: u64,
         /// Bytes read on the old leg.
         old_leg_received: u64,
+        /// Bytes written on the new leg so far.
+        new_leg_sent: u64,
+        /// Bytes read on the new leg so far.
+        new_leg_received: u64,
     },
     /// An attempt to migrate has come to nothing, and the stream goes on where it was.
     MigrationFailed {
@@ -93,14 +145,16 @@ pub enum Event {
         /// When the policy will try again, if it will.
         retry_in: Option<Duration>,
     },
-    /// A connection carries no leg of a migratable stream any more.
+    /// A connection carries no leg of a migratable stream any more, and none is being opened on it.
     ConnectionFree {
         /// The remote.
         peer: PeerId,
         /// The connection.
         connection: ConnectionId,
     },
-    /// A relayed connection that our migrations have emptied, and that nothing else uses, is being closed.
+    /// A connection that nothing uses any more is being closed: a relayed one that our migrations have
+    /// emptied, or one that [`Control::close_when_free`](crate::Control::close_when_free) or
+    /// [`Action::Close`](crate::Action::Close) named.
     ConnectionPruned {
         /// The remote.
         peer: PeerId,
@@ -127,15 +181,6 @@ pub enum Event {
     },
 }
 
-/// Who opened a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Opener {
-    /// We did.
-    Local,
-    /// The remote did.
-    Remote,
-}
-
 /// A limit of [`Config`](crate::Config).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -150,8 +195,11 @@ pub enum Limit {
     MigrationRate,
     /// [`Config::with_max_inbound_requests`](crate::Config::with_max_inbound_requests).
     InboundRequests,
-    /// [`Config::with_accept_backlog`](crate::Config::with_accept_backlog).
+    /// [`Config::with_accept_backlog`](crate::Config::with_accept_backlog); or nobody accepts streams of
+    /// this protocol any more.
     AcceptBacklog,
+    /// [`Config::with_accept_timeout`](crate::Config::with_accept_timeout).
+    AcceptTimeout,
 }
 
 /// How a remote broke the protocol.
@@ -162,181 +210,4 @@ pub enum Violation {
     Message,
     /// An ID that is in use by a live stream was used again.
     IdInUse,
-}
-
-/// A connection as policies and [`Control::connections`](crate::Control::connections) see it.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ConnectionInfo {
-    /// Its ID in the swarm.
-    pub id: ConnectionId,
-    /// The remote.
-    pub peer: PeerId,
-    /// The remote's address.
-    pub address: Multiaddr,
-    /// Whether it goes through a relay.
-    pub relayed: bool,
-    /// What carries it; for a relayed connection, what carries the hop to the relay.
-    pub transport: Transport,
-    /// Whether we dialed it.
-    pub dialer: bool,
-    /// When it was established.
-    pub established: Instant,
-}
-
-impl ConnectionInfo {
-    pub(crate) fn new(id: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) -> Self {
-        // A relayed connection shows in our own address when the remote dialed.
-        let (address, local) = match endpoint {
-            ConnectedPoint::Dialer { address, .. } => (address, None),
-            ConnectedPoint::Listener {
-                local_addr,
-                send_back_addr,
-            } => (send_back_addr, Some(local_addr)),
-        };
-        // `p2p-circuit` is tested first: a relayed address contains the relay's transport too.
-        let relayed = is_relayed(address) || local.is_some_and(is_relayed);
-        let transport = Transport::of(address)
-            .or_else(|| local.and_then(Transport::of))
-            .unwrap_or(Transport::Other);
-        Self {
-            id,
-            peer,
-            address: address.clone(),
-            relayed,
-            transport,
-            dialer: endpoint.is_dialer(),
-            established: Instant::now(),
-        }
-    }
-
-    /// Whether a reset or a loss reads as an EOF on this connection's streams, as it does with yamux.
-    /// The muxer's kind is not visible to a behaviour, so this goes by the address: everything but a
-    /// direct QUIC-like connection runs yamux, the relayed ones included.
-    pub(crate) fn is_ambiguous(&self) -> bool {
-        self.relayed || !matches!(self.transport, Transport::Quic | Transport::WebTransport)
-    }
-}
-
-fn is_relayed(address: &Multiaddr) -> bool {
-    address.iter().any(|part| part == Protocol::P2pCircuit)
-}
-
-/// What carries a connection, told by its address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Transport {
-    /// TCP with a security protocol and a muxer.
-    Tcp,
-    /// QUIC.
-    Quic,
-    /// WebSocket, plain or over TLS.
-    WebSocket,
-    /// WebTransport.
-    WebTransport,
-    /// WebRTC.
-    WebRtc,
-    /// Within this process.
-    Memory,
-    /// Something else.
-    Other,
-}
-
-impl Transport {
-    fn of(address: &Multiaddr) -> Option<Self> {
-        let mut found = None;
-        for part in address {
-            found = Some(match part {
-                Protocol::Tcp(_) => Self::Tcp,
-                Protocol::Quic | Protocol::QuicV1 => Self::Quic,
-                Protocol::Ws(_) | Protocol::Wss(_) => Self::WebSocket,
-                Protocol::WebTransport => Self::WebTransport,
-                Protocol::WebRTC | Protocol::WebRTCDirect => Self::WebRtc,
-                Protocol::Memory(_) => Self::Memory,
-                Protocol::P2pCircuit => break,
-                _ => continue,
-            });
-        }
-        found
-    }
-}
-
-/// A migratable stream as policies and [`Control::streams`](crate::Control::streams) see it.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct StreamInfo {
-    /// Its name in this behaviour.
-    pub key: StreamKey,
-    /// Its present ID on the wire.
-    pub id: StreamId,
-    /// The remote.
-    pub peer: PeerId,
-    /// Its protocol, once negotiated.
-    pub protocol: Option<StreamProtocol>,
-    /// Who opened it.
-    pub opener: Opener,
-    /// The connection that carries what is written now.
-    pub connection: ConnectionId,
-    /// Bytes written, over all legs.
-    pub sent: u64,
-    /// Bytes read, over all legs.
-    pub received: u64,
-    /// Whether it is being migrated.
-    pub migrating: bool,
-    /// Whether it has left a relayed connection. Policies do not move it onto one again: the remote may
-    /// be closing it (*Who starts*).
-    pub left_relay: bool,
-    /// When it was labelled.
-    pub started: Instant,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_relayed_address_is_told_before_its_relays_transport() {
-        let relay = PeerId::random();
-        let peer = PeerId::random();
-        for (address, relayed, transport) in [
-            ("/ip4/127.0.0.1/tcp/1".to_owned(), false, Transport::Tcp),
-            (
-                "/ip4/127.0.0.1/udp/1/quic-v1".to_owned(),
-                false,
-                Transport::Quic,
-            ),
-            (
-                "/ip4/127.0.0.1/tcp/1/ws".to_owned(),
-                false,
-                Transport::WebSocket,
-            ),
-            ("/memory/1".to_owned(), false, Transport::Memory),
-            (
-                format!("/ip4/127.0.0.1/udp/1/quic-v1/p2p/{relay}/p2p-circuit/p2p/{peer}"),
-                true,
-                Transport::Quic,
-            ),
-            (
-                format!("/ip4/127.0.0.1/tcp/1/ws/p2p/{relay}/p2p-circuit"),
-                true,
-                Transport::WebSocket,
-            ),
-        ] {
-            let address: Multiaddr = address.parse().unwrap();
-            let inbound = ConnectedPoint::Listener {
-                local_addr: address.clone(),
-                send_back_addr: format!("/p2p/{peer}").parse().unwrap(),
-            };
-            let outbound = ConnectedPoint::Dialer {
-                address,
-                role_override: libp2p_core::Endpoint::Dialer,
-                port_use: libp2p_core::transport::PortUse::Reuse,
-            };
-            for endpoint in [inbound, outbound] {
-                let info = ConnectionInfo::new(ConnectionId::new_unchecked(0), peer, &endpoint);
-                assert_eq!((info.relayed, info.transport), (relayed, transport));
-                assert_eq!(info.is_ambiguous(), relayed || transport != Transport::Quic);
-            }
-        }
-    }
 }

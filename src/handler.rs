@@ -31,7 +31,9 @@ use libp2p_swarm::{
 };
 
 use crate::{
-    control::{Acceptors, StreamRequest},
+    Config,
+    accept::Acceptors,
+    control::StreamRequest,
     protocol::codec::{self, ReadError, Request},
     stream::StreamKey,
 };
@@ -51,6 +53,9 @@ pub(crate) enum Purpose {
     Probe(StreamKey),
     /// None: the behaviour wants to know when nothing has used the connection for the grace of pruning.
     Watch,
+    /// None: something of ours on the connection has been dropped. The swarm finds out whether a
+    /// connection is idle only when it polls it, and nothing but this wakes a QUIC connection for it.
+    Released,
 }
 
 /// What the behaviour tells a handler.
@@ -126,7 +131,7 @@ pub struct Handler {
     inbound: FuturesUnordered<BoxFuture<'static, FirstMessage>>,
     /// Set while somebody wants to know when the connection is unused.
     unused: Option<Delay>,
-    prune_grace: Option<Duration>,
+    prune_grace: Duration,
     /// How often the handler was polled, and at which of these polls the swarm then found the connection
     /// unused: it asks for [`ConnectionHandler::connection_keep_alive`] only if no substream is counted
     /// or under negotiation.
@@ -138,7 +143,7 @@ pub struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(acceptors: Arc<Acceptors>, config: &crate::Config) -> Self {
+    pub(crate) fn new(acceptors: Arc<Acceptors>, config: &Config) -> Self {
         Self {
             acceptors,
             prefix: config.protocol_name.clone(),
@@ -151,7 +156,7 @@ impl Handler {
             opening: 0,
             inbound: FuturesUnordered::new(),
             unused: None,
-            prune_grace: config.prune_grace,
+            prune_grace: config.prune_grace.unwrap_or(Config::PRUNE_GRACE),
             polls: 0,
             unused_at: Cell::new(0),
             remote: None,
@@ -191,7 +196,7 @@ impl Handler {
         let timeout = match open.purpose {
             Purpose::Probe(_) => Some(self.probe_timeout),
             Purpose::Leg(_) => Some(self.leg_timeout),
-            Purpose::Stream(_) | Purpose::Watch => None,
+            Purpose::Stream(_) | Purpose::Watch | Purpose::Released => None,
         };
         let protocol = SubstreamProtocol::new(Upgrade(protocols.into()), open);
         match timeout {
@@ -255,11 +260,11 @@ impl Handler {
     fn poll_unused(&mut self, cx: &mut Context<'_>) {
         let unused = self.unused_at.get() == self.polls;
         self.polls += 1;
-        let (Some(delay), Some(grace)) = (&mut self.unused, self.prune_grace) else {
+        let Some(delay) = &mut self.unused else {
             return;
         };
         if !unused {
-            delay.reset(grace);
+            delay.reset(self.prune_grace);
         }
         if delay.poll_unpin(cx).is_ready() {
             self.unused = None;
@@ -324,7 +329,8 @@ impl ConnectionHandler for Handler {
             offer: Offer::Undecided,
         };
         match open.purpose {
-            Purpose::Watch => self.unused = self.prune_grace.map(Delay::new),
+            Purpose::Watch => self.unused = Some(Delay::new(self.prune_grace)),
+            Purpose::Released => {}
             // Migrations are bounded by the number of streams; they are not refused.
             Purpose::Stream(_) if self.queue.len() >= self.max_queued => {
                 let error = io::Error::new(

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
 
+mod accept;
 mod behaviour;
 mod config;
 mod control;
@@ -13,17 +14,21 @@ mod policy;
 mod protocol;
 mod stream;
 mod table;
+mod view;
 
 pub use crate::{
+    accept::{AlreadyRegistered, IncomingStreams},
     behaviour::Behaviour,
     config::{Config, Initiate},
-    control::{AlreadyRegistered, Control, IncomingStreams, MigrateError, OpenStreamError},
-    event::{
-        Abort, ConnectionInfo, Event, Failure, Limit, Opener, StreamId, StreamInfo, Transport,
-        Violation,
-    },
+    control::{Control, DrainError, MigrateError, OpenStreamError},
+    event::{Abort, Event, Failure, Limit, Violation},
+    machine::StreamId,
     negotiate::Stream,
-    policy::{Placement, Policy, PreferDirect, Stay, Verdict},
-    protocol::PROTOCOL_NAME,
+    policy::{
+        Action, Chain, Change, Drain, MergeDuplicates, Outside, Placement, Policy, PreferDirect,
+        PreferTransport, Stay, Verdict,
+    },
+    protocol::{PROTOCOL_NAME, roles::designated_peer},
     stream::StreamKey,
+    view::{ConnectionInfo, Mobility, Opener, PeerView, StreamInfo, Transport},
 };

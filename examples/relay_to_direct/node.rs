@@ -26,7 +26,7 @@ use libp2p::{
     tcp, yamux,
 };
 use libp2p_stream_migration::{
-    self as stream_migration, ConnectionInfo, Placement, Policy, PreferDirect, StreamInfo,
+    self as stream_migration, Chain, PeerView, Placement, Policy, StreamInfo,
 };
 use tokio::sync::Notify;
 
@@ -42,8 +42,8 @@ struct Behaviour {
     ping: ping::Behaviour,
 }
 
-/// The default policy, but only once a stream has carried something both ways: hole punching can be
-/// quicker than the first byte, and there would be nothing to see.
+/// Not before a stream has carried something both ways: hole punching can be quicker than the first
+/// byte, and there would be nothing to see.
 struct AfterAWhile;
 
 /// How much, in bytes.
@@ -56,13 +56,13 @@ const LOG: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Policy for AfterAWhile {
-    fn place(&mut self, stream: &StreamInfo, connections: &[&ConnectionInfo]) -> Placement {
+    fn place(&mut self, stream: &StreamInfo, _: &PeerView<'_>) -> Placement {
         // Other streams, such as an echo that is idle for long, move at once.
         let transfer = stream.protocol.as_ref().is_none_or(|it| *it == PROTOCOL);
         if transfer && stream.sent.min(stream.received) < A_WHILE {
             return Placement::AskAgain(Duration::from_millis(5));
         }
-        PreferDirect.place(stream, connections)
+        Placement::Indifferent
     }
 }
 
@@ -114,7 +114,8 @@ impl Node {
     pub async fn start(keypair: Keypair, role: Role) -> Result<Self, Box<dyn Error>> {
         let id = keypair.public().to_peer_id();
         let config = stream_migration::Config::default();
-        let streams = stream_migration::Behaviour::with_policy(id, config, AfterAWhile);
+        let policy = Chain::new(AfterAWhile).then(Chain::default());
+        let streams = stream_migration::Behaviour::with_policy(id, config, policy);
         let control = streams.new_control();
         let swarm = SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()

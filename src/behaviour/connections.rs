@@ -1,33 +1,31 @@
 //! The connections of all peers, as views.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::collections::HashMap;
 
 use libp2p_core::ConnectedPoint;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
-use crate::event::ConnectionInfo;
+use crate::view::ConnectionInfo;
 
 #[derive(Debug, Default)]
 pub(super) struct Connections {
+    /// The oldest first.
     peers: HashMap<PeerId, Vec<ConnectionInfo>>,
 }
 
 impl Connections {
-    pub(super) fn add(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
-        self.peers
-            .entry(peer)
-            .or_default()
-            .push(ConnectionInfo::new(id, peer, endpoint));
+    pub(super) fn add(&mut self, info: ConnectionInfo) {
+        self.peers.entry(info.peer).or_default().push(info);
     }
 
+    /// The connection's address has changed.
     pub(super) fn moved(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
-        if let Some(info) = self.peers.get_mut(&peer)
-            && let Some(info) = info.iter_mut().find(|info| info.id == id)
-        {
-            let established = info.established;
+        if let Some(info) = self.get_mut(peer, id) {
             *info = ConnectionInfo {
-                established,
+                established: info.established,
+                streams: info.streams,
+                draining: info.draining,
                 ..ConnectionInfo::new(id, peer, endpoint)
             };
         }
@@ -47,18 +45,19 @@ impl Connections {
     }
 
     pub(super) fn get(&self, peer: PeerId, id: ConnectionId) -> Option<&ConnectionInfo> {
-        self.of(peer).find(|info| info.id == id)
+        self.of(peer).iter().find(|info| info.id == id)
     }
 
-    pub(super) fn of(&self, peer: PeerId) -> impl Iterator<Item = &ConnectionInfo> {
-        self.peers.get(&peer).into_iter().flatten()
+    pub(super) fn get_mut(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+    ) -> Option<&mut ConnectionInfo> {
+        let connections = self.peers.get_mut(&peer)?;
+        connections.iter_mut().find(|info| info.id == id)
     }
 
-    /// For new streams: direct before relayed, then the oldest, which is the one that both peers are
-    /// most likely to keep.
-    pub(super) fn ranked(&self, peer: PeerId) -> Vec<&ConnectionInfo> {
-        let mut ranked: Vec<_> = self.of(peer).collect();
-        ranked.sort_by_key(|info| (Reverse(!info.relayed), info.established));
-        ranked
+    pub(super) fn of(&self, peer: PeerId) -> &[ConnectionInfo] {
+        self.peers.get(&peer).map_or(&[], Vec::as_slice)
     }
 }

@@ -1,41 +1,24 @@
 //! Migrations: what the policy wants, what the application asks for, what the remote starts, and what
 //! the streams say of it all.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use futures::{channel::oneshot, future::select};
+use futures::future::select;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
-use super::{Behaviour, Due, Extra, Legs, SwarmLeg};
-use crate::{
-    Event, Failure, Initiate, Limit, MigrateError, Placement, Violation,
-    event::{Abort, StreamInfo},
-    handler::Purpose,
-    machine::{Refused, StreamId, Verdict},
-    stream::{Note, Places, StreamKey},
-    table::{Entry, Found},
+use super::{
+    Behaviour, Due, Legs, SwarmLeg,
+    policy::{Backoff, Patience},
+    turns::{Asker, Outgoing},
 };
-
-/// The policy's first delay after a failed attempt; it doubles with each.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(64);
-
-/// Our attempt that is under way.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    to: ConnectionId,
-    /// Who asked for it; `None` if the policy did.
-    reply: Option<oneshot::Sender<Result<(), MigrateError>>>,
-}
-
-impl Outgoing {
-    fn resolve(self, result: Result<(), MigrateError>) {
-        if let Some(reply) = self.reply {
-            let _ = reply.send(result);
-        }
-    }
-}
+use crate::{
+    Abort, Change, Event, Failure, Limit, MigrateError, Violation,
+    handler::Purpose,
+    machine::{Refused, StreamId},
+    stream::{Note, Places, StreamKey},
+    table::Found,
+};
 
 impl From<Refused> for MigrateError {
     fn from(refused: Refused) -> Self {
@@ -48,110 +31,43 @@ impl From<Refused> for MigrateError {
 }
 
 impl Behaviour {
-    // ---- What the policy wants ---------------------------------------------------------------------
-
-    pub(super) fn stream_info(&self, key: StreamKey) -> Option<StreamInfo> {
-        let entry = self.table.get(key)?;
-        let status = entry.shared.status();
-        let extra = &entry.extra;
-        Some(StreamInfo {
-            key,
-            id: status.id,
-            peer: entry.peer,
-            protocol: extra.protocol.clone(),
-            opener: extra.opener,
-            connection: status.connection?,
-            sent: status.sent,
-            received: status.received,
-            migrating: status.migrating || extra.outgoing.is_some(),
-            left_relay: extra.left_relay,
-            started: extra.started,
-        })
-    }
-
-    pub(super) fn place_all(&mut self, peer: PeerId) {
-        for key in self.table.of_peer(peer) {
-            self.place(key);
-        }
-    }
-
-    /// Asks the policy where the stream should be, and moves it there if it is our turn.
-    pub(super) fn place(&mut self, key: StreamKey) {
-        let Some(stream) = self.stream_info(key) else {
-            return;
-        };
-        if stream.migrating {
-            return;
-        }
-        let connections: Vec<_> = self.connections.of(stream.peer).collect();
-        let to = match self.policy.place(&stream, &connections) {
-            Placement::Here => return,
-            Placement::On(to) => to,
-            Placement::AskAgain(delay) => {
-                if let Some(entry) = self.table.get_mut(key)
-                    && !std::mem::replace(&mut entry.extra.waiting, true)
-                {
-                    self.later(delay, Due::Ask(key));
-                }
-                return;
-            }
-        };
-        let Some(target) = connections.iter().find(|connection| connection.id == to) else {
-            return;
-        };
-        // The remote may be closing a relayed connection that the stream has left (*Who starts*).
-        if to == stream.connection || target.relayed && stream.left_relay {
-            return;
-        }
-        let wait = match self.config.initiate {
-            Initiate::Either => None,
-            Initiate::Designated { .. } if self.table.is_designated(stream.peer) => None,
-            Initiate::Designated { patience } => Some(patience),
-        };
-        let Some(entry) = self.table.get_mut(key) else {
-            return;
-        };
-        if entry.extra.waiting || entry.shared.may_start().is_err() {
-            return;
-        }
-        match wait {
-            Some(patience) if !entry.extra.patience_over => {
-                entry.extra.waiting = true;
-                self.later(patience, Due::Place(key));
-            }
-            _ => self.migrate(key, to, None),
-        }
-    }
-
     // ---- Our attempts ------------------------------------------------------------------------------
 
-    /// Starts a migration, or says why not.
-    pub(super) fn migrate(
-        &mut self,
-        key: StreamKey,
-        to: ConnectionId,
-        reply: Option<oneshot::Sender<Result<(), MigrateError>>>,
-    ) {
-        let outgoing = Outgoing { to, reply };
-        let Some(entry) = self.table.get_mut(key) else {
-            return outgoing.resolve(Err(MigrateError::UnknownStream(key)));
-        };
-        let peer = entry.peer;
-        if entry.extra.outgoing.is_some() {
-            return outgoing.resolve(Err(MigrateError::AlreadyMigrating));
+    /// Has a migration started when its turn comes, or says why not.
+    pub(super) fn migrate(&mut self, key: StreamKey, to: ConnectionId, asker: Asker) {
+        let outgoing = Outgoing::new(to, asker);
+        match self.may_migrate(key, to) {
+            Ok(()) => self.enqueue(key, outgoing),
+            Err(error) => outgoing.resolve(Err(error)),
         }
-        if let Err(refused) = entry.shared.may_start() {
-            return outgoing.resolve(Err(refused.into()));
+    }
+
+    fn may_migrate(&self, key: StreamKey, to: ConnectionId) -> Result<(), MigrateError> {
+        let entry = self
+            .table
+            .get(key)
+            .ok_or(MigrateError::UnknownStream(key))?;
+        let extra = &entry.extra;
+        if extra
+            .outgoing
+            .as_ref()
+            .is_some_and(|outgoing| !outgoing.may_change())
+        {
+            return Err(MigrateError::AlreadyMigrating);
         }
-        if self.connections.get(peer, to).is_none() {
-            return outgoing.resolve(Err(MigrateError::UnknownConnection(to)));
-        }
+        entry.shared.may_start()?;
+        let target = self.connections.get(entry.peer, to);
+        let target = target.ok_or(MigrateError::UnknownConnection(to))?;
         if entry.shared.status().connection == Some(to) {
-            return outgoing.resolve(Err(MigrateError::AlreadyThere(to)));
+            return Err(MigrateError::AlreadyThere(to));
         }
-        entry.extra.outgoing = Some(outgoing);
-        self.event(Event::MigrationStarted { peer, key, to });
-        self.notify(peer, to, Purpose::Leg(key));
+        if target.draining {
+            return Err(MigrateError::Draining(to));
+        }
+        if !extra.mobility.allows(target) {
+            return Err(MigrateError::NotAllowed(extra.mobility));
+        }
+        Ok(())
     }
 
     pub(super) fn leg_opened(
@@ -201,32 +117,46 @@ impl Behaviour {
         let Some(outgoing) = entry.extra.outgoing.take() else {
             return;
         };
+        if outgoing.is_waiting() {
+            self.turns.leave(&outgoing);
+            return outgoing.resolve(Err(error));
+        }
         // The remote's attempt came first.
         let reason = if error == MigrateError::AlreadyMigrating {
             Failure::Yielded
         } else {
             Failure::LegLost
         };
-        let by_policy = outgoing.reply.is_none();
+        let by_policy = outgoing.is_policys().then_some(outgoing.to);
         tracing::debug!(%peer, %key, %error, "migration not started");
         outgoing.resolve(Err(error));
         self.attempt_failed(key, reason, true, by_policy);
     }
 
-    /// Tells that an attempt has come to nothing; the policy's own is tried again later.
+    /// Tells that an attempt has come to nothing. The policy's own, with where it was to go, is tried
+    /// again later.
     fn attempt_failed(
         &mut self,
         key: StreamKey,
         reason: Failure,
         initiator: bool,
-        by_policy: bool,
+        by_policy: Option<ConnectionId>,
     ) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
         let peer = entry.peer;
         let again = !matches!(reason, Failure::Denied | Failure::Yielded);
-        let retry_in = retry(entry, by_policy, again);
+        let backoff = &mut entry.extra.backoff;
+        let retry_in = by_policy.filter(|_| again).map(|to| backoff.failed(to));
+        let epoch = entry.extra.epoch;
+        if initiator {
+            let legs = Legs {
+                opening: None,
+                ..entry.extra.legs
+            };
+            self.legs_are(key, legs);
+        }
         self.event(Event::MigrationFailed {
             peer,
             key,
@@ -235,8 +165,11 @@ impl Behaviour {
             retry_in,
         });
         if let Some(delay) = retry_in {
-            self.later(delay, Due::Place(key));
+            self.later(delay, Due::Retry(key, epoch));
         }
+        self.tell(peer, &Change::MigrationFailed(key, reason));
+        self.place(key);
+        self.take_turns(peer);
     }
 
     // ---- The remote's attempts ---------------------------------------------------------------------
@@ -337,19 +270,6 @@ impl Behaviour {
         }));
     }
 
-    fn verdict(&mut self, key: StreamKey, to: ConnectionId) {
-        let verdict = match (self.stream_info(key), self.table.get(key)) {
-            (Some(stream), Some(entry)) => match self.connections.get(entry.peer, to) {
-                Some(to) => self.policy.verdict(&stream, to),
-                None => Verdict::NotNow,
-            },
-            _ => Verdict::NotNow,
-        };
-        if let Some(entry) = self.table.get(key) {
-            entry.shared.verdict(verdict);
-        }
-    }
-
     // ---- What the streams say ----------------------------------------------------------------------
 
     pub(super) fn heard_from(&mut self, key: StreamKey) {
@@ -360,8 +280,9 @@ impl Behaviour {
                 return;
             };
             let notes = entry.shared.take_notes();
+            let peer = entry.peer;
             for leg in entry.shared.take_lingering() {
-                self.linger(leg);
+                self.linger(peer, leg);
             }
             if notes.is_empty() {
                 break;
@@ -379,6 +300,9 @@ impl Behaviour {
             }
         }
         self.drive(key);
+        if let Some(peer) = self.table.get(key).map(|entry| entry.peer) {
+            self.take_turns(peer);
+        }
     }
 
     fn note(&mut self, key: StreamKey, note: Note<ConnectionId>) {
@@ -400,10 +324,21 @@ impl Behaviour {
                 initiator,
             } => {
                 let verifies = initiator && entry.shared.status().peer_verifies;
+                let opening = entry.extra.legs.opening.filter(|_| !initiator);
+                if initiator && let Some(outgoing) = &mut entry.extra.outgoing {
+                    outgoing.agreed();
+                }
                 if verifies {
                     self.table.set_verifies(peer);
                 }
-                self.legs_are(key, from, Some(to));
+                self.legs_are(
+                    key,
+                    Legs {
+                        current: Some(from),
+                        new: Some(to),
+                        opening,
+                    },
+                );
                 self.event(Event::MigrationAgreed {
                     peer,
                     key,
@@ -419,8 +354,9 @@ impl Behaviour {
                 {
                     outgoing.resolve(Ok(()));
                 }
-                entry.extra.failures = 0;
-                entry.extra.patience_over = false;
+                entry.extra.backoff = Backoff::default();
+                entry.extra.patience = Patience::NotNeeded;
+                entry.extra.epoch += 1;
                 let from = self.connections.get(peer, completed.from);
                 let to = self.connections.get(peer, completed.to);
                 let left_relay =
@@ -434,7 +370,18 @@ impl Behaviour {
                     completed.initiator,
                     completed.confirmed,
                 );
-                self.legs_are(key, completed.to, None);
+                let opening = self
+                    .table
+                    .get(key)
+                    .and_then(|entry| entry.extra.legs.opening);
+                self.legs_are(
+                    key,
+                    Legs {
+                        current: Some(completed.to),
+                        new: None,
+                        opening,
+                    },
+                );
                 self.event(Event::MigrationCompleted {
                     peer,
                     key,
@@ -444,8 +391,11 @@ impl Behaviour {
                     took: completed.agreed_at.elapsed(),
                     old_leg_sent: completed.old_leg.0,
                     old_leg_received: completed.old_leg.1,
+                    new_leg_sent: completed.new_leg.0,
+                    new_leg_received: completed.new_leg.1,
                 });
                 self.consider_pruning(peer, completed.from);
+                self.tell(peer, &Change::Migrated(key));
                 self.place(key);
             }
             Note::Confirmed { from } => self.confirmed(peer, key, from),
@@ -453,15 +403,11 @@ impl Behaviour {
         }
     }
 
-    fn legs_are(&mut self, key: StreamKey, current: ConnectionId, new: Option<ConnectionId>) {
+    pub(super) fn legs_are(&mut self, key: StreamKey, to: Legs) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
         let peer = entry.peer;
-        let to = Legs {
-            current: Some(current),
-            new,
-        };
         let from = std::mem::replace(&mut entry.extra.legs, to);
         self.set_legs(peer, from, to);
     }
@@ -470,16 +416,20 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let mut by_policy = false;
+        let mut by_policy = None;
         if ours && let Some(outgoing) = entry.extra.outgoing.take() {
-            by_policy = outgoing.reply.is_none();
+            by_policy = outgoing.is_policys().then_some(outgoing.to);
             outgoing.resolve(Err(match failure {
                 Failure::Denied => MigrateError::Denied,
                 failure => MigrateError::Failed(failure),
             }));
         }
-        if !ours && let Some(current) = entry.extra.legs.current {
-            self.legs_are(key, current, None);
+        if !ours {
+            let legs = Legs {
+                new: None,
+                ..entry.extra.legs
+            };
+            self.legs_are(key, legs);
         }
         self.attempt_failed(key, failure, ours, by_policy);
     }
@@ -490,6 +440,7 @@ impl Behaviour {
         };
         self.set_legs(entry.peer, entry.extra.legs, Legs::NONE);
         if let Some(outgoing) = entry.extra.outgoing {
+            self.turns.leave(&outgoing);
             outgoing.resolve(Err(match result {
                 Ok(()) => MigrateError::Ended,
                 Err(abort) => MigrateError::Aborted(abort),
@@ -503,12 +454,14 @@ impl Behaviour {
             sent: status.sent,
             received: status.received,
         });
+        self.tell(entry.peer, &Change::StreamEnded(key));
+        self.take_turns(entry.peer);
     }
 
     // ---- Old legs ----------------------------------------------------------------------------------
 
     /// *Pruning*: the responder keeps its old leg for a while.
-    fn linger(&mut self, leg: SwarmLeg) {
+    fn linger(&mut self, peer: PeerId, leg: SwarmLeg) {
         let connection = leg.connection();
         self.next_linger += 1;
         let number = self.next_linger;
@@ -516,7 +469,21 @@ impl Behaviour {
             .entry(connection)
             .or_default()
             .push((number, leg));
-        self.later(self.config.old_leg_linger, Due::Linger(connection, number));
+        self.later(
+            self.config.old_leg_linger,
+            Due::Linger(peer, connection, number),
+        );
+    }
+
+    pub(super) fn lingered(&mut self, peer: PeerId, connection: ConnectionId, number: u64) {
+        let Some(legs) = self.lingering.get_mut(&connection) else {
+            return;
+        };
+        legs.retain(|(lingering, _)| *lingering != number);
+        if legs.is_empty() {
+            self.lingering.remove(&connection);
+            self.released(peer, connection);
+        }
     }
 
     pub(super) fn probed(&mut self, key: StreamKey, connection: ConnectionId, answered: bool) {
@@ -525,19 +492,4 @@ impl Behaviour {
         }
         self.heard_from(key);
     }
-}
-
-/// When the policy tries again after a failure, if it does.
-fn retry(
-    entry: &mut Entry<libp2p_swarm::Stream, ConnectionId, Extra>,
-    by_policy: bool,
-    again: bool,
-) -> Option<Duration> {
-    if !by_policy || !again || entry.extra.waiting {
-        return None;
-    }
-    let doublings = entry.extra.failures.min(16);
-    entry.extra.failures += 1;
-    entry.extra.waiting = true;
-    Some((FIRST_RETRY * 2_u32.pow(doublings)).min(LAST_RETRY))
 }

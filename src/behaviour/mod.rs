@@ -3,39 +3,49 @@
 
 mod connections;
 mod migrations;
+mod policy;
 mod prune;
 mod rate;
 mod streams;
+mod turns;
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
-use futures::{StreamExt, channel::mpsc, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    StreamExt,
+    channel::{mpsc, oneshot},
+    future::BoxFuture,
+    stream::FuturesUnordered,
+};
 use libp2p_core::{Endpoint, Multiaddr, transport::PortUse};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
     AddressChange, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm,
-    NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    NetworkBehaviour, StreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
     behaviour::ConnectionEstablished,
 };
 
 use self::{
     connections::Connections,
-    migrations::Outgoing,
+    policy::{Backoff, Patience},
     prune::{Legs, Loads},
     rate::Rate,
     streams::Negotiated,
+    turns::{Asker, Outgoing, Turns},
 };
 use crate::{
-    Config, Event, Policy, PreferDirect,
-    control::{Acceptors, Command, Control, StreamRequest},
-    event::Opener,
+    Chain, Change, Config, DrainError, Event, Mobility, Opener, Policy,
+    accept::Acceptors,
+    control::{Command, Control, StreamRequest},
     handler::{FromBehaviour, Handler, News, ToBehaviour},
     stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
     table::{Caps, Table},
+    view::Streams,
 };
 
 type SwarmLeg = Leg<libp2p_swarm::Stream, ConnectionId>;
@@ -47,18 +57,23 @@ const COMMAND_BACKLOG: usize = 16;
 #[derive(Debug)]
 struct Extra {
     opener: Opener,
-    started: std::time::Instant,
-    protocol: Option<libp2p_swarm::StreamProtocol>,
+    started: Instant,
+    protocol: Option<StreamProtocol>,
+    mobility: Mobility,
     left_relay: bool,
     legs: Legs,
     /// Our attempt that is under way, from the wish to the end.
     outgoing: Option<Outgoing>,
-    /// Attempts of the policy that failed since the last success.
-    failures: u32,
+    backoff: Backoff,
+    patience: Patience,
+    /// Counts migrations, so that timers of before are told.
+    epoch: u64,
     /// A timer for asking the policy again is running.
-    waiting: bool,
-    /// The time to wait for the designated peer is over.
-    patience_over: bool,
+    asking_again: bool,
+    /// Counts the questions of the remote's that were passed on to somebody outside.
+    asked: u64,
+    /// The last of them, while it is not answered: where the stream is to go.
+    asked_about: Option<ConnectionId>,
     /// Of the remote's `Migrate`s.
     rate: Rate,
 }
@@ -68,13 +83,20 @@ struct Extra {
 enum Due {
     /// Ask the policy about a stream again, as it wished.
     Ask(StreamKey),
-    /// Ask the policy again after a failure, or because the designated peer has not started; do as it
-    /// says.
-    Place(StreamKey),
+    /// Try again after a failure.
+    Retry(StreamKey, u64),
+    /// The designated peer has had its time to start.
+    Patience(StreamKey, u64),
+    /// Call the policy, as it wished.
+    Call(PeerId, Instant),
+    /// Nobody outside has answered the remote's question.
+    Unanswered(StreamKey, u64),
+    /// The application has had its time to accept a stream.
+    Accept(StreamProtocol, StreamKey),
     /// The label that a `Migrate` waits for has not come.
     Early(PeerId, u64),
     /// An old leg has lingered long enough.
-    Linger(ConnectionId, u64),
+    Linger(PeerId, ConnectionId, u64),
 }
 
 /// Makes streams migratable, and moves them. Add it to a `Swarm`'s behaviour and get a [`Control`] from
@@ -84,12 +106,18 @@ enum Due {
 /// not being migrated live on as long as their connections do.
 pub struct Behaviour {
     config: Config,
+    local: PeerId,
     policy: Box<dyn Policy>,
+    /// When the policy wants to be called about a peer.
+    calls: HashMap<PeerId, Instant>,
     acceptors: Arc<Acceptors>,
     command_sender: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
     connections: Connections,
     loads: Loads,
+    turns: Turns,
+    /// Who waits for a connection to be free.
+    drains: HashMap<ConnectionId, Vec<oneshot::Sender<Result<(), DrainError>>>>,
     table: Table<libp2p_swarm::Stream, ConnectionId, Extra>,
     mailbox: Arc<Mailbox>,
     /// Streams that wait for their peer to be dialed.
@@ -105,14 +133,16 @@ pub struct Behaviour {
 }
 
 impl Behaviour {
-    /// A behaviour with the default policy, [`PreferDirect`]. It needs the local peer's ID, because the
+    /// A behaviour with the default policy, which is a [`Chain`] of [`Drain`](crate::Drain),
+    /// [`PreferDirect`](crate::PreferDirect) and [`MergeDuplicates`](crate::MergeDuplicates). It needs the local peer's ID, because the
     /// parity of stream IDs and the designated peer depend on it.
     #[must_use]
     pub fn new(local_peer_id: PeerId, config: Config) -> Self {
-        Self::with_policy(local_peer_id, config, PreferDirect)
+        Self::with_policy(local_peer_id, config, Chain::default())
     }
 
-    /// A behaviour with another policy; [`Stay`](crate::Stay) leaves all to [`Control::migrate`].
+    /// A behaviour with another policy; [`Outside`](crate::Outside) leaves all to somebody who uses a
+    /// [`Control`].
     #[must_use]
     pub fn with_policy(local_peer_id: PeerId, config: Config, policy: impl Policy) -> Self {
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
@@ -125,12 +155,16 @@ impl Behaviour {
             read_ahead_per_peer: config.read_ahead_per_peer,
         };
         Self {
+            local: local_peer_id,
             policy: Box::new(policy),
+            calls: HashMap::new(),
             acceptors: Acceptors::new(config.protocol_name.clone(), config.accept_backlog),
             command_sender,
             commands,
             connections: Connections::default(),
             loads: Loads::default(),
+            turns: Turns::default(),
+            drains: HashMap::new(),
             table: Table::new(local_peer_id, caps),
             mailbox: Arc::default(),
             dialing: HashMap::new(),
@@ -170,14 +204,33 @@ impl Behaviour {
                 connection,
                 request,
             } => self.open(peer, connection, request),
-            Command::Migrate { key, to, reply } => self.migrate(key, to, Some(reply)),
+            Command::Migrate { key, to, reply } => self.migrate(key, to, Asker::Control(reply)),
+            Command::Answer {
+                key,
+                to,
+                verdict,
+                reply,
+            } => {
+                let _ = reply.send(self.answered(key, to, verdict));
+            }
+            Command::SetMobility {
+                key,
+                mobility,
+                reply,
+            } => {
+                let _ = reply.send(self.set_mobility(key, mobility));
+            }
+            Command::Drain {
+                peer,
+                connection,
+                reply,
+            } => self.drain(peer, connection, reply),
+            Command::CloseWhenFree { peer, connection } => self.close_when_free(peer, connection),
             Command::Streams { peer, reply } => {
-                let keys = self.table.of_peer(peer);
-                let streams = keys.into_iter().filter_map(|key| self.stream_info(key));
-                let _ = reply.send(streams.collect());
+                let _ = reply.send(Streams::of_peer(&self.table, peer));
             }
             Command::Connections { peer, reply } => {
-                let ranked = self.connections.ranked(peer).into_iter().cloned();
+                let ranked = self.ranked(peer).into_iter().cloned();
                 let _ = reply.send(ranked.collect());
             }
         }
@@ -187,26 +240,22 @@ impl Behaviour {
         match due {
             Due::Ask(key) => {
                 if let Some(entry) = self.table.get_mut(key) {
-                    entry.extra.waiting = false;
+                    entry.extra.asking_again = false;
                 }
                 self.place(key);
             }
-            Due::Place(key) => {
-                if let Some(entry) = self.table.get_mut(key) {
-                    entry.extra.waiting = false;
-                    entry.extra.patience_over = true;
+            Due::Retry(key, epoch) => self.backed_off(key, epoch),
+            Due::Patience(key, epoch) => self.patience_over(key, epoch),
+            Due::Call(peer, at) => {
+                if self.calls.get(&peer) == Some(&at) {
+                    self.calls.remove(&peer);
+                    self.tell(peer, &Change::Called);
                 }
-                self.place(key);
             }
+            Due::Unanswered(key, asked) => self.unanswered(key, asked),
+            Due::Accept(protocol, key) => self.not_accepted(&protocol, key),
             Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
-            Due::Linger(connection, number) => {
-                if let Some(legs) = self.lingering.get_mut(&connection) {
-                    legs.retain(|(lingering, _)| *lingering != number);
-                    if legs.is_empty() {
-                        self.lingering.remove(&connection);
-                    }
-                }
-            }
+            Due::Linger(peer, connection, number) => self.lingered(peer, connection, number),
         }
     }
 
@@ -291,7 +340,7 @@ impl NetworkBehaviour for Behaviour {
                 ..
             }) => {
                 self.connections.moved(peer_id, connection_id, new);
-                self.place_all(peer_id);
+                self.connection_changed(peer_id, connection_id);
             }
             FromSwarm::DialFailure(DialFailure {
                 peer_id: Some(peer_id),

@@ -20,14 +20,14 @@ use crate::{
 /// What is known of one connection.
 #[derive(Debug, Default)]
 struct Load {
-    /// Legs of migratable streams, old and new ones of migrations included.
-    legs: usize,
     /// A stream has left it on our initiative.
     left: bool,
     /// A stream has left it on the remote's initiative, whose last bytes we may not have heard.
     left_by_remote: bool,
     /// Streams that have left it and on whose new leg nothing has been read.
     unconfirmed: HashSet<StreamKey>,
+    /// The policy or the application wants it closed.
+    unwanted: bool,
     /// The handler has been asked to tell when nothing else uses it.
     watched: bool,
     /// For the remote's unanswered `Migrate`s on it.
@@ -54,34 +54,45 @@ impl Loads {
     }
 }
 
-/// The connections of a stream's legs: the current one's, the new one's.
+/// The connections of a stream's legs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Legs {
     pub(super) current: Option<ConnectionId>,
     pub(super) new: Option<ConnectionId>,
+    /// For a migration of ours that is not agreed.
+    pub(super) opening: Option<ConnectionId>,
 }
 
 impl Legs {
     pub(super) const NONE: Self = Self {
         current: None,
         new: None,
+        opening: None,
     };
+
+    fn all(self) -> impl Iterator<Item = ConnectionId> {
+        [self.current, self.new, self.opening].into_iter().flatten()
+    }
 }
 
 impl Behaviour {
     /// The stream has its legs on these connections from now on, and no longer on those.
     pub(super) fn set_legs(&mut self, peer: PeerId, from: Legs, to: Legs) {
-        for connection in [to.current, to.new].into_iter().flatten() {
-            self.loads.of(connection).legs += 1;
+        for connection in to.all() {
+            if let Some(info) = self.connections.get_mut(peer, connection) {
+                info.streams += 1;
+            }
         }
-        for connection in [from.current, from.new].into_iter().flatten() {
+        for connection in from.all() {
             // Gone already if the connection is.
-            let Some(load) = self.loads.connections.get_mut(&connection) else {
+            let Some(info) = self.connections.get_mut(peer, connection) else {
                 continue;
             };
-            load.legs = load.legs.saturating_sub(1);
-            if load.legs == 0 {
+            info.streams = info.streams.saturating_sub(1);
+            if info.streams == 0 {
                 self.event(Event::ConnectionFree { peer, connection });
+                self.released(peer, connection);
+                self.drained(connection, Ok(()));
             }
         }
     }
@@ -107,23 +118,42 @@ impl Behaviour {
         if let Some(load) = self.loads.connections.get_mut(&connection) {
             load.unconfirmed.remove(&key);
         }
-        self.consider_pruning(peer, connection);
+        self.released(peer, connection);
+    }
+
+    /// Something of ours on the connection has been dropped: it may be of no use any more.
+    pub(super) fn released(&mut self, peer: PeerId, connection: ConnectionId) {
+        if self
+            .connections
+            .get(peer, connection)
+            .is_some_and(|info| info.streams == 0)
+        {
+            self.notify(peer, connection, Purpose::Released);
+            self.consider_pruning(peer, connection);
+        }
     }
 
     fn may_prune(&self, peer: PeerId, connection: ConnectionId) -> bool {
         let Some(load) = self.loads.connections.get(&connection) else {
             return false;
         };
-        self.config.prune_grace.is_some()
-            && load.legs == 0
-            && load.left
+        let Some(info) = self.connections.get(peer, connection) else {
+            return false;
+        };
+        // Direct duplicates are left to the idle timeout: a handler may hold state there.
+        let wanted = load.left && info.relayed && self.config.prune_grace.is_some();
+        (wanted || load.unwanted)
+            && info.streams == 0
             && !load.left_by_remote
             && load.unconfirmed.is_empty()
-            // Direct duplicates are left to the idle timeout: a handler may hold state there.
-            && self
-                .connections
-                .get(peer, connection)
-                .is_some_and(|info| info.relayed)
+    }
+
+    /// Closes the connection once that can do no harm.
+    pub(super) fn close_when_free(&mut self, peer: PeerId, connection: ConnectionId) {
+        if self.connections.get(peer, connection).is_some() {
+            self.loads.of(connection).unwanted = true;
+            self.consider_pruning(peer, connection);
+        }
     }
 
     /// If a connection may be closed, has its handler tell when nothing else uses it.

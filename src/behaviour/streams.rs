@@ -15,9 +15,13 @@ use libp2p_swarm::{
 };
 use multistream_select::NegotiationError;
 
-use super::{Behaviour, Extra, Legs, Rate, SwarmLeg};
+use super::{
+    Behaviour, Due, Extra, Legs, Rate, SwarmLeg,
+    policy::{Backoff, Patience},
+};
 use crate::{
-    Event, Limit, MigrateError, OpenStreamError, Opener, Violation,
+    Change, ConnectionInfo, DrainError, Event, Limit, MigrateError, Mobility, OpenStreamError,
+    Opener, Violation,
     control::StreamRequest,
     handler::{FromBehaviour, Purpose},
     machine::{Setup, StreamId},
@@ -47,11 +51,24 @@ impl Behaviour {
         connection: ConnectionId,
         endpoint: &ConnectedPoint,
     ) {
-        self.connections.add(peer, connection, endpoint);
+        let info = ConnectionInfo::new(connection, peer, endpoint);
+        self.connections.add(info.clone());
+        self.event(Event::ConnectionEstablished(info));
         self.table.connected(peer);
         for request in self.dialing.remove(&peer).unwrap_or_default() {
             self.open(peer, None, request);
         }
+        self.tell(peer, &Change::Connected(connection));
+        self.place_all(peer);
+    }
+
+    pub(super) fn connection_changed(&mut self, peer: PeerId, connection: ConnectionId) {
+        let Some(info) = self.connections.get(peer, connection) else {
+            return;
+        };
+        let event = Event::ConnectionChanged(info.clone());
+        self.event(event);
+        self.tell(peer, &Change::ConnectionChanged(connection));
         self.place_all(peer);
     }
 
@@ -59,6 +76,8 @@ impl Behaviour {
         let last = self.connections.remove(peer, connection);
         self.lingering.remove(&connection);
         self.loads.forget(connection);
+        self.event(Event::ConnectionClosed { peer, connection });
+        self.drained(connection, Err(DrainError::Closed(connection)));
         let keys = self.table.of_peer(peer);
         for key in &keys {
             if let Some(entry) = self.table.get(*key) {
@@ -68,8 +87,16 @@ impl Behaviour {
         for key in keys {
             self.target_lost(key, connection);
         }
+        // Those that waited to go there have been told.
+        self.turns.forget_connection(connection);
         if last {
             self.table.disconnected(peer);
+            self.turns.forget_peer(peer);
+            self.calls.remove(&peer);
+        }
+        self.tell(peer, &Change::Disconnected(connection));
+        if !last {
+            self.place_all(peer);
         }
     }
 
@@ -94,7 +121,7 @@ impl Behaviour {
     ) {
         let chosen = match connection {
             Some(id) => self.connections.get(peer, id),
-            None => self.connections.ranked(peer).first().copied(),
+            None => self.ranked(peer).first().copied(),
         };
         match (chosen, connection) {
             (Some(info), _) => {
@@ -153,13 +180,19 @@ impl Behaviour {
                 self.label(peer, connection, stream, request, known);
             }
             Purpose::Stream(StreamRequest { protocol, reply }) => {
+                self.event(Event::PlainStream {
+                    peer,
+                    connection,
+                    protocol: protocol.clone(),
+                    opener: Opener::Local,
+                });
                 let key = self.table.next_key();
                 let stream = Stream::plain(stream, key, peer, connection, protocol);
                 let _ = reply.send(Ok(stream));
             }
             Purpose::Leg(key) => self.leg_opened(key, connection, stream),
             Purpose::Probe(key) => self.probed(key, connection, true),
-            Purpose::Watch => {}
+            Purpose::Watch | Purpose::Released => {}
         }
     }
 
@@ -191,7 +224,7 @@ impl Behaviour {
                 let answered = matches!(error, StreamUpgradeError::NegotiationFailed);
                 self.probed(key, connection, answered);
             }
-            Purpose::Watch => {}
+            Purpose::Watch | Purpose::Released => {}
         }
     }
 
@@ -220,19 +253,23 @@ impl Behaviour {
         );
         let legs = Legs {
             current: Some(connection),
-            new: None,
+            ..Legs::NONE
         };
         self.set_legs(peer, Legs::NONE, legs);
         let extra = Extra {
             opener,
             started: Instant::now(),
             protocol: None,
+            mobility: Mobility::default(),
             left_relay: false,
             legs,
             outgoing: None,
-            failures: 0,
-            waiting: false,
-            patience_over: false,
+            backoff: Backoff::default(),
+            patience: Patience::default(),
+            epoch: 0,
+            asking_again: false,
+            asked: 0,
+            asked_about: None,
             rate: Rate::default(),
         };
         self.table.insert(peer, shared.clone(), extra);
@@ -243,6 +280,7 @@ impl Behaviour {
             opener,
             connection,
         });
+        self.tell(peer, &Change::StreamStarted(key));
         shared
     }
 
@@ -340,17 +378,38 @@ impl Behaviour {
         stream: libp2p_swarm::Stream,
         protocol: StreamProtocol,
     ) {
+        self.event(Event::PlainStream {
+            peer,
+            connection,
+            protocol: protocol.clone(),
+            opener: Opener::Remote,
+        });
         let key = self.table.next_key();
         let stream = Stream::plain(stream, key, peer, connection, protocol);
         self.deliver(peer, connection, stream);
     }
 
     fn deliver(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream) {
-        if !self.acceptors.deliver(peer, connection, stream) {
+        let (protocol, key) = (stream.protocol().clone(), stream.key());
+        if self.acceptors.deliver(peer, connection, stream) {
+            let timeout = self.config.accept_timeout;
+            self.later(timeout, Due::Accept(protocol, key));
+        } else {
             self.event(Event::Refused {
                 peer,
                 connection,
                 limit: Limit::AcceptBacklog,
+            });
+        }
+    }
+
+    /// The application has had its time to take the stream.
+    pub(super) fn not_accepted(&mut self, protocol: &StreamProtocol, key: StreamKey) {
+        if let Some((peer, connection, _stream)) = self.acceptors.take_back(protocol, key) {
+            self.event(Event::Refused {
+                peer,
+                connection,
+                limit: Limit::AcceptTimeout,
             });
         }
     }
@@ -401,25 +460,35 @@ impl Behaviour {
             reply,
             result,
         } = negotiated;
+        let agreed = match &result {
+            Ok(stream) => Some(stream.protocol().clone()),
+            Err(_) => None,
+        };
         if let Some(entry) = self.table.get_mut(key) {
-            entry.extra.protocol = match &result {
-                Ok(stream) => Some(stream.protocol().clone()),
-                Err(_) => protocol,
-            };
+            entry.extra.protocol = agreed.clone().or(protocol);
+            if let Some(agreed) = &agreed {
+                let mobility = self.config.mobility.get(agreed);
+                entry.extra.mobility = mobility.copied().unwrap_or_default();
+            }
+        }
+        if let Some(protocol) = agreed {
+            self.event(Event::StreamNegotiated {
+                peer,
+                key,
+                protocol,
+            });
+            self.tell(peer, &Change::StreamChanged(key));
         }
         match (reply, result) {
             (Some(reply), result) => {
                 // Whoever has given up drops the stream, which aborts it.
-                let opened = result.is_ok();
                 let _ = reply.send(result);
-                if opened {
-                    self.place(key);
-                }
             }
             (None, Ok(stream)) => self.deliver(peer, connection, stream),
             (None, Err(error)) => {
                 tracing::debug!(%peer, %key, %error, "no protocol agreed on an inbound stream");
             }
         }
+        self.place(key);
     }
 }

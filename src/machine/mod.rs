@@ -52,7 +52,7 @@ use std::collections::VecDeque;
 #[cfg(test)]
 use self::rules::Rules;
 pub(crate) use self::types::*;
-pub use self::types::{Abort, Failure, StreamId, Verdict};
+pub use self::types::{Abort, Failure, StreamId};
 
 /// The state of one stream on one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -412,6 +412,12 @@ impl Machine {
         };
         self.theirs
             .is_none_or(|theirs| age(from) <= age(theirs.from))
+    }
+
+    /// Whether the policy has been asked about a `Migrate` of the remote's and has not answered.
+    #[must_use]
+    pub(crate) fn is_asking(&self) -> bool {
+        self.theirs.is_some_and(|theirs| theirs.asked)
     }
 
     /// Whether an attempt that failed has left the current leg in doubt.

@@ -130,7 +130,7 @@ pub(crate) enum Input {
 
 /// What the policy says to a `Migrate` of the remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Move.
     Accept,
     /// Never move this stream.

@@ -2,35 +2,90 @@
 //!
 //! A policy sees read-only views and answers with places; it never touches a stream.
 
+mod chain;
+mod drain;
+mod merge_duplicates;
+mod outside;
 mod prefer_direct;
+mod prefer_transport;
 
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use libp2p_swarm::ConnectionId;
 
-pub use self::prefer_direct::PreferDirect;
-use crate::event::{ConnectionInfo, StreamInfo};
-pub use crate::machine::Verdict;
+pub use self::{
+    chain::Chain,
+    drain::Drain,
+    merge_duplicates::MergeDuplicates,
+    outside::{Outside, Stay},
+    prefer_direct::PreferDirect,
+    prefer_transport::PreferTransport,
+};
+use crate::{
+    machine::Failure,
+    stream::StreamKey,
+    view::{ConnectionInfo, PeerView, StreamInfo},
+};
 
 /// Decides where streams should be.
 ///
-/// The behaviour asks when a connection appears, when a stream starts, and when a migration has ended;
-/// it starts what is asked for when it is our turn ([`Initiate`](crate::Initiate)), one migration of a
-/// stream at a time, and asks again, with increasing delays, after one that failed.
+/// Four questions, each with an answer that leaves things as they are; most policies answer the first
+/// only. The behaviour does the rest, and no policy need care for it: it starts what is asked for when it
+/// is our turn ([`Initiate`](crate::Initiate)), one migration of a stream at a time, so many of a peer
+/// ([`Config::with_max_migrations_per_peer`](crate::Config::with_max_migrations_per_peer)), so many
+/// streams on a connection
+/// ([`Config::with_max_streams_per_connection`](crate::Config::with_max_streams_per_connection)); waits
+/// longer and longer after each failure; keeps pinned streams where they are
+/// ([`Mobility`](crate::Mobility)), and streams that have left a relayed connection off such ones.
+///
+/// Everything is called from the behaviour's `poll` and must not block.
 pub trait Policy: Send + 'static {
-    /// Where the stream should be, given the connections to its peer.
-    fn place(&mut self, stream: &StreamInfo, connections: &[&ConnectionInfo]) -> Placement;
+    /// Which of two connections to the same peer is the better place for streams: `Less` is better.
+    ///
+    /// A stream is moved to the best connection that is strictly better than its own, and never between
+    /// equals; a new stream is opened on the best. It has to be an order of those that it does not call
+    /// equal, and has to give the same answer as long as both connections are there, or streams will
+    /// wander. Default: all are equal.
+    fn compare(&self, a: &ConnectionInfo, b: &ConnectionInfo, peer: &PeerView<'_>) -> Ordering {
+        let _ = (a, b, peer);
+        Ordering::Equal
+    }
+
+    /// Where this stream should be, if that is not just a matter of [`compare`](Self::compare).
+    ///
+    /// Asked when the stream starts, agrees on its protocol, has been moved, failed to be moved or is
+    /// given another [`Mobility`](crate::Mobility), and for all streams of a peer when one of its
+    /// connections appears, changes or goes. Not asked while the stream is being migrated. Default:
+    /// [`Placement::Indifferent`].
+    fn place(&mut self, stream: &StreamInfo, peer: &PeerView<'_>) -> Placement {
+        let _ = (stream, peer);
+        Placement::Indifferent
+    }
 
     /// What to say to the remote, which asks to move the stream onto this connection. Default: accept.
-    fn verdict(&mut self, stream: &StreamInfo, to: &ConnectionInfo) -> Verdict {
-        let _ = (stream, to);
+    fn verdict(
+        &mut self,
+        stream: &StreamInfo,
+        to: &ConnectionInfo,
+        peer: &PeerView<'_>,
+    ) -> Verdict {
+        let _ = (stream, to, peer);
         Verdict::Accept
+    }
+
+    /// Something has changed. Answers with what is to be done, beside what
+    /// [`place`](Self::place) says when it is asked, which is after this. Default: nothing.
+    fn changed(&mut self, change: &Change, peer: &PeerView<'_>) -> Vec<Action> {
+        let _ = (change, peer);
+        Vec::new()
     }
 }
 
 /// Where a stream should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
+    /// As [`Policy::compare`] says; in a [`Chain`], as the next policy says.
+    Indifferent,
     /// Where it is.
     Here,
     /// On this connection. Naming the one on which it is, or one that is not there, leaves it.
@@ -39,12 +94,105 @@ pub enum Placement {
     AskAgain(Duration),
 }
 
-/// Moves nothing; accepts what the remote moves.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Stay;
+/// What a policy says to a `Migrate` of the remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Move.
+    Accept,
+    /// Never move this stream: the remote will not ask again.
+    Deny,
+    /// Not now: drop the leg unanswered, which means "try again later". The remote cannot tell this from
+    /// a lost answer, and while it is in doubt it takes a clean end of a stream that it has closed itself
+    /// for a reset. So it is for times of need.
+    NotNow,
+    /// Ask outside: [`Event::MigrationRequested`](crate::Event::MigrationRequested) is emitted, and
+    /// [`Control::answer`](crate::Control::answer) gives the verdict. Without one within the
+    /// [answer timeout](crate::Config::with_answer_timeout), it is "not now".
+    Ask,
+}
 
-impl Policy for Stay {
-    fn place(&mut self, _: &StreamInfo, _: &[&ConnectionInfo]) -> Placement {
-        Placement::Here
+/// What has changed about a peer. The view shows how it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// A connection was established.
+    Connected(ConnectionId),
+    /// A connection has another address, or is to be drained.
+    ConnectionChanged(ConnectionId),
+    /// A connection is gone; what was on it has failed.
+    Disconnected(ConnectionId),
+    /// A stream has been labelled. Its protocol may still be under negotiation.
+    StreamStarted(StreamKey),
+    /// A stream has agreed on its protocol, or has been given another [`Mobility`](crate::Mobility).
+    StreamChanged(StreamKey),
+    /// A stream is over.
+    StreamEnded(StreamKey),
+    /// A migration of the stream, ours or the remote's, is complete.
+    Migrated(StreamKey),
+    /// A migration of the stream, ours or the remote's, has come to nothing.
+    MigrationFailed(StreamKey, Failure),
+    /// The time that [`Action::CallIn`] asked for has passed.
+    Called,
+}
+
+/// What a policy wants done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Move this stream onto this connection.
+    Move(StreamKey, ConnectionId),
+    /// Close this connection as soon as no migratable stream is on it, nothing else uses it, and nothing
+    /// of what has left it can be lost; see *Pruning*. If the remote has moved streams off it, the close
+    /// is left to it, or to the idle timeout.
+    Close(ConnectionId),
+    /// Call [`Policy::changed`] with [`Change::Called`] after this time. There is one such time for each
+    /// peer, the earliest that was asked for; whoever is called early asks again.
+    CallIn(Duration),
+    /// Ask [`Policy::place`] about all streams of the peer.
+    Replace,
+}
+
+/// Where the policy wants the stream to be: what [`Policy::place`] says, or else the best connection
+/// that is strictly better than the stream's own.
+pub(crate) fn place(
+    policy: &mut dyn Policy,
+    stream: &StreamInfo,
+    peer: &PeerView<'_>,
+) -> Placement {
+    let placement = policy.place(stream, peer);
+    if placement != Placement::Indifferent {
+        return placement;
+    }
+    let Some(here) = peer.connection(stream.connection) else {
+        return Placement::Here;
+    };
+    let better = peer.connections().iter().filter(|there| {
+        may_go(stream, there) && policy.compare(there, here, peer) == Ordering::Less
+    });
+    match best(policy, better, peer) {
+        Some(there) => Placement::On(there.id),
+        None => Placement::Here,
     }
 }
+
+/// Whether a policy may put the stream there.
+pub(crate) fn may_go(stream: &StreamInfo, to: &ConnectionInfo) -> bool {
+    // The remote may be closing a relayed connection that the stream has left (*Who starts*).
+    let back_to_relay = to.relayed && stream.left_relay;
+    !to.draining && !back_to_relay && stream.mobility.allows(to)
+}
+
+/// The best of these; of equals, the first.
+pub(crate) fn best<'a>(
+    policy: &dyn Policy,
+    connections: impl Iterator<Item = &'a ConnectionInfo>,
+    peer: &PeerView<'_>,
+) -> Option<&'a ConnectionInfo> {
+    connections.reduce(|best, other| match policy.compare(other, best, peer) {
+        Ordering::Less => other,
+        Ordering::Equal | Ordering::Greater => best,
+    })
+}
+
+#[cfg(test)]
+mod tests;

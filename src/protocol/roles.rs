@@ -43,6 +43,12 @@ impl Parity {
     }
 }
 
+/// The one of two peers that the hash rule names (*Who moves the stream*), whoever asks.
+#[must_use]
+pub fn designated_peer(a: PeerId, b: PeerId) -> PeerId {
+    if is_designated(&a, &b) { a } else { b }
+}
+
 /// Whether the hash rule names the local peer.
 pub(crate) fn is_designated(local: &PeerId, remote: &PeerId) -> bool {
     let (local, remote) = (bytes(local), bytes(remote));

@@ -47,6 +47,8 @@ pub(crate) struct Completed<C> {
     pub(crate) retired: StreamId,
     /// Bytes that the old leg carried: out, in.
     pub(crate) old_leg: (u64, u64),
+    /// The same of the new leg, so far.
+    pub(crate) new_leg: (u64, u64),
     /// Whether the remote is known to have read our end of the old leg.
     pub(crate) confirmed: bool,
     /// When both sides had agreed.
@@ -64,6 +66,8 @@ pub(crate) struct Status<C> {
     pub(crate) migrating: bool,
     pub(crate) in_doubt: bool,
     pub(crate) peer_verifies: bool,
+    /// Whether the remote's `Migrate` waits for a verdict.
+    pub(crate) asked: bool,
     /// Whether both directions have ended.
     pub(crate) ended: bool,
 }
@@ -93,8 +97,9 @@ pub(super) struct Core<L, C> {
     pub(super) driving: bool,
     connection: Option<C>,
     agreed_at: Option<Instant>,
-    /// The old leg's connection, while nothing has been read on the new leg.
-    unconfirmed: Option<C>,
+    /// The old leg of a migration of ours, until something is read on the new leg: the remote may still
+    /// be reading it, and a connection without streams may be closed by an idle timeout.
+    unconfirmed: Option<Leg<L, C>>,
     notes: VecDeque<Note<C>>,
     lingering: Vec<Leg<L, C>>,
     done_with: Vec<Leg<L, C>>,
@@ -213,9 +218,7 @@ impl<L: Io, C: Connection> Core<L, C> {
                     self.connection_of(Slot::New),
                 );
                 // Who agrees to the next migration has completed this one.
-                if let Some(from) = self.unconfirmed.take() {
-                    self.notes.push_back(Note::Confirmed { from });
-                }
+                self.confirm();
                 if let (Some(from), Some(to)) = ends {
                     self.notes.push_back(Note::Agreed {
                         from,
@@ -256,6 +259,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             }
             Output::Finish => {
                 // A last word, such as a deny, is still said.
+                self.lingering.extend(self.unconfirmed.take());
                 self.forget_legs();
                 self.notes.push_back(Note::Over(Ok(())));
             }
@@ -286,7 +290,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         let Some(new) = self.new.take() else { return };
         let to = new.connection();
         self.connection = Some(to);
-        let confirmed = new.has_heard();
+        let (confirmed, new_leg) = (new.has_heard(), new.counts());
         let Some(old) = self.current.replace(new) else {
             return;
         };
@@ -296,16 +300,25 @@ impl<L: Io, C: Connection> Core<L, C> {
             initiator,
             retired: self.machine.id(),
             old_leg: old.counts(),
+            new_leg,
             confirmed,
             agreed_at: self.agreed_at.unwrap_or_else(Instant::now),
         }));
-        if initiator && !confirmed {
-            self.unconfirmed = Some(old.connection());
-        }
-        if initiator || old.is_lost() {
+        if old.is_lost() || initiator && confirmed {
             self.done_with.push(old);
+        } else if initiator {
+            self.unconfirmed = Some(old);
         } else {
             self.lingering.push(old);
+        }
+    }
+
+    /// The remote has read our end of the old leg.
+    fn confirm(&mut self) {
+        if let Some(old) = self.unconfirmed.take() {
+            let from = old.connection();
+            self.notes.push_back(Note::Confirmed { from });
+            self.done_with.push(old);
         }
     }
 
@@ -314,6 +327,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             let leg = self.leg(slot).take();
             self.done_with.extend(leg);
         }
+        self.done_with.extend(self.unconfirmed.take());
     }
 
     pub(super) fn forget_farewells(&mut self) {
@@ -361,6 +375,9 @@ impl<L: Io, C: Connection> Core<L, C> {
             }
         }
         self.lingering.retain(|leg| leg.connection() != connection);
+        if on(&self.unconfirmed) {
+            self.done_with.extend(self.unconfirmed.take());
+        }
         self.wake = true;
     }
 
@@ -406,16 +423,14 @@ impl<L: Io, C: Connection> Core<L, C> {
             migrating: self.machine.is_migrating(),
             in_doubt: self.machine.is_in_doubt(),
             peer_verifies: self.machine.peer_verifies(),
+            asked: self.machine.is_asking(),
             ended: self.machine.has_ended(),
         }
     }
 
     pub(super) fn take_after(&mut self) -> Option<After<L, C>> {
-        if let Some(from) = self.unconfirmed
-            && self.current.as_ref().is_some_and(Leg::has_heard)
-        {
-            self.unconfirmed = None;
-            self.notes.push_back(Note::Confirmed { from });
+        if self.current.as_ref().is_some_and(Leg::has_heard) {
+            self.confirm();
         }
         let news = !self.notes.is_empty() || !self.driving && self.has_background_work();
         let notify = news && !self.delivered;

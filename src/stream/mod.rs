@@ -197,10 +197,11 @@ impl<L: Io, C: Connection> Shared<L, C> {
             if after.wake {
                 self.wakers.wake_all();
             }
+            // Who hears that a connection has been left looks whether it is idle.
+            drop(after.legs);
             if after.notify {
                 self.mailbox.deliver(self.key);
             }
-            drop(after.legs);
         }
         result
     }

@@ -103,6 +103,8 @@ pub struct Setup {
     /// Gossip, and requests that are answered with themselves.
     pub neighbours: bool,
     pub idle: Duration,
+    /// Of one yamux connection.
+    pub max_yamux_streams: usize,
     pub keypair: Keypair,
 }
 
@@ -119,6 +121,7 @@ impl Default for Setup {
             dcutr: false,
             neighbours: false,
             idle: Duration::from_secs(60),
+            max_yamux_streams: 512,
             keypair: Keypair::generate_ed25519(),
         }
     }
@@ -151,12 +154,17 @@ impl Node {
             }
             relay::Behaviour::new(id, config)
         });
+        let muxer = || {
+            let mut config = yamux::Config::default();
+            config.set_max_num_streams(setup.max_yamux_streams);
+            config
+        };
         let swarm = SwarmBuilder::with_existing_identity(setup.keypair)
             .with_tokio()
             .with_tcp(
                 tcp::Config::default().nodelay(true),
                 noise::Config::new,
-                yamux::Config::default,
+                muxer,
             )
             .unwrap()
             .with_quic()

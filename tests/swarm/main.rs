@@ -8,5 +8,6 @@ mod limits;
 mod moves;
 mod prune;
 mod raw;
+mod returns;
 mod scenarios;
 mod silence;

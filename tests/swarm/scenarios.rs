@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
 use libp2p::swarm::ConnectionId;
 use libp2p_stream_migration::{
-    Config, ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, Placement, Policy,
+    Config, ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, PeerView, Policy,
     PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
 };
 
@@ -397,11 +397,7 @@ async fn two_tasks(old: Kind, new: Kind) {
 struct Says(Verdict);
 
 impl Policy for Says {
-    fn place(&mut self, _: &StreamInfo, _: &[&ConnectionInfo]) -> Placement {
-        Placement::Here
-    }
-
-    fn verdict(&mut self, _: &StreamInfo, _: &ConnectionInfo) -> Verdict {
+    fn verdict(&mut self, _: &StreamInfo, _: &ConnectionInfo, _: &PeerView<'_>) -> Verdict {
         self.0
     }
 }

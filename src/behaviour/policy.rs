@@ -1,0 +1,390 @@
+//! What the policy sees, what it is asked, and what it wants.
+
+use std::time::Duration;
+
+use futures::channel::oneshot;
+use libp2p_identity::PeerId;
+use libp2p_swarm::ConnectionId;
+
+use super::{
+    Behaviour, Due, Extra,
+    turns::{Asker, Outgoing},
+};
+use crate::{
+    Action, Change, ConnectionInfo, DrainError, Event, Initiate, MigrateError, Mobility, PeerView,
+    Placement, StreamInfo, Verdict, machine::Verdict as Answer, policy, stream::StreamKey,
+    table::Table, view::Streams,
+};
+
+type StreamTable = Table<libp2p_swarm::Stream, ConnectionId, Extra>;
+
+impl Streams for StreamTable {
+    fn one(&self, key: StreamKey) -> Option<StreamInfo> {
+        let entry = self.get(key)?;
+        let status = entry.shared.status();
+        let extra = &entry.extra;
+        Some(StreamInfo {
+            key,
+            id: status.id,
+            peer: entry.peer,
+            protocol: extra.protocol.clone(),
+            opener: extra.opener,
+            connection: status.connection?,
+            sent: status.sent,
+            received: status.received,
+            migrating: status.migrating || extra.outgoing.is_some(),
+            left_relay: extra.left_relay,
+            mobility: extra.mobility,
+            started: extra.started,
+        })
+    }
+
+    fn of_peer(&self, peer: PeerId) -> Vec<StreamInfo> {
+        let keys = Table::of_peer(self, peer);
+        keys.into_iter().filter_map(|key| self.one(key)).collect()
+    }
+}
+
+/// How the wait for the designated peer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Patience {
+    #[default]
+    NotNeeded,
+    Waiting,
+    Over,
+}
+
+/// The wait after a failed attempt of the policy's.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Backoff {
+    /// Failures since the last success.
+    failures: u32,
+    /// While waiting: where the attempt that failed was to go. Another place is another matter.
+    waiting: Option<ConnectionId>,
+}
+
+impl Backoff {
+    /// The first delay; it doubles with each failure.
+    const FIRST: Duration = Duration::from_secs(1);
+    const LAST: Duration = Duration::from_secs(64);
+
+    /// How long to wait after one more failure.
+    pub(super) fn failed(&mut self, to: ConnectionId) -> Duration {
+        let doublings = self.failures.min(16);
+        self.failures += 1;
+        self.waiting = Some(to);
+        (Self::FIRST * 2_u32.pow(doublings)).min(Self::LAST)
+    }
+}
+
+impl Behaviour {
+    fn view<'a>(&'a self, peer: PeerId) -> PeerView<'a> {
+        PeerView {
+            local: self.local,
+            peer,
+            connections: self.connections.of(peer),
+            streams: &self.table,
+        }
+    }
+
+    /// Asks the policy something. It is out of its place meanwhile, which nobody can see.
+    fn ask<R>(
+        &mut self,
+        peer: PeerId,
+        question: impl FnOnce(&mut dyn crate::Policy, &PeerView<'_>) -> R,
+    ) -> R {
+        let mut policy = std::mem::replace(&mut self.policy, Box::new(crate::Stay));
+        let answer = question(&mut *policy, &self.view(peer));
+        self.policy = policy;
+        answer
+    }
+
+    // ---- New streams -------------------------------------------------------------------------------
+
+    /// The connections to the peer, the best place for a new stream first: not one that is to be
+    /// emptied; of the others, one that has room; of those, as the policy says; direct before relayed;
+    /// the oldest.
+    pub(super) fn ranked(&self, peer: PeerId) -> Vec<&ConnectionInfo> {
+        let view = self.view(peer);
+        let full = |info: &ConnectionInfo| info.streams >= self.config.max_streams_per_connection;
+        let mut rest: Vec<_> = self.connections.of(peer).iter().collect();
+        let mut ranked = Vec::with_capacity(rest.len());
+        // A policy's order need not be total, so this is no sort.
+        while let Some(best) = (0..rest.len()).reduce(|best, other| {
+            let (a, b) = (rest[other], rest[best]);
+            let order = (a.draining, full(a)).cmp(&(b.draining, full(b)));
+            let order = order
+                .then_with(|| self.policy.compare(a, b, &view))
+                .then(a.relayed.cmp(&b.relayed));
+            if order.is_lt() { other } else { best }
+        }) {
+            ranked.push(rest.remove(best));
+        }
+        ranked
+    }
+
+    // ---- Changes -----------------------------------------------------------------------------------
+
+    /// Tells the policy, and does as it says.
+    pub(super) fn tell(&mut self, peer: PeerId, change: &Change) {
+        for action in self.ask(peer, |policy, view| policy.changed(change, view)) {
+            match action {
+                Action::Move(key, to) => self.wanted(key, to, Asker::Action),
+                Action::Close(connection) => self.close_when_free(peer, connection),
+                Action::CallIn(delay) => self.call_in(peer, delay),
+                Action::Replace => self.place_all(peer),
+            }
+        }
+    }
+
+    fn call_in(&mut self, peer: PeerId, delay: Duration) {
+        let at = std::time::Instant::now() + delay;
+        let earlier = self.calls.get(&peer).is_none_or(|call| at < *call);
+        if earlier && !self.connections.of(peer).is_empty() {
+            self.calls.insert(peer, at);
+            self.later(delay, Due::Call(peer, at));
+        }
+    }
+
+    // ---- Placing -----------------------------------------------------------------------------------
+
+    pub(super) fn place_all(&mut self, peer: PeerId) {
+        for key in self.table.of_peer(peer) {
+            self.place(key);
+        }
+    }
+
+    /// Where the policy wants the stream to be, if that is elsewhere and it may go there.
+    fn destination(&mut self, key: StreamKey) -> Option<ConnectionId> {
+        let stream = self.table.one(key)?;
+        let placement = match stream.mobility {
+            Mobility::PinnedTo(to) => Placement::On(to),
+            _ => self.ask(stream.peer, |policy, view| {
+                policy::place(policy, &stream, view)
+            }),
+        };
+        match placement {
+            Placement::Indifferent | Placement::Here => None,
+            Placement::On(to) => self.may_go(&stream, to).then_some(to),
+            Placement::AskAgain(delay) => {
+                if let Some(entry) = self.table.get_mut(key)
+                    && !std::mem::replace(&mut entry.extra.asking_again, true)
+                {
+                    self.later(delay, Due::Ask(key));
+                }
+                None
+            }
+        }
+    }
+
+    fn may_go(&self, stream: &StreamInfo, to: ConnectionId) -> bool {
+        let target = self.connections.get(stream.peer, to);
+        to != stream.connection && target.is_some_and(|to| policy::may_go(stream, to))
+    }
+
+    /// Asks the policy where the stream should be, and has it moved there.
+    pub(super) fn place(&mut self, key: StreamKey) {
+        if self.table.get(key).is_none_or(|entry| {
+            let asked_for = entry
+                .extra
+                .outgoing
+                .as_ref()
+                .is_some_and(|out| !out.may_change());
+            asked_for || entry.shared.may_start().is_err()
+        }) {
+            return;
+        }
+        match self.destination(key) {
+            Some(to) => self.wanted(key, to, Asker::Place),
+            None => self.unwanted(key),
+        }
+    }
+
+    /// Whether the policy still wants the stream to go there.
+    pub(super) fn still_wanted(&mut self, key: StreamKey, to: ConnectionId) -> bool {
+        self.destination(key) == Some(to)
+    }
+
+    /// The policy wants the stream to go there: starts that if nothing speaks against it.
+    fn wanted(&mut self, key: StreamKey, to: ConnectionId, asker: Asker) {
+        let Some(stream) = self.table.one(key) else {
+            return;
+        };
+        if !self.may_go(&stream, to) {
+            return;
+        }
+        let wait = match self.config.initiate {
+            _ if matches!(stream.mobility, Mobility::PinnedTo(_)) => None,
+            Initiate::Either => None,
+            Initiate::Designated { .. } if self.table.is_designated(stream.peer) => None,
+            Initiate::Designated { patience } => Some(patience),
+        };
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let extra = &mut entry.extra;
+        let settled = |outgoing: &Outgoing| !outgoing.may_change() || outgoing.to == to;
+        if extra.outgoing.as_ref().is_some_and(settled) || extra.backoff.waiting == Some(to) {
+            return;
+        }
+        match (wait, extra.patience) {
+            (None, _) | (Some(_), Patience::Over) => self.migrate(key, to, asker),
+            (Some(_), Patience::Waiting) => {}
+            (Some(patience), Patience::NotNeeded) => {
+                extra.patience = Patience::Waiting;
+                let due = Due::Patience(key, extra.epoch);
+                self.later(patience, due);
+            }
+        }
+    }
+
+    /// The time to wait for the designated peer is over.
+    pub(super) fn patience_over(&mut self, key: StreamKey, epoch: u64) {
+        if let Some(entry) = self.table.get_mut(key)
+            && entry.extra.epoch == epoch
+        {
+            entry.extra.patience = Patience::Over;
+            self.place(key);
+        }
+    }
+
+    /// The time to wait after a failure is over.
+    pub(super) fn backed_off(&mut self, key: StreamKey, epoch: u64) {
+        if let Some(entry) = self.table.get_mut(key)
+            && entry.extra.epoch == epoch
+        {
+            entry.extra.backoff.waiting = None;
+            self.place(key);
+        }
+    }
+
+    // ---- The remote's wishes -----------------------------------------------------------------------
+
+    /// Answers the remote, or has somebody outside answer.
+    pub(super) fn verdict(&mut self, key: StreamKey, to: ConnectionId) {
+        let answer = match self.decide(key, to) {
+            Verdict::Accept => Answer::Accept,
+            Verdict::Deny => Answer::Deny,
+            Verdict::NotNow => Answer::NotNow,
+            Verdict::Ask => return self.ask_outside(key, to),
+        };
+        if let Some(entry) = self.table.get(key) {
+            entry.shared.verdict(answer);
+        }
+    }
+
+    fn decide(&mut self, key: StreamKey, to: ConnectionId) -> Verdict {
+        let Some(stream) = self.table.one(key) else {
+            return Verdict::NotNow;
+        };
+        let Some(target) = self.connections.get(stream.peer, to).cloned() else {
+            return Verdict::NotNow;
+        };
+        if !stream.mobility.allows(&target) {
+            let here = self.connections.get(stream.peer, stream.connection);
+            let relayed = here.is_none_or(|here| here.relayed);
+            return match stream.mobility {
+                // A denial would bar its way off this relay, too.
+                Mobility::NeverRelayed if relayed => Verdict::NotNow,
+                _ => Verdict::Deny,
+            };
+        }
+        if target.draining {
+            return Verdict::NotNow;
+        }
+        self.ask(stream.peer, |policy, view| {
+            policy.verdict(&stream, &target, view)
+        })
+    }
+
+    fn ask_outside(&mut self, key: StreamKey, to: ConnectionId) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let peer = entry.peer;
+        entry.extra.asked += 1;
+        entry.extra.asked_about = Some(to);
+        let due = Due::Unanswered(key, entry.extra.asked);
+        self.later(self.config.answer_timeout, due);
+        self.event(Event::MigrationRequested { peer, key, to });
+    }
+
+    /// Somebody outside has answered.
+    pub(super) fn answered(
+        &mut self,
+        key: StreamKey,
+        to: ConnectionId,
+        verdict: Verdict,
+    ) -> Result<(), MigrateError> {
+        let entry = self.table.get_mut(key);
+        let entry = entry.ok_or(MigrateError::UnknownStream(key))?;
+        let answer = match verdict {
+            Verdict::Accept => Answer::Accept,
+            Verdict::Deny => Answer::Deny,
+            Verdict::NotNow => Answer::NotNow,
+            Verdict::Ask => return Err(MigrateError::NotAsked),
+        };
+        if entry.extra.asked_about != Some(to) || !entry.shared.status().asked {
+            return Err(MigrateError::NotAsked);
+        }
+        entry.extra.asked_about = None;
+        entry.shared.verdict(answer);
+        self.heard_from(key);
+        Ok(())
+    }
+
+    /// Nobody outside has answered in time.
+    pub(super) fn unanswered(&mut self, key: StreamKey, asked: u64) {
+        if let Some(entry) = self.table.get_mut(key)
+            && entry.extra.asked == asked
+            && entry.extra.asked_about.take().is_some()
+        {
+            entry.shared.verdict(Answer::NotNow);
+            self.heard_from(key);
+        }
+    }
+
+    // ---- The application's wishes ------------------------------------------------------------------
+
+    pub(super) fn set_mobility(
+        &mut self,
+        key: StreamKey,
+        mobility: Mobility,
+    ) -> Result<(), MigrateError> {
+        let entry = self.table.get_mut(key);
+        let entry = entry.ok_or(MigrateError::UnknownStream(key))?;
+        entry.extra.mobility = mobility;
+        let peer = entry.peer;
+        self.tell(peer, &Change::StreamChanged(key));
+        self.place(key);
+        Ok(())
+    }
+
+    pub(super) fn drain(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        reply: oneshot::Sender<Result<(), DrainError>>,
+    ) {
+        let Some(info) = self.connections.get_mut(peer, connection) else {
+            let _ = reply.send(Err(DrainError::UnknownConnection(connection)));
+            return;
+        };
+        let begun = !std::mem::replace(&mut info.draining, true);
+        let free = info.streams == 0;
+        self.drains.entry(connection).or_default().push(reply);
+        if begun {
+            self.connection_changed(peer, connection);
+        }
+        if free {
+            self.drained(connection, Ok(()));
+        }
+    }
+
+    /// The connection is free, or gone.
+    pub(super) fn drained(&mut self, connection: ConnectionId, result: Result<(), DrainError>) {
+        for reply in self.drains.remove(&connection).unwrap_or_default() {
+            let _ = reply.send(result);
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Whose turn it is: our migrations wait for a place among those of their peer that are unanswered, and
+//! for room on the connection to which they go. A muxer that gets too many streams may end the whole
+//! connection.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures::channel::oneshot;
+use libp2p_identity::PeerId;
+use libp2p_swarm::ConnectionId;
+
+use super::{Behaviour, Legs};
+use crate::{
+    Event, MigrateError,
+    handler::Purpose,
+    stream::{Places, StreamKey},
+};
+
+/// Our attempt, from the wish to the end.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) to: ConnectionId,
+    asker: Asker,
+    stage: Stage,
+}
+
+/// Who asked for it.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// The policy, by [`Policy::place`](crate::Policy::place) or its order.
+    Place,
+    /// The policy, by [`Action::Move`](crate::Action::Move).
+    Action,
+    /// The application, which may wait for the outcome.
+    Control(oneshot::Sender<Result<(), MigrateError>>),
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// In the queue, with this number.
+    Waiting(u64),
+    /// Until it is answered.
+    Asking {
+        _place: Places,
+    },
+    Agreed,
+}
+
+impl Outgoing {
+    pub(super) fn new(to: ConnectionId, asker: Asker) -> Self {
+        Self {
+            to,
+            asker,
+            stage: Stage::Waiting(0),
+        }
+    }
+
+    pub(super) fn resolve(self, result: Result<(), MigrateError>) {
+        if let Asker::Control(reply) = self.asker {
+            let _ = reply.send(result);
+        }
+    }
+
+    pub(super) fn is_policys(&self) -> bool {
+        !matches!(self.asker, Asker::Control(_))
+    }
+
+    /// Whether the policy may still think better of it.
+    pub(super) fn may_change(&self) -> bool {
+        matches!(
+            (&self.asker, &self.stage),
+            (Asker::Place, Stage::Waiting(_))
+        )
+    }
+
+    /// Whether it has not been started.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(_))
+    }
+
+    /// What is agreed may take as long as its reader, and holds nobody up.
+    pub(super) fn agreed(&mut self) {
+        self.stage = Stage::Agreed;
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// Per peer, for attempts that are unanswered.
+    places: HashMap<PeerId, Places>,
+    /// Per target, those that wait, in order.
+    waiting: HashMap<ConnectionId, BTreeMap<u64, StreamKey>>,
+    next_number: u64,
+}
+
+impl Turns {
+    pub(super) fn forget_connection(&mut self, connection: ConnectionId) {
+        self.waiting.remove(&connection);
+    }
+
+    pub(super) fn forget_peer(&mut self, peer: PeerId) {
+        self.places.remove(&peer);
+    }
+
+    fn wait(&mut self, key: StreamKey, mut outgoing: Outgoing) -> Outgoing {
+        self.next_number += 1;
+        outgoing.stage = Stage::Waiting(self.next_number);
+        let waiting = self.waiting.entry(outgoing.to).or_default();
+        waiting.insert(self.next_number, key);
+        outgoing
+    }
+
+    /// It waits no more, if it did.
+    pub(super) fn leave(&mut self, outgoing: &Outgoing) {
+        if let Stage::Waiting(number) = outgoing.stage
+            && let Some(waiting) = self.waiting.get_mut(&outgoing.to)
+        {
+            waiting.remove(&number);
+            self.tidy(outgoing.to);
+        }
+    }
+
+    fn next(&mut self, connection: ConnectionId) -> Option<StreamKey> {
+        let (_, key) = self.waiting.get_mut(&connection)?.pop_first()?;
+        self.tidy(connection);
+        Some(key)
+    }
+
+    fn tidy(&mut self, connection: ConnectionId) {
+        if self
+            .waiting
+            .get(&connection)
+            .is_some_and(BTreeMap::is_empty)
+        {
+            self.waiting.remove(&connection);
+        }
+    }
+}
+
+impl Behaviour {
+    /// Has the migration wait for its turn, which may come at once.
+    pub(super) fn enqueue(&mut self, key: StreamKey, outgoing: Outgoing) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return outgoing.resolve(Err(MigrateError::UnknownStream(key)));
+        };
+        let peer = entry.peer;
+        if let Some(before) = entry.extra.outgoing.take() {
+            self.turns.leave(&before);
+        }
+        entry.extra.outgoing = Some(self.turns.wait(key, outgoing));
+        self.take_turns(peer);
+    }
+
+    /// The policy does not want the stream to go anywhere any more.
+    pub(super) fn unwanted(&mut self, key: StreamKey) {
+        if let Some(entry) = self.table.get_mut(key)
+            && entry
+                .extra
+                .outgoing
+                .as_ref()
+                .is_some_and(Outgoing::may_change)
+            && let Some(outgoing) = entry.extra.outgoing.take()
+        {
+            self.turns.leave(&outgoing);
+        }
+    }
+
+    /// Starts what may be started.
+    pub(super) fn take_turns(&mut self, peer: PeerId) {
+        if self.turns.waiting.is_empty() {
+            return;
+        }
+        let targets: Vec<_> = self
+            .connections
+            .of(peer)
+            .iter()
+            .map(|info| info.id)
+            .collect();
+        for to in targets {
+            while self.has_room(peer, to)
+                && let Some(place) = self.place_for_one(peer)
+                && let Some(key) = self.turns.next(to)
+            {
+                self.turn(peer, key, to, place);
+            }
+        }
+    }
+
+    fn has_room(&self, peer: PeerId, to: ConnectionId) -> bool {
+        let limit = self.config.max_streams_per_connection;
+        let info = self.connections.get(peer, to);
+        info.is_some_and(|info| info.streams < limit) && self.turns.waiting.contains_key(&to)
+    }
+
+    fn place_for_one(&mut self, peer: PeerId) -> Option<Places> {
+        let places = self.turns.places.entry(peer).or_default();
+        places.take(self.config.max_migrations_per_peer)
+    }
+
+    fn turn(&mut self, peer: PeerId, key: StreamKey, to: ConnectionId, place: Places) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let refused = entry.shared.may_start().err();
+        let there = entry.shared.status().connection == Some(to);
+        if refused.is_some() || there {
+            if let Some(outgoing) = entry.extra.outgoing.take() {
+                outgoing.resolve(Err(match refused {
+                    Some(refused) => refused.into(),
+                    None => MigrateError::AlreadyThere(to),
+                }));
+            }
+            return;
+        }
+        // Things may have changed since the policy was asked.
+        let may_change = entry
+            .extra
+            .outgoing
+            .as_ref()
+            .is_some_and(Outgoing::may_change);
+        if may_change && !self.still_wanted(key, to) {
+            return self.unwanted(key);
+        }
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        if let Some(outgoing) = &mut entry.extra.outgoing {
+            outgoing.stage = Stage::Asking { _place: place };
+        }
+        let legs = Legs {
+            opening: Some(to),
+            ..entry.extra.legs
+        };
+        let from = entry.shared.status().connection;
+        self.legs_are(key, legs);
+        self.event(Event::MigrationStarted {
+            peer,
+            key,
+            from,
+            to,
+        });
+        self.notify(peer, to, Purpose::Leg(key));
+    }
+}

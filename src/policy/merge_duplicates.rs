@@ -1,0 +1,34 @@
+//! One of several connections that are as good as each other, the same one on both sides.
+
+use std::cmp::Ordering;
+
+use super::Policy;
+use crate::view::{ConnectionInfo, PeerView};
+
+/// Of direct connections over the same transport, keeps one. Both peers come to the same one without
+/// talking, by what both know:
+///
+/// 1. A connection that the designated peer dialed (the hash rule of *Who moves the stream*; in a hole
+///    punch, on which it took the dialer's role) is better than one that the other dialed.
+/// 2. Connections that the same peer dialed cannot be told apart by both: their order of establishment
+///    may differ, and so may their addresses. There, the older is better *to the designated peer*, and to
+///    the other they are equal. So only the designated peer moves streams, and the other goes along.
+///
+/// Relayed connections are not merged: they may go through different relays, with limits of their own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MergeDuplicates;
+
+impl Policy for MergeDuplicates {
+    fn compare(&self, a: &ConnectionInfo, b: &ConnectionInfo, peer: &PeerView<'_>) -> Ordering {
+        if a.relayed || b.relayed || a.transport != b.transport {
+            return Ordering::Equal;
+        }
+        let designated = peer.is_designated();
+        let by_designated = |info: &ConnectionInfo| info.dialer == designated;
+        let by_age = match designated {
+            true => (a.established, a.id).cmp(&(b.established, b.id)),
+            false => Ordering::Equal,
+        };
+        by_designated(b).cmp(&by_designated(a)).then(by_age)
+    }
+}

@@ -1,0 +1,310 @@
+//! What policies and applications see: connections, streams, and a peer with all of its own. Views are
+//! read-only; nothing here moves anything.
+
+use std::{fmt, time::Instant};
+
+use libp2p_core::{ConnectedPoint, Endpoint, Multiaddr, multiaddr::Protocol};
+use libp2p_identity::PeerId;
+use libp2p_swarm::{ConnectionId, StreamProtocol};
+
+use crate::{machine::StreamId, protocol::roles, stream::StreamKey};
+
+/// Who opened a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Opener {
+    /// We did.
+    Local,
+    /// The remote did.
+    Remote,
+}
+
+/// A connection as policies and [`Control::connections`](crate::Control::connections) see it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// Its ID in the swarm.
+    pub id: ConnectionId,
+    /// The remote.
+    pub peer: PeerId,
+    /// The remote's address.
+    pub address: Multiaddr,
+    /// Whether it goes through a relay.
+    pub relayed: bool,
+    /// What carries it; for a relayed connection, what carries the hop to the relay.
+    pub transport: Transport,
+    /// Whether we dialed it; of a hole punch, whether we took the dialer's role. The remote sees the
+    /// opposite.
+    pub dialer: bool,
+    /// When it was established.
+    pub established: Instant,
+    /// Legs of migratable streams on it, old and new ones of migrations included, and those that are
+    /// being opened for migrations.
+    pub streams: usize,
+    /// It is being emptied ([`Control::drain`](crate::Control::drain)): nothing is put on it.
+    pub draining: bool,
+}
+
+impl ConnectionInfo {
+    pub(crate) fn new(id: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) -> Self {
+        // A relayed connection shows in our own address when the remote dialed.
+        let (address, local) = match endpoint {
+            ConnectedPoint::Dialer { address, .. } => (address, None),
+            ConnectedPoint::Listener {
+                local_addr,
+                send_back_addr,
+            } => (send_back_addr, Some(local_addr)),
+        };
+        // `p2p-circuit` is tested first: a relayed address contains the relay's transport too.
+        let relayed = is_relayed(address) || local.is_some_and(is_relayed);
+        let transport = Transport::of(address)
+            .or_else(|| local.and_then(Transport::of))
+            .unwrap_or(Transport::Other);
+        Self {
+            id,
+            peer,
+            address: address.clone(),
+            relayed,
+            transport,
+            dialer: matches!(
+                endpoint,
+                ConnectedPoint::Dialer {
+                    role_override: Endpoint::Dialer,
+                    ..
+                }
+            ),
+            established: Instant::now(),
+            streams: 0,
+            draining: false,
+        }
+    }
+
+    /// Whether a reset or a loss reads as an EOF on this connection's streams, as it does with yamux.
+    /// The muxer's kind is not visible to a behaviour, so this goes by the address: everything but a
+    /// direct QUIC-like connection runs yamux, the relayed ones included.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.relayed || !matches!(self.transport, Transport::Quic | Transport::WebTransport)
+    }
+}
+
+fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// What carries a connection, told by its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Transport {
+    /// TCP with a security protocol and a muxer.
+    Tcp,
+    /// QUIC.
+    Quic,
+    /// WebSocket, plain or over TLS.
+    WebSocket,
+    /// WebTransport.
+    WebTransport,
+    /// WebRTC.
+    WebRtc,
+    /// Within this process.
+    Memory,
+    /// Something else.
+    Other,
+}
+
+impl Transport {
+    fn of(address: &Multiaddr) -> Option<Self> {
+        let mut found = None;
+        for part in address {
+            found = Some(match part {
+                Protocol::Tcp(_) => Self::Tcp,
+                Protocol::Quic | Protocol::QuicV1 => Self::Quic,
+                Protocol::Ws(_) | Protocol::Wss(_) => Self::WebSocket,
+                Protocol::WebTransport => Self::WebTransport,
+                Protocol::WebRTC | Protocol::WebRTCDirect => Self::WebRtc,
+                Protocol::Memory(_) => Self::Memory,
+                Protocol::P2pCircuit => break,
+                _ => continue,
+            });
+        }
+        found
+    }
+}
+
+/// A migratable stream as policies and [`Control::streams`](crate::Control::streams) see it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StreamInfo {
+    /// Its name in this behaviour.
+    pub key: StreamKey,
+    /// Its present ID on the wire.
+    pub id: StreamId,
+    /// The remote.
+    pub peer: PeerId,
+    /// Its protocol, once negotiated.
+    pub protocol: Option<StreamProtocol>,
+    /// Who opened it.
+    pub opener: Opener,
+    /// The connection that carries what is written now.
+    pub connection: ConnectionId,
+    /// Bytes written, over all legs.
+    pub sent: u64,
+    /// Bytes read, over all legs.
+    pub received: u64,
+    /// Whether it is being migrated.
+    pub migrating: bool,
+    /// Whether it has left a relayed connection. Policies do not move it onto one again: the remote may
+    /// be closing it (*Who starts*).
+    pub left_relay: bool,
+    /// Whether and whither it may be moved.
+    pub mobility: Mobility,
+    /// When it was labelled.
+    pub started: Instant,
+}
+
+/// Whether and whither a stream may be moved. Set for a protocol by
+/// [`Config::with_mobility`](crate::Config::with_mobility), for a stream by
+/// [`Control::set_mobility`](crate::Control::set_mobility); the behaviour keeps to it, whatever a policy
+/// says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Mobility {
+    /// Anywhere, as the policy and the remote see fit.
+    #[default]
+    Free,
+    /// Anywhere, but never onto a relayed connection. If the remote tries, it is told "not now" by a
+    /// stream that is on a relayed connection itself, and "never" by one that is on a direct one.
+    NeverRelayed,
+    /// Nowhere. A remote that tries is refused, which is for good: it will not try again, even if the
+    /// stream is set free later.
+    Pinned,
+    /// To this connection and no other. The stream is moved there, and stays.
+    PinnedTo(ConnectionId),
+}
+
+impl Mobility {
+    pub(crate) fn allows(self, to: &ConnectionInfo) -> bool {
+        match self {
+            Self::Free => true,
+            Self::NeverRelayed => !to.relayed,
+            Self::Pinned => false,
+            Self::PinnedTo(connection) => connection == to.id,
+        }
+    }
+}
+
+/// A peer as a [`Policy`](crate::Policy) sees it.
+pub struct PeerView<'a> {
+    pub(crate) local: PeerId,
+    pub(crate) peer: PeerId,
+    pub(crate) connections: &'a [ConnectionInfo],
+    pub(crate) streams: &'a dyn Streams,
+}
+
+/// Where a [`PeerView`] finds streams: looked up when asked for, so that a view costs nothing.
+pub(crate) trait Streams {
+    fn one(&self, key: StreamKey) -> Option<StreamInfo>;
+    fn of_peer(&self, peer: PeerId) -> Vec<StreamInfo>;
+}
+
+impl fmt::Debug for PeerView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerView")
+            .field("peer", &self.peer)
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PeerView<'_> {
+    /// The remote.
+    #[must_use]
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// We.
+    #[must_use]
+    pub fn local_peer(&self) -> PeerId {
+        self.local
+    }
+
+    /// Whether the hash rule names us (*Who moves the stream*): one of the two peers, the same for both.
+    #[must_use]
+    pub fn is_designated(&self) -> bool {
+        roles::is_designated(&self.local, &self.peer)
+    }
+
+    /// All connections to the peer, the oldest first.
+    #[must_use]
+    pub fn connections(&self) -> &[ConnectionInfo] {
+        self.connections
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn connection(&self, id: ConnectionId) -> Option<&ConnectionInfo> {
+        self.connections.iter().find(|info| info.id == id)
+    }
+
+    /// A live migratable stream to or from the peer.
+    #[must_use]
+    pub fn stream(&self, key: StreamKey) -> Option<StreamInfo> {
+        self.streams.one(key)
+    }
+
+    /// All of them. Costs time in proportion to their number.
+    #[must_use]
+    pub fn streams(&self) -> Vec<StreamInfo> {
+        self.streams.of_peer(self.peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relayed_address_is_told_before_its_relays_transport() {
+        let relay = PeerId::random();
+        let peer = PeerId::random();
+        for (address, relayed, transport) in [
+            ("/ip4/127.0.0.1/tcp/1".to_owned(), false, Transport::Tcp),
+            (
+                "/ip4/127.0.0.1/udp/1/quic-v1".to_owned(),
+                false,
+                Transport::Quic,
+            ),
+            (
+                "/ip4/127.0.0.1/tcp/1/ws".to_owned(),
+                false,
+                Transport::WebSocket,
+            ),
+            ("/memory/1".to_owned(), false, Transport::Memory),
+            (
+                format!("/ip4/127.0.0.1/udp/1/quic-v1/p2p/{relay}/p2p-circuit/p2p/{peer}"),
+                true,
+                Transport::Quic,
+            ),
+            (
+                format!("/ip4/127.0.0.1/tcp/1/ws/p2p/{relay}/p2p-circuit"),
+                true,
+                Transport::WebSocket,
+            ),
+        ] {
+            let address: Multiaddr = address.parse().unwrap();
+            let inbound = ConnectedPoint::Listener {
+                local_addr: address.clone(),
+                send_back_addr: format!("/p2p/{peer}").parse().unwrap(),
+            };
+            let outbound = ConnectedPoint::Dialer {
+                address,
+                role_override: libp2p_core::Endpoint::Dialer,
+                port_use: libp2p_core::transport::PortUse::Reuse,
+            };
+            for endpoint in [inbound, outbound] {
+                let info = ConnectionInfo::new(ConnectionId::new_unchecked(0), peer, &endpoint);
+                assert_eq!((info.relayed, info.transport), (relayed, transport));
+                assert_eq!(info.is_ambiguous(), relayed || transport != Transport::Quic);
+            }
+        }
+    }
+}
