@@ -7,10 +7,10 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
-use futures::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use futures::{AsyncRead, AsyncWrite, AsyncWriteExt, task::AtomicWaker};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
 use multistream_select::{Negotiated, NegotiationError, Version};
@@ -43,6 +43,24 @@ pub struct Stream {
     protocol: StreamProtocol,
     /// A lazy negotiation that failed panics when it is used again; so it is not.
     broken: Option<io::ErrorKind>,
+    /// Until the answer to a lazy offer has been read.
+    unanswered: Option<Arc<Both>>,
+}
+
+/// A lazy negotiation flushes when it is read from, and a leg keeps only the last waker per direction:
+/// the reader's would take the place of the writer's. So until the answer is there, whatever is woken
+/// wakes both.
+#[derive(Default)]
+struct Both {
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+impl Wake for Both {
+    fn wake(self: Arc<Self>) {
+        self.reader.wake();
+        self.writer.wake();
+    }
 }
 
 enum Inner {
@@ -79,6 +97,7 @@ impl Stream {
             peer,
             protocol,
             broken: None,
+            unanswered: None,
         }
     }
 
@@ -99,6 +118,7 @@ impl Stream {
             peer,
             protocol,
             broken: None,
+            unanswered: Some(Arc::default()),
         }
     }
 
@@ -162,6 +182,9 @@ impl Stream {
     }
 
     fn after_read(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if polled.is_ready() {
+            self.unanswered = None;
+        }
         match (&polled, &mut self.io) {
             (Poll::Ready(Err(error)), _) => self.broken = Some(error.kind()),
             (Poll::Ready(Ok(n)), Inner::Plain { received, .. }) => *received += *n as u64,
@@ -191,7 +214,13 @@ impl fmt::Debug for Stream {
 }
 
 macro_rules! delegate {
-    ($self:expr, $io:ident => $poll:expr) => {
+    ($self:expr, $side:ident, $cx:ident, $io:ident => $poll:expr) => {{
+        let waker = $self.unanswered.as_ref().map(|both| {
+            both.$side.register($cx.waker());
+            Waker::from(both.clone())
+        });
+        let waker = waker.as_ref().unwrap_or($cx.waker());
+        let $cx = &mut Context::from_waker(waker);
         match &mut $self.io {
             Inner::Migratable { io, .. } => {
                 let $io = Pin::new(&mut **io);
@@ -202,7 +231,7 @@ macro_rules! delegate {
                 $poll
             }
         }
-    };
+    }};
 }
 
 impl AsyncRead for Stream {
@@ -212,7 +241,7 @@ impl AsyncRead for Stream {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         self.usable()?;
-        let polled = delegate!(self, io => io.poll_read(cx, buf));
+        let polled = delegate!(self, reader, cx, io => io.poll_read(cx, buf));
         self.after_read(polled)
     }
 
@@ -222,7 +251,7 @@ impl AsyncRead for Stream {
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         self.usable()?;
-        let polled = delegate!(self, io => io.poll_read_vectored(cx, bufs));
+        let polled = delegate!(self, reader, cx, io => io.poll_read_vectored(cx, bufs));
         self.after_read(polled)
     }
 }
@@ -234,7 +263,7 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.usable()?;
-        let polled = delegate!(self, io => io.poll_write(cx, buf));
+        let polled = delegate!(self, writer, cx, io => io.poll_write(cx, buf));
         self.after_write(polled)
     }
 
@@ -244,18 +273,18 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.usable()?;
-        let polled = delegate!(self, io => io.poll_write_vectored(cx, bufs));
+        let polled = delegate!(self, writer, cx, io => io.poll_write_vectored(cx, bufs));
         self.after_write(polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.usable()?;
-        delegate!(self, io => io.poll_flush(cx))
+        delegate!(self, writer, cx, io => io.poll_flush(cx))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.usable()?;
-        ready!(delegate!(self, io => io.poll_close(cx)))?;
+        ready!(delegate!(self, writer, cx, io => io.poll_close(cx)))?;
         Poll::Ready(Ok(()))
     }
 }

@@ -13,7 +13,9 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, channel::mpsc};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, dcutr, gossipsub, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
+    core::upgrade,
+    dcutr, gossipsub, identify,
     identity::Keypair,
     multiaddr::Protocol,
     noise, ping, relay, request_response,
@@ -103,6 +105,8 @@ pub struct Setup {
     /// Gossip, and requests that are answered with themselves.
     pub neighbours: bool,
     pub idle: Duration,
+    /// Whether substreams are negotiated lazily.
+    pub lazy: bool,
     /// Of one yamux connection.
     pub max_yamux_streams: usize,
     pub keypair: Keypair,
@@ -121,6 +125,7 @@ impl Default for Setup {
             dcutr: false,
             neighbours: false,
             idle: Duration::from_secs(60),
+            lazy: false,
             max_yamux_streams: 512,
             keypair: Keypair::generate_ed25519(),
         }
@@ -208,7 +213,15 @@ impl Node {
                     .into(),
             })
             .unwrap()
-            .with_swarm_config(|config| config.with_idle_connection_timeout(setup.idle))
+            .with_swarm_config(|config| {
+                let config = config.with_idle_connection_timeout(setup.idle);
+                match setup.lazy {
+                    true => {
+                        config.with_substream_upgrade_protocol_override(upgrade::Version::V1Lazy)
+                    }
+                    false => config,
+                }
+            })
             .build();
         let (commands, receiver) = mpsc::unbounded();
         let log = Arc::new(Log::default());

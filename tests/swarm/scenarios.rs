@@ -724,3 +724,69 @@ async fn open_errors_say_why() {
             .is_err()
     );
 }
+
+/// A stream whose protocol was offered lazily, by us or by the swarm, has a read pending when its writer
+/// is held up: both go on.
+#[tokio::test]
+async fn a_read_is_pending_while_a_write_waits() {
+    const BYTES: u64 = 1 << 20;
+    for (kind, lazy) in [
+        (Kind::Tcp, false),
+        (Kind::Quic, false),
+        (Kind::Tcp, true),
+        (Kind::Quic, true),
+    ] {
+        let setup = || Setup {
+            identify: true,
+            lazy,
+            ..Default::default()
+        };
+        let mut net = Net::with(Node::with(setup()), Node::with(setup()));
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let connection = net.connect(kind).await;
+        let (peer, here) = (net.listener.id, connection.here);
+        let identified = |seen: &Seen| matches!(seen, Seen::Identified(_)).then_some(());
+        net.dialer.wait("identify", identified).await;
+        let opened = net.dialer.control.open_stream_on(peer, here, PROTOCOL);
+        let opened = within("the stream", opened).await.unwrap();
+        let (mut reader, mut writer) = opened.split();
+        let writer = tokio::spawn(async move {
+            write(&mut writer, 5, 0, BYTES).await;
+            writer.close().await.unwrap();
+        });
+        // Nobody reads there; so it has come to a halt when it has filled the window, or soon will.
+        within("a full window", async {
+            let mut sent = 0;
+            loop {
+                let streams = net.dialer.control.streams(peer).await;
+                if sent > 0 && streams[0].sent == sent {
+                    return;
+                }
+                sent = streams[0].sent;
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let (polled, is_polled) = tokio::sync::oneshot::channel();
+        let reader = tokio::spawn(async move {
+            let mut buf = [0];
+            let mut polled = Some(polled);
+            let read = std::future::poll_fn(|cx| {
+                let read =
+                    futures::AsyncRead::poll_read(std::pin::Pin::new(&mut reader), cx, &mut buf);
+                if let Some(polled) = polled.take() {
+                    polled.send(()).unwrap();
+                }
+                read
+            });
+            assert_eq!(read.await.unwrap(), 0);
+        });
+        is_polled.await.unwrap();
+        let (_, _, mut accepted) = within("the stream there", incoming.next()).await.unwrap();
+        within("all of it", read(&mut accepted, 5, 0, BYTES)).await;
+        read_end(&mut accepted).await;
+        accepted.close().await.unwrap();
+        within("the writer", writer).await.unwrap();
+        within("the reader", reader).await.unwrap();
+    }
+}
