@@ -66,7 +66,7 @@ struct Waiting {
 /// The protocols that are accepted, shared by controls, handlers and the behaviour.
 #[derive(Debug)]
 pub(crate) struct Acceptors {
-    prefix: StreamProtocol,
+    prefixes: Vec<StreamProtocol>,
     backlog: usize,
     /// Protects the registrations; nothing else is done under it.
     registered: Mutex<Registered>,
@@ -75,19 +75,23 @@ pub(crate) struct Acceptors {
 #[derive(Debug)]
 struct Registered {
     queues: HashMap<StreamProtocol, Queue>,
-    /// The prefix and all of them, ready to be handed to the swarm at every poll.
+    /// The prefixes and all of them, ready to be handed to the swarm at every poll.
     list: Arc<[StreamProtocol]>,
 }
 
 impl Acceptors {
     pub(crate) fn new(prefix: StreamProtocol, backlog: usize) -> Arc<Self> {
+        let mut prefixes = vec![prefix];
+        // The proof of concept in Go writes the name so.
+        let alias = format!("{}/", prefixes[0]);
+        prefixes.extend(StreamProtocol::try_from_owned(alias));
         Arc::new(Self {
             backlog,
             registered: Mutex::new(Registered {
                 queues: HashMap::new(),
-                list: [prefix.clone()].into(),
+                list: prefixes.clone().into(),
             }),
-            prefix,
+            prefixes,
         })
     }
 
@@ -96,12 +100,12 @@ impl Acceptors {
         protocol: StreamProtocol,
     ) -> Result<IncomingStreams, AlreadyRegistered> {
         let mut registered = lock(&this.registered);
-        if protocol == this.prefix || registered.queues.contains_key(&protocol) {
+        if this.is_prefix(&protocol) || registered.queues.contains_key(&protocol) {
             return Err(AlreadyRegistered);
         }
         let queue = Queue::default();
         registered.queues.insert(protocol.clone(), queue.clone());
-        registered.relist(&this.prefix);
+        registered.relist(&this.prefixes);
         drop(registered);
         Ok(IncomingStreams {
             protocol,
@@ -113,17 +117,18 @@ impl Acceptors {
     fn unregister(&self, protocol: &StreamProtocol) {
         let mut registered = lock(&self.registered);
         registered.queues.remove(protocol);
-        registered.relist(&self.prefix);
+        registered.relist(&self.prefixes);
     }
 
-    /// The prefix and the application's protocols, all as plain protocols.
+    /// The prefixes and the application's protocols, as they may be asked for on a connection, and after
+    /// a label.
     pub(crate) fn protocols(&self) -> Arc<[StreamProtocol]> {
         lock(&self.registered).list.clone()
     }
 
-    /// The application's protocols, as they may follow a label.
-    pub(crate) fn inner(&self) -> Vec<StreamProtocol> {
-        lock(&self.registered).list[1..].to_vec()
+    /// Whether this is the migration protocol's name, in either spelling.
+    pub(crate) fn is_prefix(&self, protocol: &StreamProtocol) -> bool {
+        self.prefixes.contains(protocol)
     }
 
     fn queue(&self, protocol: &StreamProtocol) -> Option<Queue> {
@@ -162,11 +167,10 @@ impl Acceptors {
 }
 
 impl Registered {
-    fn relist(&mut self, prefix: &StreamProtocol) {
+    fn relist(&mut self, prefixes: &[StreamProtocol]) {
         let mut protocols: Vec<_> = self.queues.keys().cloned().collect();
         protocols.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
-        protocols.insert(0, prefix.clone());
-        self.list = protocols.into();
+        self.list = prefixes.iter().cloned().chain(protocols).collect();
     }
 }
 

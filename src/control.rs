@@ -166,6 +166,9 @@ impl Control {
     /// [`Config::with_max_streams_per_connection`](crate::Config::with_max_streams_per_connection)). Once
     /// it has been asked for, dropping the future does not stop it.
     ///
+    /// A policy that would rather have the stream elsewhere moves it again; to keep it there, say
+    /// [`Mobility::PinnedTo`] with [`Control::set_mobility`], which moves it too.
+    ///
     /// # Errors
     ///
     /// See [`MigrateError`]. Unless it is [`MigrateError::Aborted`], the stream goes on where it was.

@@ -96,6 +96,17 @@ pub enum Event {
         /// Where it is to go.
         to: ConnectionId,
     },
+    /// The remote asked to move a stream, and the policy, the stream's mobility or somebody outside said no.
+    MigrationDeclined {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Where it was to go.
+        to: ConnectionId,
+        /// Whether for good, or not now.
+        for_good: bool,
+    },
     /// Both sides have agreed to move the stream.
     MigrationAgreed {
         /// The remote.
@@ -131,6 +142,20 @@ pub enum Event {
         new_leg_sent: u64,
         /// Bytes read on the new leg so far.
         new_leg_received: u64,
+    },
+    /// The first byte has been read on the new leg of a migration.
+    Resumed {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// The new leg's connection.
+        connection: ConnectionId,
+        /// Whether we initiated the migration.
+        initiator: bool,
+        /// How long after the end of the old leg. Long if the remote had nothing to say, or if our
+        /// application did not read.
+        gap: Duration,
     },
     /// An attempt to migrate has come to nothing, and the stream goes on where it was.
     MigrationFailed {

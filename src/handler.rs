@@ -236,7 +236,7 @@ impl Handler {
     }
 
     fn accepted(&mut self, mut stream: Stream, protocol: StreamProtocol) {
-        if protocol != self.prefix {
+        if !self.acceptors.is_prefix(&protocol) {
             self.events.push_back(News::Plain { stream, protocol });
         } else if self.inbound.len() >= self.max_inbound {
             self.events.push_back(News::Refused);

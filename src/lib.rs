@@ -9,6 +9,8 @@ mod control;
 mod event;
 mod handler;
 mod machine;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod negotiate;
 mod policy;
 mod protocol;

@@ -16,7 +16,9 @@ use libp2p_swarm::{ConnectionId, StreamProtocol};
 use multistream_select::{Negotiated, NegotiationError, Version};
 
 use crate::{
+    accept::Acceptors,
     machine::StreamId,
+    protocol::codec::{self, Request},
     stream::{Migratable, Shared, StreamKey},
 };
 
@@ -107,6 +109,7 @@ impl Stream {
         peer: PeerId,
         first: ConnectionId,
         protocol: StreamProtocol,
+        lazy: bool,
     ) -> Self {
         Self {
             key: shared.key(),
@@ -118,7 +121,7 @@ impl Stream {
             peer,
             protocol,
             broken: None,
-            unanswered: Some(Arc::default()),
+            unanswered: lazy.then(Arc::default),
         }
     }
 
@@ -304,7 +307,20 @@ pub(crate) async fn dial(
     let (protocol, mut io) = multistream_select::dialer_select_proto(io, offer, version).await?;
     // A lazy offer would wait for the first write, and could be lost by a drop after it.
     io.flush().await?;
-    Ok(Stream::migratable(io, shared, peer, connection, protocol))
+    Ok(Stream::migratable(
+        io, shared, peer, connection, protocol, known,
+    ))
+}
+
+/// What a stream that the remote has labelled turns out to be.
+pub(crate) enum Listened {
+    /// A stream.
+    Stream(Stream),
+    /// A leg for another: the proof of concept in Go labels it first, and then says `Migrate` after
+    /// another prefix. The stream that it seemed to be is over.
+    Leg(libp2p_swarm::Stream, Request),
+    /// Neither: what came after the other prefix was no `Migrate`.
+    Violation,
 }
 
 /// Answers a remote's offer on a stream that it has labelled.
@@ -312,9 +328,24 @@ pub(crate) async fn listen(
     shared: Arc<SwarmShared>,
     peer: PeerId,
     connection: ConnectionId,
-    protocols: Vec<StreamProtocol>,
-) -> Result<Stream, NegotiationError> {
+    acceptors: Arc<Acceptors>,
+) -> Result<Listened, NegotiationError> {
     let io = Migratable::new(shared.clone());
+    let protocols = acceptors.protocols();
+    let protocols = protocols.iter().cloned();
     let (protocol, io) = multistream_select::listener_select_proto(io, protocols).await?;
-    Ok(Stream::migratable(io, shared, peer, connection, protocol))
+    if !acceptors.is_prefix(&protocol) {
+        let stream = Stream::migratable(io, shared, peer, connection, protocol, false);
+        return Ok(Listened::Stream(stream));
+    }
+    // One level and no more: what comes now is a message, and no label.
+    let leg = shared.dissolve().ok_or(NegotiationError::Failed)?;
+    drop(io);
+    let mut leg = leg.into_io();
+    match codec::read(&mut leg).await {
+        Ok(request @ Request::Migrate { .. }) => Ok(Listened::Leg(leg, request)),
+        Ok(Request::Label { .. }) => Ok(Listened::Violation),
+        Err(error) if error.is_violation() => Ok(Listened::Violation),
+        Err(_) => Err(NegotiationError::Failed),
+    }
 }

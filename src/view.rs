@@ -154,6 +154,9 @@ pub struct StreamInfo {
     /// Whether it has left a relayed connection. Policies do not move it onto one again: the remote may
     /// be closing it (*Who starts*).
     pub left_relay: bool,
+    /// Connections off which the remote has moved it. Policies do not move it back onto these: two that
+    /// disagree would move it to and fro for ever, and the remote may be draining one.
+    pub left_for_remote: Vec<ConnectionId>,
     /// Whether and whither it may be moved.
     pub mobility: Mobility,
     /// When it was labelled.

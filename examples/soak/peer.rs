@@ -246,7 +246,10 @@ impl Peer {
                     Note::Completed(_) => self.completed += 1,
                     Note::Failed { .. } => self.failed += 1,
                     Note::Over(result) => self.over = Some(result),
-                    Note::Agreed { .. } | Note::Confirmed { .. } | Note::Violation => {}
+                    Note::Agreed { .. }
+                    | Note::Confirmed { .. }
+                    | Note::Resumed { .. }
+                    | Note::Violation => {}
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::{
     Abort, Change, Event, Failure, Limit, MigrateError, Violation,
     handler::Purpose,
     machine::{Refused, StreamId},
-    stream::{Note, Places, StreamKey},
+    stream::{Note, Places, Status, StreamKey},
     table::Found,
 };
 
@@ -76,17 +76,34 @@ impl Behaviour {
         connection: ConnectionId,
         stream: libp2p_swarm::Stream,
     ) {
-        let Some(peer) = self.table.get(key).map(|entry| entry.peer) else {
+        let Some(entry) = self.table.get(key) else {
             return;
         };
+        let peer = entry.peer;
+        // The remote may have moved it while our substream was being opened.
+        let there = entry.shared.status().connection == Some(connection);
+        let placement = entry.extra.outgoing.as_ref();
+        let placement = placement.is_some_and(Outgoing::is_placement);
+        if there || placement && !self.still_wanted(key, connection) {
+            return self.outgoing_failed(key, MigrateError::AlreadyThere(connection));
+        }
         let leg = self.leg(peer, connection, stream);
-        let (Some(leg), Some(id)) = (leg, self.table.allocate(peer)) else {
+        let (Some(mut leg), Some(id)) = (leg, self.table.allocate(peer)) else {
             let error = MigrateError::UnknownConnection(connection);
             return self.outgoing_failed(key, error);
         };
         let Some(entry) = self.table.get(key) else {
             return;
         };
+        let initiator = true;
+        leg.set_span(span(
+            self.local,
+            peer,
+            key,
+            &entry.shared.status(),
+            connection,
+            initiator,
+        ));
         match entry.shared.start(leg, id) {
             Ok(()) => {
                 self.table.refresh(key);
@@ -122,10 +139,9 @@ impl Behaviour {
             return outgoing.resolve(Err(error));
         }
         // The remote's attempt came first.
-        let reason = if error == MigrateError::AlreadyMigrating {
-            Failure::Yielded
-        } else {
-            Failure::LegLost
+        let reason = match error {
+            MigrateError::AlreadyMigrating | MigrateError::AlreadyThere(_) => Failure::Yielded,
+            _ => Failure::LegLost,
         };
         let by_policy = outgoing.is_policys().then_some(outgoing.to);
         tracing::debug!(%peer, %key, %error, "migration not started");
@@ -149,6 +165,7 @@ impl Behaviour {
         let again = !matches!(reason, Failure::Denied | Failure::Yielded);
         let backoff = &mut entry.extra.backoff;
         let retry_in = by_policy.filter(|_| again).map(|to| backoff.failed(to));
+        let number = backoff.number;
         let epoch = entry.extra.epoch;
         if initiator {
             let legs = Legs {
@@ -165,7 +182,7 @@ impl Behaviour {
             retry_in,
         });
         if let Some(delay) = retry_in {
-            self.later(delay, Due::Retry(key, epoch));
+            self.later(delay, Due::Retry(key, epoch, number));
         }
         self.tell(peer, &Change::MigrationFailed(key, reason));
         self.place(key);
@@ -212,7 +229,7 @@ impl Behaviour {
     pub(super) fn migrate_admitted(
         &mut self,
         peer: PeerId,
-        leg: SwarmLeg,
+        mut leg: SwarmLeg,
         id: StreamId,
         from: StreamId,
         verify: bool,
@@ -240,6 +257,9 @@ impl Behaviour {
                         limit: Limit::MigrationRate,
                     });
                 }
+                let initiator = false;
+                let status = entry.shared.status();
+                leg.set_span(span(self.local, peer, key, &status, connection, initiator));
                 // It may be over without our having heard of it.
                 match entry.shared.migrate(leg, id, from, verify) {
                     Ok(()) => {
@@ -361,8 +381,14 @@ impl Behaviour {
                 let to = self.connections.get(peer, completed.to);
                 let left_relay =
                     from.is_some_and(|from| from.relayed) && to.is_none_or(|to| !to.relayed);
+                let there = |id: &ConnectionId| self.connections.get(peer, *id).is_some();
                 if let Some(entry) = self.table.get_mut(key) {
                     entry.extra.left_relay |= left_relay;
+                    if !completed.initiator {
+                        let left = &mut entry.extra.left_for_remote;
+                        left.retain(|id| *id != completed.from && there(id));
+                        left.push(completed.from);
+                    }
                 }
                 self.left(
                     key,
@@ -399,6 +425,17 @@ impl Behaviour {
                 self.place(key);
             }
             Note::Confirmed { from } => self.confirmed(peer, key, from),
+            Note::Resumed {
+                connection,
+                initiator,
+                gap,
+            } => self.event(Event::Resumed {
+                peer,
+                key,
+                connection,
+                initiator,
+                gap,
+            }),
             Note::Over(result) => self.over(key, result),
         }
     }
@@ -492,4 +529,17 @@ impl Behaviour {
         }
         self.heard_from(key);
     }
+}
+
+/// One migration, in logs.
+fn span(
+    local: PeerId,
+    peer: PeerId,
+    key: StreamKey,
+    status: &Status<ConnectionId>,
+    to: ConnectionId,
+    initiator: bool,
+) -> tracing::Span {
+    let from = status.connection.map(tracing::field::display);
+    tracing::debug_span!("migration", %local, %peer, stream = %key, from, %to, initiator)
 }

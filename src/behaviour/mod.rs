@@ -7,6 +7,7 @@ mod policy;
 mod prune;
 mod rate;
 mod streams;
+mod timers;
 mod turns;
 
 use std::{
@@ -36,6 +37,7 @@ use self::{
     prune::{Legs, Loads},
     rate::Rate,
     streams::Negotiated,
+    timers::Timers,
     turns::{Asker, Outgoing, Turns},
 };
 use crate::{
@@ -60,7 +62,11 @@ struct Extra {
     started: Instant,
     protocol: Option<StreamProtocol>,
     mobility: Mobility,
+    /// The application has said so of this stream; the protocol's setting does not count any more.
+    mobility_said: bool,
     left_relay: bool,
+    /// Connections off which the remote has moved it, as long as they are there.
+    left_for_remote: Vec<ConnectionId>,
     legs: Legs,
     /// Our attempt that is under way, from the wish to the end.
     outgoing: Option<Outgoing>,
@@ -84,7 +90,7 @@ enum Due {
     /// Ask the policy about a stream again, as it wished.
     Ask(StreamKey),
     /// Try again after a failure.
-    Retry(StreamKey, u64),
+    Retry(StreamKey, u64, u32),
     /// The designated peer has had its time to start.
     Patience(StreamKey, u64),
     /// Call the policy, as it wished.
@@ -124,7 +130,7 @@ pub struct Behaviour {
     dialing: HashMap<PeerId, Vec<StreamRequest>>,
     drives: FuturesUnordered<Drive<libp2p_swarm::Stream, ConnectionId>>,
     negotiations: FuturesUnordered<BoxFuture<'static, Negotiated>>,
-    due: FuturesUnordered<BoxFuture<'static, Due>>,
+    due: Timers<Due>,
     /// Denials of migrations of streams that have ended, being written.
     denials: FuturesUnordered<BoxFuture<'static, ()>>,
     lingering: HashMap<ConnectionId, Vec<(u64, SwarmLeg)>>,
@@ -170,7 +176,7 @@ impl Behaviour {
             dialing: HashMap::new(),
             drives: FuturesUnordered::new(),
             negotiations: FuturesUnordered::new(),
-            due: FuturesUnordered::new(),
+            due: Timers::default(),
             denials: FuturesUnordered::new(),
             lingering: HashMap::new(),
             next_linger: 0,
@@ -186,15 +192,12 @@ impl Behaviour {
     }
 
     fn event(&mut self, event: Event) {
+        tracing::debug!(local = %self.local, ?event);
         self.actions.push_back(ToSwarm::GenerateEvent(event));
     }
 
     fn later(&mut self, delay: std::time::Duration, due: Due) {
-        let delay = futures_timer::Delay::new(delay);
-        self.due.push(Box::pin(async move {
-            delay.await;
-            due
-        }));
+        self.due.add(delay, due);
     }
 
     fn command(&mut self, command: Command) {
@@ -244,7 +247,7 @@ impl Behaviour {
                 }
                 self.place(key);
             }
-            Due::Retry(key, epoch) => self.backed_off(key, epoch),
+            Due::Retry(key, epoch, number) => self.backed_off(key, epoch, number),
             Due::Patience(key, epoch) => self.patience_over(key, epoch),
             Due::Call(peer, at) => {
                 if self.calls.get(&peer) == Some(&at) {
@@ -287,7 +290,7 @@ impl Behaviour {
             self.negotiated(negotiated);
         }
         while let Poll::Ready(Some(())) = self.denials.poll_next_unpin(cx) {}
-        while let Poll::Ready(Some(due)) = self.due.poll_next_unpin(cx) {
+        while let Poll::Ready(due) = self.due.poll_next(cx) {
             progress = true;
             self.is_due(due);
         }

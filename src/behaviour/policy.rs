@@ -34,6 +34,7 @@ impl Streams for StreamTable {
             received: status.received,
             migrating: status.migrating || extra.outgoing.is_some(),
             left_relay: extra.left_relay,
+            left_for_remote: extra.left_for_remote.clone(),
             mobility: extra.mobility,
             started: extra.started,
         })
@@ -61,6 +62,8 @@ pub(super) struct Backoff {
     failures: u32,
     /// While waiting: where the attempt that failed was to go. Another place is another matter.
     waiting: Option<ConnectionId>,
+    /// Of the wait.
+    pub(super) number: u32,
 }
 
 impl Backoff {
@@ -72,6 +75,7 @@ impl Backoff {
     pub(super) fn failed(&mut self, to: ConnectionId) -> Duration {
         let doublings = self.failures.min(16);
         self.failures += 1;
+        self.number += 1;
         self.waiting = Some(to);
         (Self::FIRST * 2_u32.pow(doublings)).min(Self::LAST)
     }
@@ -249,9 +253,10 @@ impl Behaviour {
     }
 
     /// The time to wait after a failure is over.
-    pub(super) fn backed_off(&mut self, key: StreamKey, epoch: u64) {
+    pub(super) fn backed_off(&mut self, key: StreamKey, epoch: u64, number: u32) {
         if let Some(entry) = self.table.get_mut(key)
             && entry.extra.epoch == epoch
+            && entry.extra.backoff.number == number
         {
             entry.extra.backoff.waiting = None;
             self.place(key);
@@ -268,8 +273,22 @@ impl Behaviour {
             Verdict::NotNow => Answer::NotNow,
             Verdict::Ask => return self.ask_outside(key, to),
         };
-        if let Some(entry) = self.table.get(key) {
-            entry.shared.verdict(answer);
+        self.answer(key, to, answer);
+    }
+
+    fn answer(&mut self, key: StreamKey, to: ConnectionId, answer: Answer) {
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        let peer = entry.peer;
+        entry.shared.verdict(answer);
+        if answer != Answer::Accept {
+            self.event(Event::MigrationDeclined {
+                peer,
+                key,
+                to,
+                for_good: answer == Answer::Deny,
+            });
         }
     }
 
@@ -328,7 +347,7 @@ impl Behaviour {
             return Err(MigrateError::NotAsked);
         }
         entry.extra.asked_about = None;
-        entry.shared.verdict(answer);
+        self.answer(key, to, answer);
         self.heard_from(key);
         Ok(())
     }
@@ -337,9 +356,10 @@ impl Behaviour {
     pub(super) fn unanswered(&mut self, key: StreamKey, asked: u64) {
         if let Some(entry) = self.table.get_mut(key)
             && entry.extra.asked == asked
-            && entry.extra.asked_about.take().is_some()
+            && let Some(to) = entry.extra.asked_about.take()
+            && entry.shared.status().asked
         {
-            entry.shared.verdict(Answer::NotNow);
+            self.answer(key, to, Answer::NotNow);
             self.heard_from(key);
         }
     }
@@ -354,6 +374,7 @@ impl Behaviour {
         let entry = self.table.get_mut(key);
         let entry = entry.ok_or(MigrateError::UnknownStream(key))?;
         entry.extra.mobility = mobility;
+        entry.extra.mobility_said = true;
         let peer = entry.peer;
         self.tell(peer, &Change::StreamChanged(key));
         self.place(key);

@@ -3,6 +3,7 @@
 use std::{future::Future, io, sync::Arc, time::Instant};
 
 use futures::{
+    TryFutureExt,
     channel::oneshot,
     future::{Either, select},
 };
@@ -25,7 +26,7 @@ use crate::{
     control::StreamRequest,
     handler::{FromBehaviour, Purpose},
     machine::{Setup, StreamId},
-    negotiate::{self, Stream},
+    negotiate::{self, Listened, Stream},
     protocol::codec::Request,
     stream::{Shared, StreamKey},
     table::Rejected,
@@ -39,7 +40,7 @@ pub(super) struct Negotiated {
     protocol: Option<StreamProtocol>,
     /// Who waits for the stream; `None` if the remote opened it.
     reply: Option<oneshot::Sender<Result<Stream, OpenStreamError>>>,
-    result: Result<Stream, OpenStreamError>,
+    result: Result<Listened, OpenStreamError>,
 }
 
 impl Behaviour {
@@ -234,6 +235,7 @@ impl Behaviour {
         leg: SwarmLeg,
         id: StreamId,
         opener: Opener,
+        mobility: Mobility,
     ) -> Arc<Shared<libp2p_swarm::Stream, ConnectionId>> {
         let connection = leg.connection();
         let setup = Setup {
@@ -260,8 +262,10 @@ impl Behaviour {
             opener,
             started: Instant::now(),
             protocol: None,
-            mobility: Mobility::default(),
+            mobility,
+            mobility_said: false,
             left_relay: false,
+            left_for_remote: Vec::new(),
             legs,
             outgoing: None,
             backoff: Backoff::default(),
@@ -282,6 +286,12 @@ impl Behaviour {
         });
         self.tell(peer, &Change::StreamStarted(key));
         shared
+    }
+
+    /// What the settings say of a protocol's streams.
+    fn mobility_of(&self, protocol: &StreamProtocol) -> Mobility {
+        let mobility = self.config.mobility.get(protocol);
+        mobility.copied().unwrap_or_default()
     }
 
     pub(super) fn leg(
@@ -315,9 +325,11 @@ impl Behaviour {
             let _ = reply.send(Err(error.into()));
             return;
         };
-        let shared = self.new_shared(peer, leg, id, Opener::Local);
+        let mobility = self.mobility_of(&protocol);
+        let shared = self.new_shared(peer, leg, id, Opener::Local, mobility);
         let key = shared.key();
-        let dial = negotiate::dial(shared, peer, connection, protocol.clone(), known);
+        let dial = negotiate::dial(shared, peer, connection, protocol.clone(), known)
+            .map_ok(Listened::Stream);
         self.negotiate(peer, connection, key, Some(protocol), Some(reply), dial);
     }
 
@@ -360,9 +372,10 @@ impl Behaviour {
             });
             return;
         }
-        let shared = self.new_shared(peer, leg, id, Opener::Remote);
+        let mobility = Mobility::default();
+        let shared = self.new_shared(peer, leg, id, Opener::Remote, mobility);
         let key = shared.key();
-        let listen = negotiate::listen(shared, peer, connection, self.acceptors.inner());
+        let listen = negotiate::listen(shared, peer, connection, self.acceptors.clone());
         self.negotiate(peer, connection, key, None, None, listen);
         // *Overtaking*: what came before the label.
         for early in self.table.take_early(peer, id) {
@@ -423,12 +436,12 @@ impl Behaviour {
         key: StreamKey,
         protocol: Option<StreamProtocol>,
         reply: Option<oneshot::Sender<Result<Stream, OpenStreamError>>>,
-        negotiation: impl Future<Output = Result<Stream, NegotiationError>> + Send + 'static,
+        negotiation: impl Future<Output = Result<Listened, NegotiationError>> + Send + 'static,
     ) {
         let timeout = Delay::new(self.config.negotiation_timeout);
         self.negotiations.push(Box::pin(async move {
             let result = match select(Box::pin(negotiation), timeout).await {
-                Either::Left((Ok(stream), _)) => Ok(stream),
+                Either::Left((Ok(listened), _)) => Ok(listened),
                 Either::Left((Err(NegotiationError::Failed), _)) => match &protocol {
                     Some(protocol) => Err(OpenStreamError::UnsupportedProtocol(protocol.clone())),
                     None => Err(OpenStreamError::Io(io::Error::other(
@@ -460,15 +473,32 @@ impl Behaviour {
             reply,
             result,
         } = negotiated;
+        let result = match result {
+            Ok(Listened::Stream(stream)) => Ok(stream),
+            Ok(Listened::Leg(leg, request)) => {
+                // The ID that the label took is free before the `Migrate` takes it.
+                self.heard_from(key);
+                return self.requested(peer, connection, leg, request);
+            }
+            Ok(Listened::Violation) => {
+                self.heard_from(key);
+                return self.event(Event::Violation {
+                    peer,
+                    connection: Some(connection),
+                    what: Violation::Message,
+                });
+            }
+            Err(error) => Err(error),
+        };
         let agreed = match &result {
             Ok(stream) => Some(stream.protocol().clone()),
             Err(_) => None,
         };
+        let mobility = agreed.as_ref().map(|agreed| self.mobility_of(agreed));
         if let Some(entry) = self.table.get_mut(key) {
             entry.extra.protocol = agreed.clone().or(protocol);
-            if let Some(agreed) = &agreed {
-                let mobility = self.config.mobility.get(agreed);
-                entry.extra.mobility = mobility.copied().unwrap_or_default();
+            if let Some(mobility) = mobility.filter(|_| !entry.extra.mobility_said) {
+                entry.extra.mobility = mobility;
             }
         }
         if let Some(protocol) = agreed {

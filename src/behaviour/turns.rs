@@ -72,6 +72,11 @@ impl Outgoing {
         )
     }
 
+    /// Whether the policy is asked once more before `Migrate` is sent.
+    pub(super) fn is_placement(&self) -> bool {
+        matches!(self.asker, Asker::Place)
+    }
+
     /// Whether it has not been started.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting(_))

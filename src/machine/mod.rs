@@ -138,6 +138,20 @@ enum Phase {
     Finished,
 }
 
+impl Phase {
+    /// Its name in logs; what it holds is told by the inputs and outputs, at trace.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Requested { .. } => "requested",
+            Self::Acking { .. } => "acking",
+            Self::Agreed(_) => "agreed",
+            Self::Aborted(_) => "aborted",
+            Self::Finished => "finished",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Agreed {
     id: StreamId,
@@ -393,6 +407,17 @@ impl Machine {
         }
     }
 
+    /// Ends a stream that turned out to be none, without a word to the remote. Returns whether that is
+    /// possible: not in a migration, and not once anything has ended.
+    pub(crate) fn dissolve(&mut self) -> bool {
+        let idle = self.may_start().is_ok() && !self.in_ended && self.out == Out::Open;
+        if idle {
+            self.set(Phase::Finished);
+            self.put(Output::Finish);
+        }
+        idle
+    }
+
     /// Whether a `Migrate` from this ID takes the place of the one that is unanswered, if there is one.
     ///
     /// The remote has one attempt at a time, so the newer one counts; but one may overtake the other on
@@ -444,7 +469,8 @@ impl Machine {
 
     /// The one place where the phase changes.
     fn set(&mut self, phase: Phase) {
-        tracing::debug!(id = self.id.0, from = ?self.phase, to = ?phase, "stream migration state");
+        let (from, to) = (self.phase.name(), phase.name());
+        tracing::debug!(id = self.id.0, %from, %to, "stream migration state");
         self.phase = phase;
     }
 

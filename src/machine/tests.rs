@@ -1,7 +1,13 @@
 //! Every state × every input, against a table that was read and is kept beside this file, and the
 //! paths that the table cannot show.
 
-use std::{env, fmt::Write as _, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    fmt::Write as _,
+    fs,
+    path::Path,
+};
 
 use super::*;
 
@@ -213,11 +219,9 @@ fn row(mut machine: Machine, input: Input) -> String {
     }
     let phase = match machine.phase {
         Phase::Stable => format!("stable as {}", machine.id),
-        Phase::Requested { .. } => "requested".to_owned(),
-        Phase::Acking { .. } => "acking".to_owned(),
-        Phase::Agreed(_) => "agreed".to_owned(),
         Phase::Aborted(abort) => format!("aborted: {abort:?}"),
-        Phase::Finished => "finished".to_owned(),
+        Phase::Agreed(_) => "agreed".to_owned(),
+        _ => phase_name(&machine).to_owned(),
     };
     let doubt = if machine.doubt { ", in doubt" } else { "" };
     format!(
@@ -225,6 +229,53 @@ fn row(mut machine: Machine, input: Input) -> String {
         machine.write_to(),
         machine.read_from(),
     )
+}
+
+fn phase_name(machine: &Machine) -> &'static str {
+    match &machine.phase {
+        Phase::Stable => "stable",
+        Phase::Requested { .. } => "requested",
+        Phase::Acking { .. } => "acking",
+        Phase::Agreed(agreed) if agreed.initiator => "initiator",
+        Phase::Agreed(_) => "responder",
+        Phase::Aborted(_) => "aborted",
+        Phase::Finished => "finished",
+    }
+}
+
+/// The diagram in `docs/protocol.md`: every change of phase that an input makes in any of the states.
+/// `REGENERATE=1 cargo test` writes it.
+#[test]
+fn the_diagram_in_the_docs() {
+    let mut edges = BTreeMap::<_, BTreeSet<_>>::new();
+    for (_, before) in states() {
+        for input in inputs() {
+            let mut after = before.clone();
+            after.handle(input);
+            let (from, to) = (phase_name(&before), phase_name(&after));
+            if from != to {
+                let input = format!("{input:?}");
+                let name = input.split([' ', '(']).next().unwrap().to_owned();
+                edges.entry((from, to)).or_default().insert(name);
+            }
+        }
+    }
+    let mut diagram = String::from("```mermaid\nstateDiagram-v2\n    [*] --> stable\n");
+    for ((from, to), inputs) in edges {
+        let inputs: Vec<_> = inputs.into_iter().collect();
+        writeln!(diagram, "    {from} --> {to}: {}", inputs.join(", ")).unwrap();
+    }
+    diagram += "    aborted --> [*]\n    finished --> [*]\n```\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- diagram -->\n", "<!-- end of diagram -->");
+    let (before, rest) = page.split_once(begin).unwrap();
+    let (shown, after) = rest.split_once(end).unwrap();
+    if env::var_os("REGENERATE").is_some() {
+        fs::write(&path, format!("{before}{begin}{diagram}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(shown, diagram, "REGENERATE=1 cargo test --lib machine");
+    }
 }
 
 /// `REGENERATE=1 cargo test` writes the table; then read the difference, row by row.

@@ -215,7 +215,7 @@ pub enum Failure {
     LegLost,
     /// No answer came in time.
     TimedOut,
-    /// The designated peer started at the same time; ours gave way.
+    /// The remote started at the same time; ours gave way.
     Yielded,
     /// The remote took its `Migrate` back.
     Cancelled,

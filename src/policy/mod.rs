@@ -24,7 +24,7 @@ pub use self::{
 use crate::{
     machine::Failure,
     stream::StreamKey,
-    view::{ConnectionInfo, PeerView, StreamInfo},
+    view::{ConnectionInfo, Mobility, PeerView, StreamInfo},
 };
 
 /// Decides where streams should be.
@@ -36,7 +36,9 @@ use crate::{
 /// streams on a connection
 /// ([`Config::with_max_streams_per_connection`](crate::Config::with_max_streams_per_connection)); waits
 /// longer and longer after each failure; keeps pinned streams where they are
-/// ([`Mobility`](crate::Mobility)), and streams that have left a relayed connection off such ones.
+/// ([`Mobility`](crate::Mobility)), streams that have left a relayed connection off such ones, and those
+/// that the remote has moved off a connection off that one, so that two policies that disagree come to
+/// rest.
 ///
 /// Everything is called from the behaviour's `poll` and must not block.
 pub trait Policy: Send + 'static {
@@ -179,7 +181,10 @@ pub(crate) fn place(
 pub(crate) fn may_go(stream: &StreamInfo, to: &ConnectionInfo) -> bool {
     // The remote may be closing a relayed connection that the stream has left (*Who starts*).
     let back_to_relay = to.relayed && stream.left_relay;
-    !to.draining && !back_to_relay && stream.mobility.allows(to)
+    // Whoever disagrees with the remote gives way; but what the application says counts for more.
+    let pinned_there = stream.mobility == Mobility::PinnedTo(to.id);
+    let overruled = stream.left_for_remote.contains(&to.id) && !pinned_there;
+    !to.draining && !back_to_relay && !overruled && stream.mobility.allows(to)
 }
 
 /// The best of these; of equals, the first.

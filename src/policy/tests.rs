@@ -98,6 +98,7 @@ fn stream_on(connection: ConnectionId) -> StreamInfo {
         received: 0,
         migrating: false,
         left_relay: false,
+        left_for_remote: Vec::new(),
         mobility: Mobility::Free,
         started: Instant::now(),
     }
@@ -431,6 +432,26 @@ fn not_back_onto_a_relay() {
 }
 
 #[test]
+fn not_back_to_where_the_remote_does_not_want_it() {
+    let all = [
+        connection(1),
+        over(2, Transport::Quic),
+        over(3, Transport::Quic),
+    ];
+    let mut policy = PreferTransport::default();
+    let mut stream = stream_on(id(1));
+    stream.left_for_remote = vec![id(2)];
+    let to = placed(&mut policy, &stream, &all);
+    assert_eq!(to, Placement::On(id(3)));
+    stream.left_for_remote = vec![id(2), id(3)];
+    assert_eq!(placed(&mut policy, &stream, &all), Placement::Here);
+    // Unless the application says so itself.
+    stream.mobility = Mobility::PinnedTo(id(2));
+    let to = placed(&mut policy, &stream, &all);
+    assert_eq!(to, Placement::On(id(2)));
+}
+
+#[test]
 fn not_onto_what_is_drained() {
     let drained_quic = ConnectionInfo {
         draining: true,
@@ -512,6 +533,7 @@ struct World {
     links: Vec<Link>,
     on: usize,
     left_relay: bool,
+    left_for_remote: [Vec<usize>; 2],
     mobility: [Mobility; 2],
 }
 
@@ -550,6 +572,7 @@ fn world() -> impl Strategy<Value = World> {
         on: on.index(links.len()),
         links,
         left_relay,
+        left_for_remote: Default::default(),
         mobility,
     })
 }
@@ -575,8 +598,10 @@ impl World {
     fn place(&self, policy: &mut dyn Policy, pair: (PeerId, PeerId), side: usize) -> Option<usize> {
         let seen = self.seen_by(side, Instant::now());
         let pair = [pair, (pair.1, pair.0)][side];
+        let left_for_remote = self.left_for_remote[side].iter().copied().map(id);
         let stream = StreamInfo {
             left_relay: self.left_relay,
+            left_for_remote: left_for_remote.collect(),
             mobility: self.mobility[side],
             ..stream_on(id(self.on))
         };
@@ -586,7 +611,8 @@ impl World {
         }
     }
 
-    fn moved(&mut self, to: usize) {
+    fn moved(&mut self, to: usize, by: usize) {
+        self.left_for_remote[1 - by].push(self.on);
         self.left_relay |= self.links[self.on].relayed && !self.links[to].relayed;
         self.on = to;
     }
@@ -666,7 +692,7 @@ fn nobody_moves_a_stream_twice() {
             let mut world = world.clone();
             if let Some(to) = world.place(chain, pair, side) {
                 prop_assert_ne!(to, world.on);
-                world.moved(to);
+                world.moved(to, side);
                 prop_assert_eq!(world.place(chain, pair, side), None);
             }
         }
@@ -686,17 +712,44 @@ fn two_peers_with_one_policy_come_to_rest() {
         }
         let mut first = world.clone();
         if let Some(to) = first.place(chain, pair, 0) {
-            first.moved(to);
+            first.moved(to, 0);
         }
         prop_assert_eq!(first.place(chain, pair, 1), None, "designated first");
         for side in [1, 0] {
             if let Some(to) = world.place(chain, pair, side) {
-                world.moved(to);
+                world.moved(to, side);
             }
         }
         for side in [0, 1] {
             prop_assert_eq!(world.place(chain, pair, side), None, "the other first");
         }
         Ok(())
+    });
+}
+
+/// Two peers who agree on nothing: other policies, other streams that may move, other connections that
+/// are drained. Each gives way where the other has overruled it.
+#[test]
+fn two_peers_that_disagree_come_to_rest() {
+    let chains = chains();
+    let next = std::cell::Cell::new(0);
+    for_all_worlds(|mut world, ours, pair| {
+        next.set((next.get() + 7) % chains.len());
+        let mut theirs = chain(&chains[next.get()]);
+        let mut moves = 0;
+        loop {
+            let before = moves;
+            for side in [0, 1] {
+                let policy = if side == 0 { &mut *ours } else { &mut theirs };
+                if let Some(to) = world.place(policy, pair, side) {
+                    world.moved(to, side);
+                    moves += 1;
+                }
+            }
+            if moves == before {
+                return Ok(());
+            }
+            prop_assert!(moves <= 2 * world.links.len());
+        }
     });
 }

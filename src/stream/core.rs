@@ -1,6 +1,9 @@
 //! What is under a stream's lock: the machine, its legs, and the carrying out of its outputs.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg};
 use crate::{
@@ -29,6 +32,12 @@ pub(crate) enum Note<C> {
     /// Something was read on the new leg of a migration of ours: the remote has read our end of the old
     /// one, on this connection.
     Confirmed { from: C },
+    /// The first byte has been read on the new leg, so long after the old leg's end.
+    Resumed {
+        connection: C,
+        initiator: bool,
+        gap: Duration,
+    },
     /// See whether anybody answers on this connection.
     Probe { connection: C },
     /// The remote broke the protocol.
@@ -97,6 +106,10 @@ pub(super) struct Core<L, C> {
     pub(super) driving: bool,
     connection: Option<C>,
     agreed_at: Option<Instant>,
+    /// Whether the migration that is agreed, or was the last to be, is ours.
+    initiated: bool,
+    /// When the old leg's end was read, while nothing has been read on the new leg.
+    paused_at: Option<Instant>,
     /// The old leg of a migration of ours, until something is read on the new leg: the remote may still
     /// be reading it, and a connection without streams may be closed by an idle timeout.
     unconfirmed: Option<Leg<L, C>>,
@@ -123,6 +136,8 @@ impl<L: Io, C: Connection> Core<L, C> {
             dropped: false,
             driving: false,
             agreed_at: None,
+            initiated: false,
+            paused_at: None,
             unconfirmed: None,
             notes: VecDeque::new(),
             lingering: Vec::new(),
@@ -154,8 +169,24 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     /// Gives the machine an input and carries out what it says.
     pub(super) fn handle(&mut self, input: Input) {
+        let leg = self
+            .new
+            .as_ref()
+            .or(self.ours.as_ref())
+            .or(self.theirs.as_ref());
+        let span = leg.map_or_else(tracing::Span::none, Leg::span);
+        let _entered = span.enter();
         tracing::trace!(id = self.machine.id().0, ?input);
+        // Whether it is an end of the old leg is only known when the migration is, and then it may be
+        // over at once.
+        if matches!(input, Input::End(Slot::Current, _)) && self.machine.is_migrating() {
+            self.paused_at = Some(Instant::now());
+        }
         self.machine.handle(input);
+        self.carry_out_all();
+    }
+
+    fn carry_out_all(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             tracing::trace!(id = self.machine.id().0, ?output);
             self.carry_out(output);
@@ -213,6 +244,7 @@ impl<L: Io, C: Connection> Core<L, C> {
                     self.new = self.ours.take();
                 }
                 self.agreed_at = Some(Instant::now());
+                self.initiated = initiator;
                 let ends = (
                     self.connection_of(Slot::Current),
                     self.connection_of(Slot::New),
@@ -237,14 +269,8 @@ impl<L: Io, C: Connection> Core<L, C> {
                 }
             }
             Output::Complete { initiator } => self.complete(initiator),
-            Output::Failed(failure) => {
-                let ours = true;
-                self.notes.push_back(Note::Failed { failure, ours });
-            }
-            Output::TheirsFailed(failure) => {
-                let ours = false;
-                self.notes.push_back(Note::Failed { failure, ours });
-            }
+            Output::Failed(failure) => self.failed(failure, true),
+            Output::TheirsFailed(failure) => self.failed(failure, false),
             Output::Arm(timer) => self.timer = (Some(timer), self.timer.1 + 1),
             Output::Disarm => self.timer.0 = None,
             Output::Probe(slot) => {
@@ -286,8 +312,19 @@ impl<L: Io, C: Connection> Core<L, C> {
         }
     }
 
+    fn failed(&mut self, failure: Failure, ours: bool) {
+        if !self.machine.is_migrating() {
+            // The old leg goes on, or its end was the stream's.
+            self.paused_at = None;
+        }
+        self.notes.push_back(Note::Failed { failure, ours });
+    }
+
     fn complete(&mut self, initiator: bool) {
-        let Some(new) = self.new.take() else { return };
+        let Some(mut new) = self.new.take() else {
+            return;
+        };
+        new.clear_span();
         let to = new.connection();
         self.connection = Some(to);
         let (confirmed, new_leg) = (new.has_heard(), new.counts());
@@ -310,6 +347,27 @@ impl<L: Io, C: Connection> Core<L, C> {
             self.unconfirmed = Some(old);
         } else {
             self.lingering.push(old);
+        }
+    }
+
+    /// The first byte after a switch may have been read.
+    fn resume(&mut self) {
+        let Some(paused_at) = self.paused_at else {
+            return;
+        };
+        let ReadFrom::Leg(slot) = self.machine.read_from() else {
+            return;
+        };
+        if let Some(leg) = self.leg(slot)
+            && leg.counts().1 > 0
+        {
+            let connection = leg.connection();
+            self.paused_at = None;
+            self.notes.push_back(Note::Resumed {
+                connection,
+                initiator: self.initiated,
+                gap: paused_at.elapsed(),
+            });
         }
     }
 
@@ -340,6 +398,16 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     pub(super) fn done_with(&mut self, leg: Leg<L, C>) {
         self.done_with.push(leg);
+    }
+
+    /// Ends the stream, and gives back its only leg.
+    pub(super) fn dissolve(&mut self) -> Option<Leg<L, C>> {
+        if self.current.as_ref().is_none_or(Leg::is_unflushed) || !self.machine.dissolve() {
+            return None;
+        }
+        let leg = self.current.take();
+        self.carry_out_all();
+        leg
     }
 
     pub(super) fn may_start(&self) -> Result<(), Refused> {
@@ -432,6 +500,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         if self.current.as_ref().is_some_and(Leg::has_heard) {
             self.confirm();
         }
+        self.resume();
         let news = !self.notes.is_empty() || !self.driving && self.has_background_work();
         let notify = news && !self.delivered;
         if !self.wake && !notify && self.done_with.is_empty() {

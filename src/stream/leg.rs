@@ -9,6 +9,7 @@ use std::{
 };
 
 use asynchronous_codec::BytesMut;
+use tracing::Span;
 
 use super::{Connection, Io};
 use crate::{
@@ -56,6 +57,8 @@ pub(crate) struct Leg<L, C> {
     written: u64,
     /// Held while the `Migrate` that came on this leg is unanswered.
     places: Vec<Places>,
+    /// The migration that it was opened for, in logs. Boxed: most legs have none.
+    span: Option<Box<Span>>,
 }
 
 impl<L: Io, C: Connection> Leg<L, C> {
@@ -77,7 +80,21 @@ impl<L: Io, C: Connection> Leg<L, C> {
             read: 0,
             written: 0,
             places: Vec::new(),
+            span: None,
         }
+    }
+
+    /// What happens in the migration that the leg is for is logged in this span.
+    pub(crate) fn set_span(&mut self, span: Span) {
+        self.span = Some(Box::new(span));
+    }
+
+    pub(super) fn clear_span(&mut self) {
+        self.span = None;
+    }
+
+    pub(super) fn span(&self) -> Span {
+        self.span.as_deref().cloned().unwrap_or_else(Span::none)
     }
 
     /// Holds these places until the `Migrate` that came on this leg is answered.
@@ -87,6 +104,11 @@ impl<L: Io, C: Connection> Leg<L, C> {
 
     pub(super) fn answered(&mut self) {
         self.places = Vec::new();
+    }
+
+    /// The substream, of which everything was flushed.
+    pub(crate) fn into_io(self) -> L {
+        self.io
     }
 
     pub(crate) fn connection(&self) -> C {

@@ -129,6 +129,11 @@ impl<L: Io, C: Connection> Shared<L, C> {
         })
     }
 
+    /// Ends the stream and gives back its only leg, if that is all it has.
+    pub(crate) fn dissolve(&self) -> Option<Leg<L, C>> {
+        self.with(Core::dissolve)
+    }
+
     /// The policy's answer to [`Note::Ask`].
     pub(crate) fn verdict(&self, verdict: Verdict) {
         self.with(|core| core.handle(Input::Verdict(verdict)));

@@ -6,6 +6,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod moves;
+mod policies;
 mod prune;
 mod raw;
 mod returns;

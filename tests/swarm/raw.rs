@@ -337,13 +337,3 @@ async fn ids_in_use() {
     within("unharmed", ours.read_exact(&mut buf)).await.unwrap();
     assert_eq!(&buf, b"unharmed");
 }
-
-/// A remote's label does not offer the prefix once more.
-#[tokio::test]
-async fn a_prefix_inside_a_prefix_is_refused() {
-    let mut scene = Scene::new().await;
-    let mut leg = scene.prefix(scene.old.here).await;
-    leg.write_all(&label(0)).await.unwrap();
-    let offer = multistream_select::dialer_select_proto(leg, [PROTOCOL_NAME], Version::V1);
-    assert!(within("the refusal", offer).await.is_err());
-}

@@ -6,6 +6,7 @@ mod caps;
 mod closing;
 mod ids;
 mod messages;
+mod nested;
 mod switching;
 
 use std::time::Duration;
