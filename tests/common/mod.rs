@@ -1,5 +1,7 @@
 //! The example's program as processes, and what they print.
 
+pub mod build;
+
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -8,49 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use build::example;
+
 /// What takes longer than this hangs.
 const HANG: Duration = Duration::from_secs(120);
 
 /// The example's program, built if need be.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(build)
-}
-
-fn build() -> PathBuf {
-    let mut build = Command::new(env!("CARGO"));
-    // What cargo tells this test about its package would make build scripts run anew.
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        let ours = [
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_CRATE_",
-            "CARGO_BIN_",
-        ];
-        if ours.iter().any(|prefix| name.starts_with(prefix)) {
-            build.env_remove(&*name);
-        }
-    }
-    build.args([
-        "build",
-        "--locked",
-        "--example",
-        "relay_to_direct",
-        "--message-format=json",
-    ]);
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
-    let output = build.stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "the example does not build");
-    let lines = output.stdout.lines().map(Result::unwrap);
-    let executables = lines.filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(&line).ok()?;
-        (message["target"]["name"] == "relay_to_direct")
-            .then(|| message["executable"].as_str().map(PathBuf::from))?
-    });
-    executables.last().unwrap()
+    PROGRAM.get_or_init(|| example("relay_to_direct"))
 }
 
 /// A process and what it prints; killed when dropped.

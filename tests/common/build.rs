@@ -1,0 +1,42 @@
+//! Examples as programs to run.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+/// The program of this example, built if need be.
+pub fn example(name: &str) -> PathBuf {
+    let mut build = Command::new(env!("CARGO"));
+    // What cargo tells this test about its package would make build scripts run anew.
+    for (variable, _) in std::env::vars_os() {
+        let variable = variable.to_string_lossy();
+        let ours = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_CRATE_",
+            "CARGO_BIN_",
+        ];
+        if ours.iter().any(|prefix| variable.starts_with(prefix)) {
+            build.env_remove(&*variable);
+        }
+    }
+    build.args(["build", "--locked", "--message-format=json", "--example"]);
+    build.arg(name);
+    // As this test is, so that nothing is built twice.
+    if cfg!(feature = "metrics") {
+        build.args(["--features", "metrics"]);
+    }
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let output = build.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "the example does not build");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let mut executables = lines.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == *name)
+            .then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    executables.next_back().unwrap()
+}

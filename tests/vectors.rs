@@ -1,0 +1,104 @@
+//! The bytes on record in `interop/vectors`, which the Go and the JS tests read, too.
+
+#[allow(dead_code, unused_imports, unreachable_pub)]
+#[path = "../src/machine/mod.rs"]
+mod machine;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../src/protocol/mod.rs"]
+mod protocol;
+
+use std::{collections::BTreeSet, fmt::Debug, fs};
+
+use futures::{FutureExt, io::Cursor};
+use machine::StreamId;
+use protocol::{
+    PROTOCOL_NAME,
+    codec::{Ack, Message, Request, Switched, frame, read},
+};
+use serde_json::Value;
+
+/// Reads the message, of which it has to take every byte and not one more.
+fn decode<M: Message>(bytes: &[u8]) -> M {
+    let followed = [bytes, b"\xff"].concat();
+    let mut cursor = Cursor::new(&followed);
+    let message = read(&mut cursor).now_or_never().unwrap().unwrap();
+    assert_eq!(cursor.position(), bytes.len() as u64);
+    message
+}
+
+fn check<M: Message + PartialEq + Debug>(bytes: &[u8], message: M, is_what_we_write: bool) {
+    assert_eq!(decode::<M>(bytes), message);
+    if is_what_we_write {
+        assert_eq!(frame(&message), bytes);
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks_exact(2);
+    assert!(digits.remainder().is_empty(), "{hex}");
+    digits
+        .map(|byte| u8::from_str_radix(str::from_utf8(byte).unwrap(), 16).unwrap())
+        .collect()
+}
+
+fn number(vector: &Value, field: &str) -> u64 {
+    // They do not fit what JSON calls a number.
+    vector[field].as_str().unwrap().parse().unwrap()
+}
+
+/// The lines of multistream-select that come before the message on a new leg.
+fn prefix(protocol: &str) -> Vec<u8> {
+    ["/multistream/1.0.0", protocol]
+        .into_iter()
+        .flat_map(|line| {
+            let length = u8::try_from(line.len() + 1).unwrap();
+            [&[length], line.as_bytes(), b"\n"].concat()
+        })
+        .collect()
+}
+
+#[test]
+fn bytes_on_record() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/vectors/messages.json");
+    let file = fs::read(path).unwrap();
+    let vectors: Vec<Value> = serde_json::from_slice(&file).unwrap();
+    let mut pairs = BTreeSet::new();
+    let mut ours = false;
+    for vector in &vectors {
+        let mut bytes = &bytes(vector["hex"].as_str().unwrap())[..];
+        if let Some(protocol) = vector["protocol"].as_str() {
+            ours |= protocol == PROTOCOL_NAME.as_ref();
+            let rest = bytes.strip_prefix(&prefix(protocol)[..]);
+            bytes = rest.unwrap_or_else(|| panic!("{vector}"));
+        }
+        let verify = vector["verify"] == true;
+        match vector["message"].as_str().unwrap() {
+            "label" => {
+                let id = StreamId(number(vector, "id"));
+                check(bytes, Request::Label { id }, true);
+            }
+            "migrate" => {
+                let (id, from) = (number(vector, "id"), number(vector, "from"));
+                pairs.insert((id, from));
+                let migrate = Request::Migrate {
+                    id: StreamId(id),
+                    from: StreamId(from),
+                    verify,
+                };
+                check(bytes, migrate, true);
+            }
+            "ack" => {
+                let deny = vector["deny"] == true;
+                check(bytes, Ack { deny, verify }, vector["wrapped"] == true);
+            }
+            "switched" if vector["cancelled"] == true => check(bytes, Switched::Cancelled, true),
+            "switched" => check(bytes, Switched::Sent(number(vector, "sent")), true),
+            _ => panic!("{vector}"),
+        }
+    }
+    assert!(pairs.len() >= 10, "{pairs:?}");
+    assert!(ours, "no message behind our own protocol's name");
+    for message in ["label", "migrate", "ack", "switched"] {
+        assert!(vectors.iter().any(|vector| vector["message"] == message));
+    }
+}
