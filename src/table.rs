@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -94,7 +95,8 @@ pub(crate) struct Table<L, C, X> {
     local: PeerId,
     caps: Caps,
     peers: HashMap<PeerId, Peer<L, C>>,
-    streams: HashMap<StreamKey, Entry<L, C, X>>,
+    /// Boxed: a hash table keeps up to half of its places free, and all of them when it empties.
+    streams: HashMap<StreamKey, Box<Entry<L, C, X>>>,
     allocator: IdAllocator,
     next_key: u64,
     next_early: u64,
@@ -184,7 +186,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             stranded: false,
         };
         self.peer(peer).streams += 1;
-        self.streams.insert(key, entry);
+        self.streams.insert(key, Box::new(entry));
         self.refresh(key);
     }
 
@@ -212,11 +214,11 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
     }
 
     pub(crate) fn get(&self, key: StreamKey) -> Option<&Entry<L, C, X>> {
-        self.streams.get(&key)
+        self.streams.get(&key).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Entry<L, C, X>> {
-        self.streams.get_mut(&key)
+        self.streams.get_mut(&key).map(Box::as_mut)
     }
 
     /// All live streams of a peer.
@@ -250,11 +252,13 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
     /// Takes a stream out; its IDs are remembered for a while.
     pub(crate) fn remove(&mut self, key: StreamKey, cleanly: bool) -> Option<Entry<L, C, X>> {
         let entry = self.streams.remove(&key)?;
+        shrink(&mut self.streams);
         if let Some(peer) = self.peers.get_mut(&entry.peer) {
             peer.streams -= 1;
             for id in &entry.ids {
                 peer.ids.remove(id);
             }
+            shrink(&mut peer.ids);
             let at = Instant::now();
             let ids = entry.ids.iter();
             peer.over.extend(ids.map(|&id| Over { id, cleanly, at }));
@@ -263,7 +267,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
                 self.peers.remove(&entry.peer);
             }
         }
-        Some(entry)
+        Some(*entry)
     }
 
     /// A place for one more unanswered `Migrate` of the peer's, if there is one.
@@ -340,6 +344,14 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             state.connected = false;
             self.peers.insert(peer, state);
         }
+    }
+}
+
+/// Gives memory back once most of it is unused; seldom enough to cost next to nothing per removal.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    const SMALL: usize = 64;
+    if map.capacity() > SMALL && map.len() < map.capacity() / 8 {
+        map.shrink_to(2 * map.len());
     }
 }
 

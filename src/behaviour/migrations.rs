@@ -143,7 +143,7 @@ impl Behaviour {
             MigrateError::AlreadyMigrating | MigrateError::AlreadyThere(_) => Failure::Yielded,
             _ => Failure::LegLost,
         };
-        let by_policy = outgoing.is_policys().then_some(outgoing.to);
+        let by_policy = outgoing.is_placement().then_some(outgoing.to);
         tracing::debug!(%peer, %key, %error, "migration not started");
         outgoing.resolve(Err(error));
         self.attempt_failed(key, reason, true, by_policy);
@@ -455,7 +455,7 @@ impl Behaviour {
         };
         let mut by_policy = None;
         if ours && let Some(outgoing) = entry.extra.outgoing.take() {
-            by_policy = outgoing.is_policys().then_some(outgoing.to);
+            by_policy = outgoing.is_placement().then_some(outgoing.to);
             outgoing.resolve(Err(match failure {
                 Failure::Denied => MigrateError::Denied,
                 failure => MigrateError::Failed(failure),

@@ -1,6 +1,6 @@
 //! What the policy sees, what it is asked, and what it wants.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 use libp2p_identity::PeerId;
@@ -142,7 +142,10 @@ impl Behaviour {
     }
 
     fn call_in(&mut self, peer: PeerId, delay: Duration) {
-        let at = std::time::Instant::now() + delay;
+        // What is that far off never comes.
+        let Some(at) = Instant::now().checked_add(delay) else {
+            return;
+        };
         let earlier = self.calls.get(&peer).is_none_or(|call| at < *call);
         if earlier && !self.connections.of(peer).is_empty() {
             self.calls.insert(peer, at);
@@ -218,6 +221,7 @@ impl Behaviour {
             return;
         }
         let wait = match self.config.initiate {
+            _ if matches!(asker, Asker::Action) => None,
             _ if matches!(stream.mobility, Mobility::PinnedTo(_)) => None,
             Initiate::Either => None,
             Initiate::Designated { .. } if self.table.is_designated(stream.peer) => None,

@@ -60,10 +60,6 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn is_policys(&self) -> bool {
-        !matches!(self.asker, Asker::Control(_))
-    }
-
     /// Whether the policy may still think better of it.
     pub(super) fn may_change(&self) -> bool {
         matches!(
@@ -72,7 +68,8 @@ impl Outgoing {
         )
     }
 
-    /// Whether the policy is asked once more before `Migrate` is sent.
+    /// Whether it is where the policy wants the stream to be: asked once more before `Migrate` is sent,
+    /// and tried again after a failure.
     pub(super) fn is_placement(&self) -> bool {
         matches!(self.asker, Asker::Place)
     }

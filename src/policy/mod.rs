@@ -141,7 +141,8 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Move this stream onto this connection.
+    /// Move this stream onto this connection: now, whichever peer is designated, or as soon as it is its
+    /// turn. If that fails, the next [`Change`] says so, and it is not tried again by itself.
     Move(StreamKey, ConnectionId),
     /// Close this connection as soon as no migratable stream is on it, nothing else uses it, and nothing
     /// of what has left it can be lost; see *Pruning*. If the remote has moved streams off it, the close

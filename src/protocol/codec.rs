@@ -289,6 +289,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// Whether it is between two messages.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     pub(crate) fn poll_read<M: Message>(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),

@@ -1,9 +1,6 @@
 //! What is under a stream's lock: the machine, its legs, and the carrying out of its outputs.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg};
 use crate::{
@@ -85,17 +82,17 @@ pub(crate) struct Status<C> {
 pub(super) struct After<L, C> {
     pub(super) wake: bool,
     pub(super) notify: bool,
-    pub(super) legs: Vec<Leg<L, C>>,
+    pub(super) legs: Vec<Box<Leg<L, C>>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Core<L, C> {
     pub(super) machine: Machine,
-    pub(super) current: Option<Leg<L, C>>,
-    pub(super) ours: Option<Leg<L, C>>,
-    pub(super) theirs: Option<Leg<L, C>>,
-    pub(super) new: Option<Leg<L, C>>,
-    pub(super) farewells: Vec<Leg<L, C>>,
+    pub(super) current: Option<Box<Leg<L, C>>>,
+    pub(super) ours: Option<Box<Leg<L, C>>>,
+    pub(super) theirs: Option<Box<Leg<L, C>>>,
+    pub(super) new: Option<Box<Leg<L, C>>>,
+    pub(super) farewells: Vec<Box<Leg<L, C>>>,
     pub(super) ahead: Ahead,
     /// The armed timer, and how often timers have been armed.
     pub(super) timer: (Option<Timer>, u64),
@@ -112,10 +109,10 @@ pub(super) struct Core<L, C> {
     paused_at: Option<Instant>,
     /// The old leg of a migration of ours, until something is read on the new leg: the remote may still
     /// be reading it, and a connection without streams may be closed by an idle timeout.
-    unconfirmed: Option<Leg<L, C>>,
-    notes: VecDeque<Note<C>>,
-    lingering: Vec<Leg<L, C>>,
-    done_with: Vec<Leg<L, C>>,
+    unconfirmed: Option<Box<Leg<L, C>>>,
+    notes: Vec<Note<C>>,
+    lingering: Vec<Box<Leg<L, C>>>,
+    done_with: Vec<Box<Leg<L, C>>>,
     wake: bool,
     delivered: bool,
 }
@@ -125,7 +122,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         Self {
             machine,
             connection: Some(leg.connection()),
-            current: Some(leg),
+            current: Some(Box::new(leg)),
             ours: None,
             theirs: None,
             new: None,
@@ -139,7 +136,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             initiated: false,
             paused_at: None,
             unconfirmed: None,
-            notes: VecDeque::new(),
+            notes: Vec::new(),
             lingering: Vec::new(),
             done_with: Vec::new(),
             wake: false,
@@ -147,7 +144,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         }
     }
 
-    pub(super) fn leg(&mut self, slot: Slot) -> &mut Option<Leg<L, C>> {
+    pub(super) fn leg(&mut self, slot: Slot) -> &mut Option<Box<Leg<L, C>>> {
         match slot {
             Slot::Current => &mut self.current,
             Slot::Ours => &mut self.ours,
@@ -157,23 +154,23 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     pub(super) fn put_leg(&mut self, slot: Slot, leg: Leg<L, C>) {
-        let replaced = self.leg(slot).replace(leg);
+        let replaced = self.leg(slot).replace(Box::new(leg));
         self.done_with.extend(replaced);
         // Somebody has to poll it, though the machine may have nothing to say about it.
         self.wake = true;
     }
 
     fn connection_of(&mut self, slot: Slot) -> Option<C> {
-        self.leg(slot).as_ref().map(Leg::connection)
+        self.leg(slot).as_deref().map(Leg::connection)
     }
 
     /// Gives the machine an input and carries out what it says.
     pub(super) fn handle(&mut self, input: Input) {
         let leg = self
             .new
-            .as_ref()
-            .or(self.ours.as_ref())
-            .or(self.theirs.as_ref());
+            .as_deref()
+            .or(self.ours.as_deref())
+            .or(self.theirs.as_deref());
         let span = leg.map_or_else(tracing::Span::none, Leg::span);
         let _entered = span.enter();
         tracing::trace!(id = self.machine.id().0, ?input);
@@ -201,7 +198,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             }
             Output::Ask => {
                 if let Some(to) = self.connection_of(Slot::Theirs) {
-                    self.notes.push_back(Note::Ask { to });
+                    self.notes.push(Note::Ask { to });
                 }
             }
             Output::Accept { verify } => {
@@ -252,7 +249,7 @@ impl<L: Io, C: Connection> Core<L, C> {
                 // Who agrees to the next migration has completed this one.
                 self.confirm();
                 if let (Some(from), Some(to)) = ends {
-                    self.notes.push_back(Note::Agreed {
+                    self.notes.push(Note::Agreed {
                         from,
                         to,
                         initiator,
@@ -275,19 +272,19 @@ impl<L: Io, C: Connection> Core<L, C> {
             Output::Disarm => self.timer.0 = None,
             Output::Probe(slot) => {
                 if let Some(connection) = self.connection_of(slot) {
-                    self.notes.push_back(Note::Probe { connection });
+                    self.notes.push(Note::Probe { connection });
                 }
             }
             Output::Abort(abort) => {
                 self.forget_legs();
                 self.forget_farewells();
-                self.notes.push_back(Note::Over(Err(abort)));
+                self.notes.push(Note::Over(Err(abort)));
             }
             Output::Finish => {
                 // A last word, such as a deny, is still said.
                 self.lingering.extend(self.unconfirmed.take());
                 self.forget_legs();
-                self.notes.push_back(Note::Over(Ok(())));
+                self.notes.push(Note::Over(Ok(())));
             }
         }
         // Whoever waits may be waiting for another leg, or for nothing, now.
@@ -302,7 +299,7 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     /// The leg says what is queued and closes: a bare drop could overtake the message.
-    fn say_farewell(&mut self, leg: Option<Leg<L, C>>) {
+    fn say_farewell(&mut self, leg: Option<Box<Leg<L, C>>>) {
         let Some(mut leg) = leg else { return };
         leg.close();
         if self.farewells.len() < MAX_FAREWELLS {
@@ -317,7 +314,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             // The old leg goes on, or its end was the stream's.
             self.paused_at = None;
         }
-        self.notes.push_back(Note::Failed { failure, ours });
+        self.notes.push(Note::Failed { failure, ours });
     }
 
     fn complete(&mut self, initiator: bool) {
@@ -331,7 +328,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         let Some(old) = self.current.replace(new) else {
             return;
         };
-        self.notes.push_back(Note::Completed(Completed {
+        self.notes.push(Note::Completed(Completed {
             from: old.connection(),
             to,
             initiator,
@@ -363,7 +360,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         {
             let connection = leg.connection();
             self.paused_at = None;
-            self.notes.push_back(Note::Resumed {
+            self.notes.push(Note::Resumed {
                 connection,
                 initiator: self.initiated,
                 gap: paused_at.elapsed(),
@@ -375,7 +372,7 @@ impl<L: Io, C: Connection> Core<L, C> {
     fn confirm(&mut self) {
         if let Some(old) = self.unconfirmed.take() {
             let from = old.connection();
-            self.notes.push_back(Note::Confirmed { from });
+            self.notes.push(Note::Confirmed { from });
             self.done_with.push(old);
         }
     }
@@ -393,16 +390,16 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     pub(super) fn note(&mut self, note: Note<C>) {
-        self.notes.push_back(note);
+        self.notes.push(note);
     }
 
-    pub(super) fn done_with(&mut self, leg: Leg<L, C>) {
+    pub(super) fn done_with(&mut self, leg: Box<Leg<L, C>>) {
         self.done_with.push(leg);
     }
 
     /// Ends the stream, and gives back its only leg.
-    pub(super) fn dissolve(&mut self) -> Option<Leg<L, C>> {
-        if self.current.as_ref().is_none_or(Leg::is_unflushed) || !self.machine.dissolve() {
+    pub(super) fn dissolve(&mut self) -> Option<Box<Leg<L, C>>> {
+        if self.current.as_deref().is_none_or(Leg::is_unflushed) || !self.machine.dissolve() {
             return None;
         }
         let leg = self.current.take();
@@ -415,7 +412,7 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     pub(super) fn connection_lost(&mut self, connection: C) {
-        let on = |leg: &Option<Leg<L, C>>| {
+        let on = |leg: &Option<Box<Leg<L, C>>>| {
             leg.as_ref()
                 .is_some_and(|leg| leg.connection() == connection)
         };
@@ -463,7 +460,7 @@ impl<L: Io, C: Connection> Core<L, C> {
     pub(super) fn has_background_work(&self) -> bool {
         self.machine.has_background_work()
             || !self.farewells.is_empty()
-            || self.current.as_ref().is_some_and(Leg::is_unflushed)
+            || self.current.as_deref().is_some_and(Leg::is_unflushed)
     }
 
     pub(super) fn claim_drive(&mut self) -> bool {
@@ -474,10 +471,10 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     pub(super) fn take_notes(&mut self) -> Vec<Note<C>> {
         self.delivered = false;
-        self.notes.drain(..).collect()
+        std::mem::take(&mut self.notes)
     }
 
-    pub(super) fn take_lingering(&mut self) -> Vec<Leg<L, C>> {
+    pub(super) fn take_lingering(&mut self) -> Vec<Box<Leg<L, C>>> {
         std::mem::take(&mut self.lingering)
     }
 
@@ -496,8 +493,9 @@ impl<L: Io, C: Connection> Core<L, C> {
         }
     }
 
+    #[inline]
     pub(super) fn take_after(&mut self) -> Option<After<L, C>> {
-        if self.current.as_ref().is_some_and(Leg::has_heard) {
+        if self.unconfirmed.is_some() && self.current.as_deref().is_some_and(Leg::has_heard) {
             self.confirm();
         }
         self.resume();

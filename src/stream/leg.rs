@@ -28,6 +28,16 @@ impl Places {
     }
 }
 
+/// What goes before and between the application's bytes.
+#[derive(Debug, Default)]
+struct Talk {
+    /// Messages that have to be written before anything else.
+    queued: BytesMut,
+    reader: Reader,
+    /// Held while the `Migrate` that came on this leg is unanswered.
+    places: Vec<Places>,
+}
+
 /// A leg of a stream.
 #[derive(Debug)]
 pub(crate) struct Leg<L, C> {
@@ -35,11 +45,10 @@ pub(crate) struct Leg<L, C> {
     connection: C,
     /// Whether a reset or a loss reads as an EOF (yamux) or as an error.
     ambiguous: bool,
-    /// Messages that have to be written before anything else.
-    queued: BytesMut,
+    /// There only while messages are exchanged: most legs say theirs and live on.
+    talk: Option<Box<Talk>>,
     /// A message has to be flushed without the application's doing.
     unflushed: bool,
-    reader: Reader,
     closing: bool,
     closed: bool,
     /// Closing has failed; it is not tried again.
@@ -55,8 +64,6 @@ pub(crate) struct Leg<L, C> {
     heard: bool,
     read: u64,
     written: u64,
-    /// Held while the `Migrate` that came on this leg is unanswered.
-    places: Vec<Places>,
     /// The migration that it was opened for, in logs. Boxed: most legs have none.
     span: Option<Box<Span>>,
 }
@@ -67,9 +74,8 @@ impl<L: Io, C: Connection> Leg<L, C> {
             io,
             connection,
             ambiguous,
-            queued: BytesMut::new(),
+            talk: None,
             unflushed: false,
-            reader: Reader::default(),
             closing: false,
             closed: false,
             close_failed: None,
@@ -79,7 +85,6 @@ impl<L: Io, C: Connection> Leg<L, C> {
             heard: false,
             read: 0,
             written: 0,
-            places: Vec::new(),
             span: None,
         }
     }
@@ -97,13 +102,27 @@ impl<L: Io, C: Connection> Leg<L, C> {
         self.span.as_deref().cloned().unwrap_or_else(Span::none)
     }
 
+    fn talk(&mut self) -> &mut Talk {
+        self.talk.get_or_insert_default()
+    }
+
+    /// Frees what nothing is left in.
+    fn end_talk(&mut self) {
+        self.talk.take_if(|talk| {
+            talk.queued.is_empty() && talk.reader.is_idle() && talk.places.is_empty()
+        });
+    }
+
     /// Holds these places until the `Migrate` that came on this leg is answered.
     pub(crate) fn hold(&mut self, places: Vec<Places>) {
-        self.places = places;
+        self.talk().places = places;
     }
 
     pub(super) fn answered(&mut self) {
-        self.places = Vec::new();
+        if let Some(talk) = &mut self.talk {
+            talk.places = Vec::new();
+        }
+        self.end_talk();
     }
 
     /// The substream, of which everything was flushed.
@@ -131,7 +150,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
 
     /// Queues a message, to be written before the application's next byte.
     pub(super) fn queue(&mut self, message: &[u8]) {
-        self.queued.extend_from_slice(message);
+        self.talk().queued.extend_from_slice(message);
     }
 
     pub(super) fn flush_soon(&mut self) {
@@ -147,7 +166,9 @@ impl<L: Io, C: Connection> Leg<L, C> {
     }
 
     pub(super) fn has_queued(&self) -> bool {
-        !self.queued.is_empty()
+        self.talk
+            .as_ref()
+            .is_some_and(|talk| !talk.queued.is_empty())
     }
 
     /// From now on the leg is to be closed for writing.
@@ -239,7 +260,11 @@ impl<L: Io, C: Connection> Leg<L, C> {
             return Poll::Ready(Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into())));
         }
         self.usable().map_err(ReadError::Io)?;
-        let polled = self.reader.poll_read(&mut self.io, cx);
+        let talk = self.talk.get_or_insert_default();
+        let polled = talk.reader.poll_read(&mut self.io, cx);
+        if polled.is_ready() {
+            self.end_talk();
+        }
         match polled {
             Poll::Pending if self.lost => {
                 Poll::Ready(Err(ReadError::Io(io::ErrorKind::NotConnected.into())))
@@ -254,13 +279,16 @@ impl<L: Io, C: Connection> Leg<L, C> {
 
     /// Writes what is queued.
     pub(super) fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.queued.is_empty() {
+        while let Some(talk) = &self.talk
+            && !talk.queued.is_empty()
+        {
             self.usable()?;
-            let polled = Pin::new(&mut self.io).poll_write(cx, &self.queued);
+            let polled = Pin::new(&mut self.io).poll_write(cx, &talk.queued);
             match ready!(self.or_lost(polled))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => drop(self.queued.split_to(n)),
+                n => drop(self.talk().queued.split_to(n)),
             }
+            self.end_talk();
         }
         Poll::Ready(Ok(()))
     }

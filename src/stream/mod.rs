@@ -123,7 +123,7 @@ impl<L: Io, C: Connection> Shared<L, C> {
                 core.put_leg(Slot::Theirs, leg);
                 core.handle(Input::Migrate { id, from, verify });
             } else {
-                core.done_with(leg);
+                core.done_with(Box::new(leg));
             }
             Ok(())
         })
@@ -131,7 +131,7 @@ impl<L: Io, C: Connection> Shared<L, C> {
 
     /// Ends the stream and gives back its only leg, if that is all it has.
     pub(crate) fn dissolve(&self) -> Option<Leg<L, C>> {
-        self.with(Core::dissolve)
+        self.with(Core::dissolve).map(|leg| *leg)
     }
 
     /// The policy's answer to [`Note::Ask`].
@@ -164,7 +164,8 @@ impl<L: Io, C: Connection> Shared<L, C> {
 
     /// The old leg of a migration that we did not initiate, to be kept for a while (*Pruning*).
     pub(crate) fn take_lingering(&self) -> Vec<Leg<L, C>> {
-        self.lock().take_lingering()
+        let legs = self.lock().take_lingering();
+        legs.into_iter().map(|leg| *leg).collect()
     }
 
     /// Whether a [`Drive`] is needed and none is running; if so, the caller has to run one.
