@@ -20,11 +20,14 @@
 //! All are registered under `stream_migration`, as libp2p-metrics does for its protocols: give
 //! [`Metrics::new`] the registry that you give to `libp2p_metrics::Metrics::new`, or one prefixed `libp2p`.
 //!
-//! Whatever can happen is there from the start, at zero, so that a graph shows "none" and not "no data", and
-//! so that `rate` sees the first of each. `initiator` and `opener` are `local` or `remote`, `direction` is
-//! `sent` or `received`, `relayed` is `true` or `false`; other values are the names of the variants of
-//! [`Failure`] (and `completed`), [`Abort`], [`Limit`], [`Violation`] and [`Transport`]. What we refuse to a
-//! remote, by a verdict or by a limit, is no migration here; at the remote it is a failed one.
+//! Whatever can happen is there from the start, at zero, so that a graph shows "none" and not "no
+//! data", and so that `rate` sees the first of each. `initiator` and `opener` are `local` or `remote`,
+//! `direction` is `sent` or `received`, `relayed` is `true` or `false`; other values are the names of
+//! the variants of [`Failure`](crate::Failure) (and `completed`), [`Abort`], [`Limit`], [`Violation`]
+//! and [`Transport`]. What we refuse to a remote, by a verdict or by a limit, is no migration here; at
+//! the remote it is a failed one.
+
+mod labels;
 
 use std::{
     collections::HashMap,
@@ -34,7 +37,6 @@ use std::{
 
 use libp2p_swarm::ConnectionId;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{
         counter::Counter,
         family::Family,
@@ -44,7 +46,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{Abort, Event, Failure, Limit, Opener, StreamKey, Transport, Violation};
+use self::labels::*;
+use crate::{Abort, Event, Limit, Opener, StreamKey, Transport, Violation};
 
 /// Metrics of one behaviour. Give it every [`Event`].
 #[derive(Debug)]
@@ -334,177 +337,5 @@ fn count(bytes: &Family<DirectionLabels, Counter>, sent: u64, received: u64) {
         bytes
             .get_or_create(&DirectionLabels { direction })
             .inc_by(number);
-    }
-}
-
-fn side(local: bool) -> &'static str {
-    if local { "local" } else { "remote" }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OpenerLabels {
-    opener: &'static str,
-}
-
-impl From<Opener> for OpenerLabels {
-    fn from(opener: Opener) -> Self {
-        Self {
-            opener: side(opener == Opener::Local),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InitiatorLabels {
-    initiator: &'static str,
-}
-
-impl From<bool> for InitiatorLabels {
-    fn from(initiator: bool) -> Self {
-        Self {
-            initiator: side(initiator),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabels {
-    outcome: Outcome,
-    initiator: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DirectionLabels {
-    direction: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AbortLabels {
-    cause: Label<Abort>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    limit: Label<Limit>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ViolationLabels {
-    what: Label<Violation>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ConnectionLabels {
-    relayed: Flag,
-    transport: Label<Transport>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Flag(bool);
-
-impl From<bool> for Flag {
-    fn from(flag: bool) -> Self {
-        Self(flag)
-    }
-}
-
-impl EncodeLabelValue for Flag {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        (if self.0 { "true" } else { "false" }).encode(encoder)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Outcome {
-    Completed,
-    Failed(Failure),
-}
-
-impl Outcome {
-    /// Those of our attempts, or of the remote's.
-    fn possible(local: bool) -> impl Iterator<Item = Self> {
-        let failures = Label::<Failure>::ALL.iter().map(|label| label.0);
-        // We know of a remote's attempt only once we have accepted it, and only its own are taken back.
-        let failures = failures.filter(move |failure| match failure {
-            Failure::Denied | Failure::Yielded => local,
-            Failure::Cancelled => !local,
-            Failure::LegLost | Failure::TimedOut => true,
-        });
-        std::iter::once(Self::Completed).chain(failures.map(Self::Failed))
-    }
-}
-
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        match self {
-            Self::Completed => "completed".encode(encoder),
-            Self::Failed(failure) => Label(*failure).encode(encoder),
-        }
-    }
-}
-
-/// A label's value is the variant's name, as Prometheus writes names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Label<T>(T);
-
-macro_rules! labels {
-    ($($type:ident { $($variant:ident => $name:literal,)* })*) => {
-        $(
-            impl Label<$type> {
-                const ALL: &[Self] = &[$(Self($type::$variant),)*];
-            }
-
-            impl EncodeLabelValue for Label<$type> {
-                fn encode(
-                    &self,
-                    encoder: &mut LabelValueEncoder<'_>,
-                ) -> Result<(), std::fmt::Error> {
-                    let name = match self.0 {
-                        $($type::$variant => $name,)*
-                    };
-                    name.encode(encoder)
-                }
-            }
-        )*
-    };
-}
-
-labels! {
-    Failure {
-        Denied => "denied",
-        LegLost => "leg_lost",
-        TimedOut => "timed_out",
-        Yielded => "yielded",
-        Cancelled => "cancelled",
-    }
-    Abort {
-        Dropped => "dropped",
-        LegLost => "leg_lost",
-        Unproven => "unproven",
-        Cut => "cut",
-        Violation => "violation",
-        TimedOut => "timed_out",
-    }
-    Limit {
-        StreamsPerPeer => "streams_per_peer",
-        UnansweredPerPeer => "unanswered_per_peer",
-        UnansweredPerConnection => "unanswered_per_connection",
-        MigrationRate => "migration_rate",
-        InboundRequests => "inbound_requests",
-        AcceptBacklog => "accept_backlog",
-        AcceptTimeout => "accept_timeout",
-    }
-    Violation {
-        Message => "message",
-        IdInUse => "id_in_use",
-    }
-    Transport {
-        Tcp => "tcp",
-        Quic => "quic",
-        WebSocket => "websocket",
-        WebTransport => "webtransport",
-        WebRtc => "webrtc",
-        Memory => "memory",
-        Other => "other",
     }
 }

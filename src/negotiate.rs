@@ -65,19 +65,30 @@ impl Wake for Both {
     }
 }
 
+type SwarmMigratable = Migratable<libp2p_swarm::Stream, ConnectionId>;
+
 enum Inner {
     Migratable {
-        io: Box<Negotiated<Migratable<libp2p_swarm::Stream, ConnectionId>>>,
+        io: Agreement,
         shared: Arc<SwarmShared>,
         /// The connection as it was last known.
         first: ConnectionId,
     },
     Plain {
-        io: libp2p_swarm::Stream,
+        // Rare among streams that mostly migrate, and large.
+        io: Box<libp2p_swarm::Stream>,
         connection: ConnectionId,
         sent: u64,
         received: u64,
     },
+}
+
+/// How far the protocol is agreed on.
+enum Agreement {
+    /// It is; what negotiated it is gone.
+    Agreed(SwarmMigratable),
+    /// The remote's answer comes before its first byte.
+    Offered(Box<Negotiated<SwarmMigratable>>),
 }
 
 impl Stream {
@@ -90,7 +101,7 @@ impl Stream {
     ) -> Self {
         Self {
             io: Inner::Plain {
-                io,
+                io: Box::new(io),
                 connection,
                 sent: 0,
                 received: 0,
@@ -104,24 +115,20 @@ impl Stream {
     }
 
     fn migratable(
-        io: Negotiated<Migratable<libp2p_swarm::Stream, ConnectionId>>,
+        io: Agreement,
         shared: Arc<SwarmShared>,
         peer: PeerId,
         first: ConnectionId,
         protocol: StreamProtocol,
-        lazy: bool,
     ) -> Self {
+        let offered = matches!(io, Agreement::Offered(_));
         Self {
             key: shared.key(),
-            io: Inner::Migratable {
-                io: Box::new(io),
-                shared,
-                first,
-            },
+            io: Inner::Migratable { io, shared, first },
             peer,
             protocol,
             broken: None,
-            unanswered: lazy.then(Arc::default),
+            unanswered: offered.then(Arc::default),
         }
     }
 
@@ -225,12 +232,22 @@ macro_rules! delegate {
         let waker = waker.as_ref().unwrap_or($cx.waker());
         let $cx = &mut Context::from_waker(waker);
         match &mut $self.io {
-            Inner::Migratable { io, .. } => {
+            Inner::Migratable {
+                io: Agreement::Agreed(io),
+                ..
+            } => {
+                let $io = Pin::new(io);
+                $poll
+            }
+            Inner::Migratable {
+                io: Agreement::Offered(io),
+                ..
+            } => {
                 let $io = Pin::new(&mut **io);
                 $poll
             }
             Inner::Plain { io, .. } => {
-                let $io = Pin::new(io);
+                let $io = Pin::new(&mut **io);
                 $poll
             }
         }
@@ -301,15 +318,21 @@ pub(crate) async fn dial(
     protocol: StreamProtocol,
     known: bool,
 ) -> Result<Stream, NegotiationError> {
-    let version = if known { Version::V1Lazy } else { Version::V1 };
-    let io = Migratable::new(shared.clone());
+    let mut io = Migratable::new(shared.clone());
     let offer = [protocol];
-    let (protocol, mut io) = multistream_select::dialer_select_proto(io, offer, version).await?;
-    // A lazy offer would wait for the first write, and could be lost by a drop after it.
-    io.flush().await?;
-    Ok(Stream::migratable(
-        io, shared, peer, connection, protocol, known,
-    ))
+    let (protocol, io) = if known {
+        let lazily = multistream_select::dialer_select_proto(io, offer, Version::V1Lazy);
+        let (protocol, mut io) = lazily.await?;
+        // A lazy offer would wait for the first write, and could be lost by a drop after it.
+        io.flush().await?;
+        (protocol, Agreement::Offered(Box::new(io)))
+    } else {
+        // It is answered when this returns, and nothing is left in what negotiated it.
+        let (protocol, _) =
+            multistream_select::dialer_select_proto(&mut io, offer, Version::V1).await?;
+        (protocol, Agreement::Agreed(io))
+    };
+    Ok(Stream::migratable(io, shared, peer, connection, protocol))
 }
 
 /// What a stream that the remote has labelled turns out to be.
@@ -330,12 +353,14 @@ pub(crate) async fn listen(
     connection: ConnectionId,
     acceptors: Arc<Acceptors>,
 ) -> Result<Listened, NegotiationError> {
-    let io = Migratable::new(shared.clone());
+    let mut io = Migratable::new(shared.clone());
     let protocols = acceptors.protocols();
     let protocols = protocols.iter().cloned();
-    let (protocol, io) = multistream_select::listener_select_proto(io, protocols).await?;
+    // It is answered when this returns, and nothing is left in what negotiated it.
+    let (protocol, _) = multistream_select::listener_select_proto(&mut io, protocols).await?;
     if !acceptors.is_prefix(&protocol) {
-        let stream = Stream::migratable(io, shared, peer, connection, protocol, false);
+        let io = Agreement::Agreed(io);
+        let stream = Stream::migratable(io, shared, peer, connection, protocol);
         return Ok(Listened::Stream(stream));
     }
     // One level and no more: what comes now is a message, and no label.
