@@ -1,9 +1,5 @@
-//! Migrations: what the policy wants, what the application asks for, what the remote starts, and what
-//! the streams say of it all.
+//! Our migrations, from the wish to the leg; and what the streams say of all of them.
 
-use std::time::Instant;
-
-use futures::future::select;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
@@ -13,11 +9,10 @@ use super::{
     turns::{Asker, Outgoing},
 };
 use crate::{
-    Abort, Change, Event, Failure, Limit, MigrateError, Violation,
+    Abort, Change, Event, Failure, MigrateError, Violation,
     handler::Purpose,
-    machine::{Refused, StreamId},
-    stream::{Note, Places, Status, StreamKey},
-    table::Found,
+    machine::Refused,
+    stream::{Note, Status, StreamKey},
 };
 
 impl From<Refused> for MigrateError {
@@ -187,107 +182,6 @@ impl Behaviour {
         self.tell(peer, &Change::MigrationFailed(key, reason));
         self.place(key);
         self.take_turns(peer);
-    }
-
-    // ---- The remote's attempts ---------------------------------------------------------------------
-
-    pub(super) fn migrate_requested(
-        &mut self,
-        peer: PeerId,
-        mut leg: SwarmLeg,
-        id: StreamId,
-        from: StreamId,
-        verify: bool,
-    ) {
-        let connection = leg.connection();
-        match self.places(peer, connection) {
-            Ok(places) => leg.hold(places),
-            Err(limit) => {
-                drop(leg);
-                return self.event(Event::Refused {
-                    peer,
-                    connection,
-                    limit,
-                });
-            }
-        }
-        self.migrate_admitted(peer, leg, id, from, verify);
-    }
-
-    /// A place for one more unanswered `Migrate`, of the peer's and of the connection's.
-    fn places(&mut self, peer: PeerId, connection: ConnectionId) -> Result<Vec<Places>, Limit> {
-        let per_connection = self.config.max_unanswered_per_connection;
-        let on_connection = self.loads.place(connection, per_connection);
-        let of_peer = self.table.place(peer);
-        Ok(vec![
-            on_connection.ok_or(Limit::UnansweredPerConnection)?,
-            of_peer.ok_or(Limit::UnansweredPerPeer)?,
-        ])
-    }
-
-    /// What has its places.
-    pub(super) fn migrate_admitted(
-        &mut self,
-        peer: PeerId,
-        mut leg: SwarmLeg,
-        id: StreamId,
-        from: StreamId,
-        verify: bool,
-    ) {
-        let connection = leg.connection();
-        if matches!(self.table.find(peer, id), Found::Live(_)) {
-            drop(leg);
-            return self.event(Event::Violation {
-                peer,
-                connection: Some(connection),
-                what: Violation::IdInUse,
-            });
-        }
-        match self.table.find(peer, from) {
-            Found::Live(key) => {
-                let Some(entry) = self.table.get_mut(key) else {
-                    return;
-                };
-                let per_second = self.config.max_migration_rate;
-                if !entry.extra.rate.allows(per_second, Instant::now()) {
-                    drop(leg);
-                    return self.event(Event::Refused {
-                        peer,
-                        connection,
-                        limit: Limit::MigrationRate,
-                    });
-                }
-                let initiator = false;
-                let status = entry.shared.status();
-                leg.set_span(span(self.local, peer, key, &status, connection, initiator));
-                // It may be over without our having heard of it.
-                match entry.shared.migrate(leg, id, from, verify) {
-                    Ok(()) => {
-                        self.table.refresh(key);
-                        self.heard_from(key);
-                    }
-                    Err((leg, Ok(()))) => self.deny(leg),
-                    Err((leg, Err(_))) => drop(leg),
-                }
-            }
-            // A deny proves that nothing was switched (TRACES 5).
-            Found::Ended => self.deny(leg),
-            // Here a deny would make the remote believe in an end that may be our abort.
-            Found::Aborted => drop(leg),
-            Found::Unknown => {
-                let number = self.table.hold(peer, leg, id, from, verify);
-                let timeout = self.config.answer_timeout;
-                self.later(timeout, Due::Early(peer, number));
-            }
-        }
-    }
-
-    fn deny(&mut self, leg: SwarmLeg) {
-        // Their number is bounded by the places that their legs hold.
-        let timeout = futures_timer::Delay::new(self.config.answer_timeout);
-        self.denials.push(Box::pin(async move {
-            let _ = select(Box::pin(leg.deny()), timeout).await;
-        }));
     }
 
     // ---- What the streams say ----------------------------------------------------------------------
@@ -532,7 +426,7 @@ impl Behaviour {
 }
 
 /// One migration, in logs.
-fn span(
+pub(super) fn span(
     local: PeerId,
     peer: PeerId,
     key: StreamKey,

@@ -6,6 +6,7 @@ mod migrations;
 mod policy;
 mod prune;
 mod rate;
+mod requests;
 mod streams;
 mod timers;
 mod turns;

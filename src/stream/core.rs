@@ -49,8 +49,6 @@ pub(crate) struct Completed<C> {
     pub(crate) from: C,
     pub(crate) to: C,
     pub(crate) initiator: bool,
-    /// The stream's ID before.
-    pub(crate) retired: StreamId,
     /// Bytes that the old leg carried: out, in.
     pub(crate) old_leg: (u64, u64),
     /// The same of the new leg, so far.
@@ -332,7 +330,6 @@ impl<L: Io, C: Connection> Core<L, C> {
             from: old.connection(),
             to,
             initiator,
-            retired: self.machine.id(),
             old_leg: old.counts(),
             new_leg,
             confirmed,

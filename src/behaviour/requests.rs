@@ -1,0 +1,111 @@
+//! What the remote asks for: its `Migrate`s find their stream, wait for one, or are refused.
+
+use std::time::Instant;
+
+use futures::future::select;
+use libp2p_identity::PeerId;
+use libp2p_swarm::ConnectionId;
+
+use super::{Behaviour, Due, SwarmLeg, migrations::span};
+use crate::{Event, Limit, Violation, machine::StreamId, stream::Places, table::Found};
+
+impl Behaviour {
+    pub(super) fn migrate_requested(
+        &mut self,
+        peer: PeerId,
+        mut leg: SwarmLeg,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) {
+        let connection = leg.connection();
+        match self.places(peer, connection) {
+            Ok(places) => leg.hold(places),
+            Err(limit) => {
+                drop(leg);
+                return self.event(Event::Refused {
+                    peer,
+                    connection,
+                    limit,
+                });
+            }
+        }
+        self.migrate_admitted(peer, leg, id, from, verify);
+    }
+
+    /// A place for one more unanswered `Migrate`, of the peer's and of the connection's.
+    fn places(&mut self, peer: PeerId, connection: ConnectionId) -> Result<Vec<Places>, Limit> {
+        let per_connection = self.config.max_unanswered_per_connection;
+        let on_connection = self.loads.place(connection, per_connection);
+        let of_peer = self.table.place(peer);
+        Ok(vec![
+            on_connection.ok_or(Limit::UnansweredPerConnection)?,
+            of_peer.ok_or(Limit::UnansweredPerPeer)?,
+        ])
+    }
+
+    /// What has its places.
+    pub(super) fn migrate_admitted(
+        &mut self,
+        peer: PeerId,
+        mut leg: SwarmLeg,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) {
+        let connection = leg.connection();
+        if matches!(self.table.find(peer, id), Found::Live(_)) {
+            drop(leg);
+            return self.event(Event::Violation {
+                peer,
+                connection: Some(connection),
+                what: Violation::IdInUse,
+            });
+        }
+        match self.table.find(peer, from) {
+            Found::Live(key) => {
+                let Some(entry) = self.table.get_mut(key) else {
+                    return;
+                };
+                let per_second = self.config.max_migration_rate;
+                if !entry.extra.rate.allows(per_second, Instant::now()) {
+                    drop(leg);
+                    return self.event(Event::Refused {
+                        peer,
+                        connection,
+                        limit: Limit::MigrationRate,
+                    });
+                }
+                let initiator = false;
+                let status = entry.shared.status();
+                leg.set_span(span(self.local, peer, key, &status, connection, initiator));
+                // It may be over without our having heard of it.
+                match entry.shared.migrate(leg, id, from, verify) {
+                    Ok(()) => {
+                        self.table.refresh(key);
+                        self.heard_from(key);
+                    }
+                    Err((leg, Ok(()))) => self.deny(leg),
+                    Err((leg, Err(_))) => drop(leg),
+                }
+            }
+            // A deny proves that nothing was switched (TRACES 5).
+            Found::Ended => self.deny(leg),
+            // Here a deny would make the remote believe in an end that may be our abort.
+            Found::Aborted => drop(leg),
+            Found::Unknown => {
+                let number = self.table.hold(peer, leg, id, from, verify);
+                let timeout = self.config.answer_timeout;
+                self.later(timeout, Due::Early(peer, number));
+            }
+        }
+    }
+
+    fn deny(&mut self, leg: SwarmLeg) {
+        // Their number is bounded by the places that their legs hold.
+        let timeout = futures_timer::Delay::new(self.config.answer_timeout);
+        self.denials.push(Box::pin(async move {
+            let _ = select(Box::pin(leg.deny()), timeout).await;
+        }));
+    }
+}
