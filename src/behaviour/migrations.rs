@@ -43,11 +43,7 @@ impl Behaviour {
             .get(key)
             .ok_or(MigrateError::UnknownStream(key))?;
         let extra = &entry.extra;
-        if extra
-            .outgoing
-            .as_ref()
-            .is_some_and(|outgoing| !outgoing.may_change())
-        {
+        if extra.is_committed() {
             return Err(MigrateError::AlreadyMigrating);
         }
         entry.shared.may_start()?;
@@ -163,11 +159,7 @@ impl Behaviour {
         let number = backoff.number;
         let epoch = entry.extra.epoch;
         if initiator {
-            let legs = Legs {
-                opening: None,
-                ..entry.extra.legs
-            };
-            self.legs_are(key, legs);
+            self.change_legs(key, |legs| legs.opening = None);
         }
         self.event(Event::MigrationFailed {
             peer,
@@ -238,21 +230,17 @@ impl Behaviour {
                 initiator,
             } => {
                 let verifies = initiator && entry.shared.status().peer_verifies;
-                let opening = entry.extra.legs.opening.filter(|_| !initiator);
                 if initiator && let Some(outgoing) = &mut entry.extra.outgoing {
                     outgoing.agreed();
                 }
                 if verifies {
                     self.table.set_verifies(peer);
                 }
-                self.legs_are(
-                    key,
-                    Legs {
-                        current: Some(from),
-                        new: Some(to),
-                        opening,
-                    },
-                );
+                self.change_legs(key, |legs| {
+                    legs.current = Some(from);
+                    legs.new = Some(to);
+                    legs.opening = legs.opening.filter(|_| !initiator);
+                });
                 self.event(Event::MigrationAgreed {
                     peer,
                     key,
@@ -290,18 +278,10 @@ impl Behaviour {
                     completed.initiator,
                     completed.confirmed,
                 );
-                let opening = self
-                    .table
-                    .get(key)
-                    .and_then(|entry| entry.extra.legs.opening);
-                self.legs_are(
-                    key,
-                    Legs {
-                        current: Some(completed.to),
-                        new: None,
-                        opening,
-                    },
-                );
+                self.change_legs(key, |legs| {
+                    legs.current = Some(completed.to);
+                    legs.new = None;
+                });
                 self.event(Event::MigrationCompleted {
                     peer,
                     key,
@@ -334,12 +314,14 @@ impl Behaviour {
         }
     }
 
-    pub(super) fn legs_are(&mut self, key: StreamKey, to: Legs) {
+    /// Changes where the stream's legs are.
+    pub(super) fn change_legs(&mut self, key: StreamKey, change: impl FnOnce(&mut Legs)) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let peer = entry.peer;
-        let from = std::mem::replace(&mut entry.extra.legs, to);
+        let (peer, from) = (entry.peer, entry.extra.legs);
+        change(&mut entry.extra.legs);
+        let to = entry.extra.legs;
         self.set_legs(peer, from, to);
     }
 
@@ -356,11 +338,7 @@ impl Behaviour {
             }));
         }
         if !ours {
-            let legs = Legs {
-                new: None,
-                ..entry.extra.legs
-            };
-            self.legs_are(key, legs);
+            self.change_legs(key, |legs| legs.new = None);
         }
         self.attempt_failed(key, failure, ours, by_policy);
     }

@@ -85,6 +85,13 @@ struct Extra {
     rate: Rate,
 }
 
+impl Extra {
+    /// An attempt of ours is under way, or wanted by somebody whose mind the policy cannot change.
+    fn is_committed(&self) -> bool {
+        self.outgoing.as_ref().is_some_and(|it| !it.may_change())
+    }
+}
+
 /// Something that is due later.
 #[derive(Debug)]
 enum Due {

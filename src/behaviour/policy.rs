@@ -6,10 +6,7 @@ use futures::channel::oneshot;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
-use super::{
-    Behaviour, Due, Extra,
-    turns::{Asker, Outgoing},
-};
+use super::{Behaviour, Due, Extra, turns::Asker};
 use crate::{
     Action, Change, ConnectionInfo, DrainError, Event, Initiate, MigrateError, Mobility, PeerView,
     Placement, StreamInfo, Verdict, machine::Verdict as Answer, policy, stream::StreamKey,
@@ -191,14 +188,11 @@ impl Behaviour {
 
     /// Asks the policy where the stream should be, and has it moved there.
     pub(super) fn place(&mut self, key: StreamKey) {
-        if self.table.get(key).is_none_or(|entry| {
-            let asked_for = entry
-                .extra
-                .outgoing
-                .as_ref()
-                .is_some_and(|out| !out.may_change());
-            asked_for || entry.shared.may_start().is_err()
-        }) {
+        if self
+            .table
+            .get(key)
+            .is_none_or(|entry| entry.extra.is_committed() || entry.shared.may_start().is_err())
+        {
             return;
         }
         match self.destination(key) {
@@ -231,8 +225,8 @@ impl Behaviour {
             return;
         };
         let extra = &mut entry.extra;
-        let settled = |outgoing: &Outgoing| !outgoing.may_change() || outgoing.to == to;
-        if extra.outgoing.as_ref().is_some_and(settled) || extra.backoff.waiting == Some(to) {
+        let waits = extra.outgoing.as_ref().is_some_and(|it| it.to == to);
+        if extra.is_committed() || waits || extra.backoff.waiting == Some(to) {
             return;
         }
         match (wait, extra.patience) {

@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
-use super::{Behaviour, Legs};
+use super::Behaviour;
 use crate::{
     Event, MigrateError,
     handler::Purpose,
@@ -155,12 +155,7 @@ impl Behaviour {
     /// The policy does not want the stream to go anywhere any more.
     pub(super) fn unwanted(&mut self, key: StreamKey) {
         if let Some(entry) = self.table.get_mut(key)
-            && entry
-                .extra
-                .outgoing
-                .as_ref()
-                .is_some_and(Outgoing::may_change)
-            && let Some(outgoing) = entry.extra.outgoing.take()
+            && let Some(outgoing) = entry.extra.outgoing.take_if(|it| it.may_change())
         {
             self.turns.leave(&outgoing);
         }
@@ -228,12 +223,8 @@ impl Behaviour {
         if let Some(outgoing) = &mut entry.extra.outgoing {
             outgoing.stage = Stage::Asking { _place: place };
         }
-        let legs = Legs {
-            opening: Some(to),
-            ..entry.extra.legs
-        };
         let from = entry.shared.status().connection;
-        self.legs_are(key, legs);
+        self.change_legs(key, |legs| legs.opening = Some(to));
         self.event(Event::MigrationStarted {
             peer,
             key,
