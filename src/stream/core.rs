@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg};
+use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg, moving::Moving};
 use crate::{
     machine::{Abort, Failure, Input, Machine, Output, ReadFrom, Refused, Slot, StreamId, Timer},
     protocol::codec::{self, Ack, Request, Switched},
@@ -87,32 +87,24 @@ pub(super) struct After<L, C> {
 pub(super) struct Core<L, C> {
     pub(super) machine: Machine,
     pub(super) current: Option<Box<Leg<L, C>>>,
-    pub(super) ours: Option<Box<Leg<L, C>>>,
-    pub(super) theirs: Option<Box<Leg<L, C>>>,
-    pub(super) new: Option<Box<Leg<L, C>>>,
-    pub(super) farewells: Vec<Box<Leg<L, C>>>,
+    moving: Option<Box<Moving<L, C>>>,
     pub(super) ahead: Ahead,
-    /// The armed timer, and how often timers have been armed.
-    pub(super) timer: (Option<Timer>, u64),
+    /// The armed timer.
+    pub(super) timer: Option<Timer>,
+    /// How often timers have been armed.
+    pub(super) armed: u32,
     /// Whether closing was reported as done to the application.
     pub(super) close_reported: bool,
     /// The application dropped the stream: what comes in is discarded.
     pub(super) dropped: bool,
     pub(super) driving: bool,
     connection: Option<C>,
-    agreed_at: Option<Instant>,
-    /// Whether the migration that is agreed, or was the last to be, is ours.
-    initiated: bool,
-    /// When the old leg's end was read, while nothing has been read on the new leg.
-    paused_at: Option<Instant>,
-    /// The old leg of a migration of ours, until something is read on the new leg: the remote may still
-    /// be reading it, and a connection without streams may be closed by an idle timeout.
-    unconfirmed: Option<Box<Leg<L, C>>>,
     notes: Vec<Note<C>>,
-    lingering: Vec<Box<Leg<L, C>>>,
     done_with: Vec<Box<Leg<L, C>>>,
     wake: bool,
     delivered: bool,
+    /// Something may have to be done after the lock is released, which reads and writes alone never cause.
+    touched: bool,
 }
 
 impl<L: Io, C: Connection> Core<L, C> {
@@ -121,61 +113,76 @@ impl<L: Io, C: Connection> Core<L, C> {
             machine,
             connection: Some(leg.connection()),
             current: Some(Box::new(leg)),
-            ours: None,
-            theirs: None,
-            new: None,
-            farewells: Vec::new(),
+            moving: None,
             ahead: Ahead::new(budget),
-            timer: (None, 0),
+            timer: None,
+            armed: 0,
             close_reported: false,
             dropped: false,
             driving: false,
-            agreed_at: None,
-            initiated: false,
-            paused_at: None,
-            unconfirmed: None,
             notes: Vec::new(),
-            lingering: Vec::new(),
             done_with: Vec::new(),
             wake: false,
             delivered: false,
+            touched: true,
         }
     }
 
-    pub(super) fn leg(&mut self, slot: Slot) -> &mut Option<Box<Leg<L, C>>> {
+    pub(super) fn leg(&mut self, slot: Slot) -> Option<&mut Leg<L, C>> {
         match slot {
-            Slot::Current => &mut self.current,
-            Slot::Ours => &mut self.ours,
-            Slot::Theirs => &mut self.theirs,
-            Slot::New => &mut self.new,
+            Slot::Current => self.current.as_deref_mut(),
+            _ => self.moving.as_mut()?.place(slot)?.as_deref_mut(),
         }
+    }
+
+    fn take_leg(&mut self, slot: Slot) -> Option<Box<Leg<L, C>>> {
+        match slot {
+            Slot::Current => self.current.take(),
+            _ => self.moving.as_mut()?.place(slot)?.take(),
+        }
+    }
+
+    fn put(&mut self, slot: Slot, leg: Option<Box<Leg<L, C>>>) {
+        let place = match slot {
+            Slot::Current => Some(&mut self.current),
+            _ => self.moving().place(slot),
+        };
+        let replaced = place.and_then(|place| std::mem::replace(place, leg));
+        self.done_with.extend(replaced);
     }
 
     pub(super) fn put_leg(&mut self, slot: Slot, leg: Leg<L, C>) {
-        let replaced = self.leg(slot).replace(Box::new(leg));
-        self.done_with.extend(replaced);
+        self.put(slot, Some(Box::new(leg)));
         // Somebody has to poll it, though the machine may have nothing to say about it.
         self.wake = true;
+        self.touched = true;
+    }
+
+    fn moving(&mut self) -> &mut Moving<L, C> {
+        self.moving.get_or_insert_default()
+    }
+
+    /// Legs that only have to say a last word.
+    pub(super) fn farewells(&mut self) -> Option<&mut Vec<Box<Leg<L, C>>>> {
+        let farewells = &mut self.moving.as_mut()?.farewells;
+        (!farewells.is_empty()).then_some(farewells)
     }
 
     fn connection_of(&mut self, slot: Slot) -> Option<C> {
-        self.leg(slot).as_deref().map(Leg::connection)
+        self.leg(slot).map(|leg| leg.connection())
     }
 
     /// Gives the machine an input and carries out what it says.
     pub(super) fn handle(&mut self, input: Input) {
-        let leg = self
-            .new
-            .as_deref()
-            .or(self.ours.as_deref())
-            .or(self.theirs.as_deref());
+        self.touched = true;
+        let leg = self.moving.as_ref().and_then(|moving| moving.foremost());
         let span = leg.map_or_else(tracing::Span::none, Leg::span);
         let _entered = span.enter();
         tracing::trace!(id = self.machine.id().0, ?input);
         // Whether it is an end of the old leg is only known when the migration is, and then it may be
         // over at once.
         if matches!(input, Input::End(Slot::Current, _)) && self.machine.is_migrating() {
-            self.paused_at = Some(Instant::now());
+            self.moving().paused_at = Some(Instant::now());
         }
         self.machine.handle(input);
         self.carry_out_all();
@@ -200,10 +207,11 @@ impl<L: Io, C: Connection> Core<L, C> {
                 }
             }
             Output::Accept { verify } => {
-                self.new = self.theirs.take();
-                if let Some(leg) = &mut self.new {
+                let mut leg = self.take_leg(Slot::Theirs);
+                if let Some(leg) = &mut leg {
                     leg.answered();
                 }
+                self.put(Slot::New, leg);
                 let ack = Ack {
                     deny: false,
                     verify,
@@ -216,12 +224,12 @@ impl<L: Io, C: Connection> Core<L, C> {
                     verify: false,
                 };
                 self.queue(Slot::Theirs, &codec::frame(&ack));
-                let leg = self.theirs.take();
+                let leg = self.take_leg(Slot::Theirs);
                 self.say_farewell(leg);
             }
             Output::Cancel => {
                 // A `Migrate` that is still queued was never heard of.
-                let leg = self.ours.take();
+                let leg = self.take_leg(Slot::Ours);
                 match leg {
                     Some(mut leg) if !leg.has_queued() => {
                         leg.queue(&codec::frame(&Switched::Cancelled));
@@ -231,15 +239,17 @@ impl<L: Io, C: Connection> Core<L, C> {
                 }
             }
             Output::Drop(slot) => {
-                let leg = self.leg(slot).take();
+                let leg = self.take_leg(slot);
                 self.done_with.extend(leg);
             }
             Output::Agreed { initiator, .. } => {
                 if initiator {
-                    self.new = self.ours.take();
+                    let leg = self.take_leg(Slot::Ours);
+                    self.put(Slot::New, leg);
                 }
-                self.agreed_at = Some(Instant::now());
-                self.initiated = initiator;
+                let moving = self.moving();
+                moving.agreed_at = Some(Instant::now());
+                moving.initiated = initiator;
                 let ends = (
                     self.connection_of(Slot::Current),
                     self.connection_of(Slot::New),
@@ -266,8 +276,11 @@ impl<L: Io, C: Connection> Core<L, C> {
             Output::Complete { initiator } => self.complete(initiator),
             Output::Failed(failure) => self.failed(failure, true),
             Output::TheirsFailed(failure) => self.failed(failure, false),
-            Output::Arm(timer) => self.timer = (Some(timer), self.timer.1 + 1),
-            Output::Disarm => self.timer.0 = None,
+            Output::Arm(timer) => {
+                self.timer = Some(timer);
+                self.armed = self.armed.wrapping_add(1);
+            }
+            Output::Disarm => self.timer = None,
             Output::Probe(slot) => {
                 if let Some(connection) = self.connection_of(slot) {
                     self.notes.push(Note::Probe { connection });
@@ -280,7 +293,9 @@ impl<L: Io, C: Connection> Core<L, C> {
             }
             Output::Finish => {
                 // A last word, such as a deny, is still said.
-                self.lingering.extend(self.unconfirmed.take());
+                if let Some(moving) = &mut self.moving {
+                    moving.lingering.extend(moving.unconfirmed.take());
+                }
                 self.forget_legs();
                 self.notes.push(Note::Over(Ok(())));
             }
@@ -300,23 +315,26 @@ impl<L: Io, C: Connection> Core<L, C> {
     fn say_farewell(&mut self, leg: Option<Box<Leg<L, C>>>) {
         let Some(mut leg) = leg else { return };
         leg.close();
-        if self.farewells.len() < MAX_FAREWELLS {
-            self.farewells.push(leg);
+        let farewells = &mut self.moving().farewells;
+        if farewells.len() < MAX_FAREWELLS {
+            farewells.push(leg);
         } else {
             self.done_with.push(leg);
         }
     }
 
     fn failed(&mut self, failure: Failure, ours: bool) {
-        if !self.machine.is_migrating() {
+        if !self.machine.is_migrating()
+            && let Some(moving) = &mut self.moving
+        {
             // The old leg goes on, or its end was the stream's.
-            self.paused_at = None;
+            moving.paused_at = None;
         }
         self.notes.push(Note::Failed { failure, ours });
     }
 
     fn complete(&mut self, initiator: bool) {
-        let Some(mut new) = self.new.take() else {
+        let Some(mut new) = self.take_leg(Slot::New) else {
             return;
         };
         new.clear_span();
@@ -326,6 +344,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         let Some(old) = self.current.replace(new) else {
             return;
         };
+        let agreed_at = self.moving().agreed_at;
         self.notes.push(Note::Completed(Completed {
             from: old.connection(),
             to,
@@ -333,33 +352,30 @@ impl<L: Io, C: Connection> Core<L, C> {
             old_leg: old.counts(),
             new_leg,
             confirmed,
-            agreed_at: self.agreed_at.unwrap_or_else(Instant::now),
+            agreed_at: agreed_at.unwrap_or_else(Instant::now),
         }));
         if old.is_lost() || initiator && confirmed {
             self.done_with.push(old);
         } else if initiator {
-            self.unconfirmed = Some(old);
+            self.moving().unconfirmed = Some(old);
         } else {
-            self.lingering.push(old);
+            self.moving().lingering.push(old);
         }
     }
 
     /// The first byte after a switch may have been read.
     fn resume(&mut self) {
-        let Some(paused_at) = self.paused_at else {
-            return;
-        };
         let ReadFrom::Leg(slot) = self.machine.read_from() else {
             return;
         };
-        if let Some(leg) = self.leg(slot)
-            && leg.counts().1 > 0
+        let heard = |leg: &mut Leg<L, C>| (leg.counts().1 > 0).then_some(leg.connection());
+        if let Some(connection) = self.leg(slot).and_then(heard)
+            && let Some(moving) = &mut self.moving
+            && let Some(paused_at) = moving.paused_at.take()
         {
-            let connection = leg.connection();
-            self.paused_at = None;
             self.notes.push(Note::Resumed {
                 connection,
-                initiator: self.initiated,
+                initiator: moving.initiated,
                 gap: paused_at.elapsed(),
             });
         }
@@ -367,7 +383,8 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     /// The remote has read our end of the old leg.
     fn confirm(&mut self) {
-        if let Some(old) = self.unconfirmed.take() {
+        let moving = self.moving.as_mut();
+        if let Some(old) = moving.and_then(|moving| moving.unconfirmed.take()) {
             let from = old.connection();
             self.notes.push(Note::Confirmed { from });
             self.done_with.push(old);
@@ -376,22 +393,29 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     fn forget_legs(&mut self) {
         for slot in [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New] {
-            let leg = self.leg(slot).take();
+            let leg = self.take_leg(slot);
             self.done_with.extend(leg);
         }
-        self.done_with.extend(self.unconfirmed.take());
+        if let Some(moving) = &mut self.moving {
+            self.done_with.extend(moving.unconfirmed.take());
+        }
     }
 
     pub(super) fn forget_farewells(&mut self) {
-        self.done_with.append(&mut self.farewells);
+        if let Some(moving) = &mut self.moving {
+            self.done_with.append(&mut moving.farewells);
+            self.touched = true;
+        }
     }
 
     pub(super) fn note(&mut self, note: Note<C>) {
         self.notes.push(note);
+        self.touched = true;
     }
 
     pub(super) fn done_with(&mut self, leg: Box<Leg<L, C>>) {
         self.done_with.push(leg);
+        self.touched = true;
     }
 
     /// Ends the stream, and gives back its only leg.
@@ -401,6 +425,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         }
         let leg = self.current.take();
         self.carry_out_all();
+        self.touched = true;
         leg
     }
 
@@ -409,13 +434,9 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     pub(super) fn connection_lost(&mut self, connection: C) {
-        let on = |leg: &Option<Box<Leg<L, C>>>| {
-            leg.as_ref()
-                .is_some_and(|leg| leg.connection() == connection)
-        };
         // These carry nothing of the application's that could still be read.
         for slot in [Slot::Ours, Slot::Theirs] {
-            if on(self.leg(slot)) {
+            if self.connection_of(slot) == Some(connection) {
                 self.handle(Input::ReadFailed(slot));
             }
         }
@@ -428,19 +449,26 @@ impl<L: Io, C: Connection> Core<L, C> {
         }
         // Nor does a new leg to which our reader has not come; without it there is no going on.
         let reads_new = ReadFrom::Leg(Slot::New);
-        if on(&self.new) && ![reads_new, ReadFrom::Ended].contains(&self.machine.read_from()) {
+        if self.connection_of(Slot::New) == Some(connection)
+            && ![reads_new, ReadFrom::Ended].contains(&self.machine.read_from())
+        {
             self.handle(Input::ReadFailed(Slot::New));
         }
-        for leg in &mut self.farewells {
-            if leg.connection() == connection {
-                leg.set_lost();
+        if let Some(moving) = &mut self.moving {
+            for leg in &mut moving.farewells {
+                if leg.connection() == connection {
+                    leg.set_lost();
+                }
             }
-        }
-        self.lingering.retain(|leg| leg.connection() != connection);
-        if on(&self.unconfirmed) {
-            self.done_with.extend(self.unconfirmed.take());
+            moving
+                .lingering
+                .retain(|leg| leg.connection() != connection);
+            let unconfirmed = &mut moving.unconfirmed;
+            let lost = unconfirmed.take_if(|leg| leg.connection() == connection);
+            self.done_with.extend(lost);
         }
         self.wake = true;
+        self.touched = true;
     }
 
     pub(super) fn probed(&mut self, connection: C, answered: bool) {
@@ -456,7 +484,10 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     pub(super) fn has_background_work(&self) -> bool {
         self.machine.has_background_work()
-            || !self.farewells.is_empty()
+            || self
+                .moving
+                .as_ref()
+                .is_some_and(|moving| !moving.farewells.is_empty())
             || self.current.as_deref().is_some_and(Leg::is_unflushed)
     }
 
@@ -472,7 +503,12 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     pub(super) fn take_lingering(&mut self) -> Vec<Box<Leg<L, C>>> {
-        std::mem::take(&mut self.lingering)
+        let lingering = match &mut self.moving {
+            Some(moving) => std::mem::take(&mut moving.lingering),
+            None => Vec::new(),
+        };
+        self.stop_moving();
+        lingering
     }
 
     pub(super) fn status(&self) -> Status<C> {
@@ -492,10 +528,27 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     #[inline]
     pub(super) fn take_after(&mut self) -> Option<After<L, C>> {
-        if self.unconfirmed.is_some() && self.current.as_deref().is_some_and(Leg::has_heard) {
-            self.confirm();
+        if !self.touched && self.moving.is_none() {
+            return None;
         }
-        self.resume();
+        self.tidy_up()
+    }
+
+    fn stop_moving(&mut self) {
+        let migrating = self.machine.is_migrating();
+        self.moving.take_if(|moving| !migrating && moving.is_over());
+    }
+
+    fn tidy_up(&mut self) -> Option<After<L, C>> {
+        self.touched = false;
+        if let Some(moving) = &self.moving {
+            let unconfirmed = moving.unconfirmed.is_some();
+            if unconfirmed && self.current.as_deref().is_some_and(Leg::has_heard) {
+                self.confirm();
+            }
+            self.resume();
+        }
+        self.stop_moving();
         let news = !self.notes.is_empty() || !self.driving && self.has_background_work();
         let notify = news && !self.delivered;
         if !self.wake && !notify && self.done_with.is_empty() {

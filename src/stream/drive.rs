@@ -48,7 +48,7 @@ pub(crate) struct Drive<L: Io, C: Connection, S = Delay> {
     shared: Arc<Shared<L, C>>,
     timeouts: Timeouts,
     /// The armed timer, by its number.
-    timer: Option<(u64, S)>,
+    timer: Option<(u32, S)>,
     farewell: Option<S>,
 }
 
@@ -63,7 +63,7 @@ impl<L: Io, C: Connection, S: Sleep> Drive<L, C, S> {
     }
 
     /// Whether the armed timer has fired.
-    fn poll_timer(&mut self, armed: (Option<Timer>, u64), cx: &mut Context<'_>) -> bool {
+    fn poll_timer(&mut self, armed: (Option<Timer>, u32), cx: &mut Context<'_>) -> bool {
         let (Some(timer), number) = armed else {
             self.timer = None;
             return false;
@@ -101,7 +101,7 @@ impl<L: Io, C: Connection, S: Sleep> Future for Drive<L, C, S> {
                 core.pump(&mut read, &mut write);
                 let done = !core.has_background_work();
                 core.driving &= !done;
-                (core.timer, !core.farewells.is_empty(), done)
+                ((core.timer, core.armed), core.farewells().is_some(), done)
             });
             if done {
                 shared.wakers.forget(Party::Driver);

@@ -14,6 +14,7 @@ pub(crate) mod drive;
 mod half;
 mod leg;
 mod mailbox;
+mod moving;
 mod pump;
 mod wakers;
 

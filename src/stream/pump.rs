@@ -24,14 +24,12 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     fn say_farewells(&mut self, write: &mut Context<'_>) {
-        let mut index = 0;
-        while let Some(leg) = self.farewells.get_mut(index) {
-            if leg.poll_close(write).is_pending() {
-                index += 1;
-            } else {
-                let leg = self.farewells.swap_remove(index);
-                self.done_with(leg);
-            }
+        let Some(farewells) = self.farewells() else {
+            return;
+        };
+        let said = farewells.extract_if(.., |leg| leg.poll_close(write).is_ready());
+        for leg in said.collect::<Vec<_>>() {
+            self.done_with(leg);
         }
     }
 
@@ -50,7 +48,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         if !self.machine.awaits_answer() {
             return false;
         }
-        let Some(leg) = &mut self.ours else {
+        let Some(leg) = self.leg(Slot::Ours) else {
             return false;
         };
         match leg.poll_flush(write) {
@@ -69,7 +67,7 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     /// The remote's attempt, unanswered: nothing may come but that it is taken back.
     fn hear_remote_attempt(&mut self, read: &mut Context<'_>) -> bool {
-        let Some(leg) = &mut self.theirs else {
+        let Some(leg) = self.leg(Slot::Theirs) else {
             return false;
         };
         match leg.poll_message::<Switched>(read) {
@@ -89,7 +87,7 @@ impl<L: Io, C: Connection> Core<L, C> {
     fn send_messages(&mut self, write: &mut Context<'_>) -> bool {
         // A flush that fails after it comes too late: the remote may have read the ack.
         if self.machine.awaits_ack_written()
-            && let Some(leg) = &mut self.new
+            && let Some(leg) = self.leg(Slot::New)
             && matches!(leg.poll_queued(write), Poll::Ready(Ok(())))
         {
             self.handle(Input::AckWritten);
@@ -113,7 +111,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         if !self.machine.awaits_count() {
             return false;
         }
-        let Some(leg) = &mut self.new else {
+        let Some(leg) = self.leg(Slot::New) else {
             return false;
         };
         match leg.poll_message::<Switched>(read) {

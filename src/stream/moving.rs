@@ -1,0 +1,69 @@
+//! What a stream has only while it moves, in a box that it does without for most of its life.
+
+use std::time::Instant;
+
+use super::{Connection, Io, leg::Leg};
+use crate::machine::Slot;
+
+/// Legs beside the current one, and what is to be told about a migration.
+#[derive(Debug)]
+pub(super) struct Moving<L, C> {
+    ours: Option<Box<Leg<L, C>>>,
+    theirs: Option<Box<Leg<L, C>>>,
+    new: Option<Box<Leg<L, C>>>,
+    /// Legs that only have to say a last word.
+    pub(super) farewells: Vec<Box<Leg<L, C>>>,
+    /// The old leg of a migration of ours, until something is read on the new leg: the remote may still
+    /// be reading it, and a connection without streams may be closed by an idle timeout.
+    pub(super) unconfirmed: Option<Box<Leg<L, C>>>,
+    /// Old legs of migrations that are not ours, for the table's owner.
+    pub(super) lingering: Vec<Box<Leg<L, C>>>,
+    pub(super) agreed_at: Option<Instant>,
+    /// Whether the migration that is agreed, or was the last to be, is ours.
+    pub(super) initiated: bool,
+    /// When the old leg's end was read, while nothing has been read on the new leg.
+    pub(super) paused_at: Option<Instant>,
+}
+
+impl<L, C> Default for Moving<L, C> {
+    fn default() -> Self {
+        Self {
+            ours: None,
+            theirs: None,
+            new: None,
+            farewells: Vec::new(),
+            unconfirmed: None,
+            lingering: Vec::new(),
+            agreed_at: None,
+            initiated: false,
+            paused_at: None,
+        }
+    }
+}
+
+impl<L: Io, C: Connection> Moving<L, C> {
+    /// Where a leg beside the current one is kept.
+    pub(super) fn place(&mut self, slot: Slot) -> Option<&mut Option<Box<Leg<L, C>>>> {
+        match slot {
+            Slot::Current => None,
+            Slot::Ours => Some(&mut self.ours),
+            Slot::Theirs => Some(&mut self.theirs),
+            Slot::New => Some(&mut self.new),
+        }
+    }
+
+    /// The leg of the migration that has come furthest.
+    pub(super) fn foremost(&self) -> Option<&Leg<L, C>> {
+        let leg = self.new.as_ref().or(self.ours.as_ref());
+        leg.or(self.theirs.as_ref()).map(Box::as_ref)
+    }
+
+    /// Whether there is nothing left that anybody will ask for.
+    pub(super) fn is_over(&self) -> bool {
+        self.foremost().is_none()
+            && self.farewells.is_empty()
+            && self.unconfirmed.is_none()
+            && self.lingering.is_empty()
+            && self.paused_at.is_none()
+    }
+}
