@@ -5,12 +5,13 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
 
-use crate::{negotiate::Stream, stream::StreamKey};
+use crate::{negotiate::Stream, spare};
 
 /// The protocol is already registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,10 +36,11 @@ impl futures::Stream for IncomingStreams {
     type Item = Incoming;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        let mut waiting = lock(&self.queue);
+        let mut waiting = self.queue.lock();
         match waiting.streams.pop_front() {
-            Some(incoming) => Poll::Ready(Some(incoming)),
+            Some((_, incoming)) => Poll::Ready(Some(incoming)),
             None => {
+                spare::shrink_queue(&mut waiting.streams);
                 waiting.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
@@ -49,19 +51,49 @@ impl futures::Stream for IncomingStreams {
 impl Drop for IncomingStreams {
     fn drop(&mut self) {
         self.acceptors.unregister(&self.protocol);
-        let waiting = std::mem::take(&mut *lock(&self.queue));
+        let waiting = std::mem::take(&mut *self.queue.lock());
         drop(waiting);
     }
 }
 
-/// Protects the streams that wait, and the task that waits for them. Held for a push or a pop.
-type Queue = Arc<Mutex<Waiting>>;
+/// Inbound streams of one protocol that nobody has taken yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Queue(
+    /// Protects the streams that wait, and the task that waits for them. Held for a push or a pop.
+    Arc<Mutex<Waiting>>,
+);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    streams: VecDeque<Incoming>,
+    /// Each with when it has waited long enough, if ever; the oldest first, which is the first to be.
+    streams: VecDeque<(Option<Instant>, Incoming)>,
     waker: Option<Waker>,
+    /// Somebody will call [`Queue::take_late`].
+    watched: bool,
 }
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        lock(&self.0)
+    }
+
+    /// Takes out what has waited long enough; returns also in how long this is to be called again.
+    pub(crate) fn take_late(&self) -> (Vec<Incoming>, Option<Duration>) {
+        let now = Instant::now();
+        let mut waiting = self.lock();
+        let streams = &waiting.streams;
+        let late = |until: &Option<Instant>| until.is_some_and(|until| until <= now);
+        let count = streams.partition_point(|(until, _)| late(until));
+        let late = waiting.streams.drain(..count).map(|(_, it)| it).collect();
+        let next = waiting.streams.front().and_then(|(until, _)| *until);
+        waiting.watched = next.is_some();
+        (late, next.map(|next| next - now))
+    }
+}
+
+/// Nobody wants it, or there is no room for it.
+#[derive(Debug)]
+pub(crate) struct NotDelivered;
 
 /// The protocols that are accepted, shared by controls, handlers and the behaviour.
 #[derive(Debug)]
@@ -135,34 +167,27 @@ impl Acceptors {
         lock(&self.registered).queues.get(protocol).cloned()
     }
 
-    /// Puts a stream where the application can take it. Returns whether somebody wants it and has room
-    /// for it; if not, it is dropped.
-    pub(crate) fn deliver(&self, peer: PeerId, connection: ConnectionId, stream: Stream) -> bool {
-        let Some(queue) = self.queue(stream.protocol()) else {
-            return false;
-        };
-        let mut waiting = lock(&queue);
+    /// Puts a stream where the application can take it. If nobody wants it, or there is no room for it,
+    /// it is dropped. Who is given the queue has to call [`Queue::take_late`] after the timeout.
+    pub(crate) fn deliver(
+        &self,
+        incoming: Incoming,
+        timeout: Duration,
+    ) -> Result<Option<Queue>, NotDelivered> {
+        let queue = self.queue(incoming.2.protocol()).ok_or(NotDelivered)?;
+        let mut waiting = queue.lock();
         if waiting.streams.len() >= self.backlog {
-            drop(waiting);
-            return false;
+            return Err(NotDelivered);
         }
-        waiting.streams.push_back((peer, connection, stream));
+        let until = Instant::now().checked_add(timeout);
+        waiting.streams.push_back((until, incoming));
+        let unwatched = until.is_some() && !std::mem::replace(&mut waiting.watched, true);
         let waker = waiting.waker.take();
         drop(waiting);
         if let Some(waker) = waker {
             waker.wake();
         }
-        true
-    }
-
-    /// Takes a stream back if it still waits.
-    pub(crate) fn take_back(&self, protocol: &StreamProtocol, key: StreamKey) -> Option<Incoming> {
-        let queue = self.queue(protocol)?;
-        let mut waiting = lock(&queue);
-        // It is among the oldest.
-        let mut streams = waiting.streams.iter();
-        let at = streams.position(|(_, _, stream)| stream.key() == key)?;
-        waiting.streams.remove(at)
+        Ok(unwatched.then_some(queue))
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     accept::Acceptors,
     control::StreamRequest,
     protocol::codec::{self, ReadError, Request},
+    spare,
     stream::StreamKey,
 };
 
@@ -305,6 +306,8 @@ impl ConnectionHandler for Handler {
             let protocol = self.request(open);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
+        spare::shrink_queue(&mut self.events);
+        spare::shrink_queue(&mut self.queue);
         while let Poll::Ready(Some(first)) = self.inbound.poll_next_unpin(cx) {
             let event = match first {
                 Some(Ok((stream, request))) => News::Requested { stream, request },

@@ -14,6 +14,7 @@ pub mod metrics;
 mod negotiate;
 mod policy;
 mod protocol;
+mod spare;
 mod stream;
 mod table;
 mod view;

@@ -41,7 +41,8 @@ type SwarmShared = Shared<libp2p_swarm::Stream, ConnectionId>;
 pub struct Stream {
     io: Inner,
     key: StreamKey,
-    peer: PeerId,
+    /// Shared by all the peer's streams.
+    peer: Arc<PeerId>,
     protocol: StreamProtocol,
     /// A lazy negotiation that failed panics when it is used again; so it is not.
     broken: Option<io::ErrorKind>,
@@ -95,7 +96,7 @@ impl Stream {
     pub(crate) fn plain(
         io: libp2p_swarm::Stream,
         key: StreamKey,
-        peer: PeerId,
+        peer: Arc<PeerId>,
         connection: ConnectionId,
         protocol: StreamProtocol,
     ) -> Self {
@@ -117,7 +118,7 @@ impl Stream {
     fn migratable(
         io: Agreement,
         shared: Arc<SwarmShared>,
-        peer: PeerId,
+        peer: Arc<PeerId>,
         first: ConnectionId,
         protocol: StreamProtocol,
     ) -> Self {
@@ -147,7 +148,7 @@ impl Stream {
 
     /// The remote.
     pub fn peer(&self) -> PeerId {
-        self.peer
+        *self.peer
     }
 
     /// The negotiated protocol.
@@ -313,7 +314,7 @@ impl AsyncWrite for Stream {
 /// answer is not waited for, and the offer travels with the label.
 pub(crate) async fn dial(
     shared: Arc<SwarmShared>,
-    peer: PeerId,
+    peer: Arc<PeerId>,
     connection: ConnectionId,
     protocol: StreamProtocol,
     known: bool,
@@ -349,7 +350,7 @@ pub(crate) enum Listened {
 /// Answers a remote's offer on a stream that it has labelled.
 pub(crate) async fn listen(
     shared: Arc<SwarmShared>,
-    peer: PeerId,
+    peer: Arc<PeerId>,
     connection: ConnectionId,
     acceptors: Arc<Acceptors>,
 ) -> Result<Listened, NegotiationError> {

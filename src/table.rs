@@ -6,7 +6,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,17 +15,25 @@ use libp2p_identity::PeerId;
 use crate::{
     machine::StreamId,
     protocol::roles::{self, IdAllocator, Parity},
+    spare,
     stream::{Budget, Connection, Io, Leg, Places, Shared, StreamKey},
 };
 
 /// A stream of the table.
 pub(crate) struct Entry<L, C, X> {
-    pub(crate) peer: PeerId,
+    /// Shared by all the peer's streams: an ID is 80 bytes long.
+    peer: Arc<PeerId>,
     pub(crate) shared: Arc<Shared<L, C>>,
     pub(crate) extra: X,
     ids: Vec<StreamId>,
     /// All the peer's connections have gone since it began; its IDs stand for nothing any more.
     stranded: bool,
+}
+
+impl<L, C, X> Entry<L, C, X> {
+    pub(crate) fn peer(&self) -> PeerId {
+        *self.peer
+    }
 }
 
 /// A `Migrate` that arrived before the label of the stream that it names.
@@ -46,6 +53,7 @@ struct Over {
 }
 
 struct Peer<L, C> {
+    name: Arc<PeerId>,
     ids: HashMap<StreamId, StreamKey>,
     streams: usize,
     /// The oldest first.
@@ -118,6 +126,7 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
     fn peer(&mut self, peer: PeerId) -> &mut Peer<L, C> {
         let Self { local, caps, .. } = *self;
         self.peers.entry(peer).or_insert_with(|| Peer {
+            name: Arc::new(peer),
             ids: HashMap::new(),
             streams: 0,
             over: VecDeque::new(),
@@ -129,6 +138,11 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             verifies: false,
             connected: true,
         })
+    }
+
+    /// The peer's ID, to be kept with many things.
+    pub(crate) fn name(&mut self, peer: PeerId) -> Arc<PeerId> {
+        self.peer(peer).name.clone()
     }
 
     /// Whether the hash rule names us.
@@ -178,14 +192,15 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
     /// Adds a stream that [`Table::admits`].
     pub(crate) fn insert(&mut self, peer: PeerId, shared: Arc<Shared<L, C>>, extra: X) {
         let key = shared.key();
+        let state = self.peer(peer);
+        state.streams += 1;
         let entry = Entry {
-            peer,
+            peer: state.name.clone(),
             shared,
             extra,
             ids: Vec::new(),
             stranded: false,
         };
-        self.peer(peer).streams += 1;
         self.streams.insert(key, Box::new(entry));
         self.refresh(key);
     }
@@ -211,6 +226,8 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
             peer.ids.insert(*id, key);
         }
         entry.ids = now;
+        // One, but while it moves.
+        entry.ids.shrink_to_fit();
     }
 
     pub(crate) fn get(&self, key: StreamKey) -> Option<&Entry<L, C, X>> {
@@ -252,13 +269,13 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
     /// Takes a stream out; its IDs are remembered for a while.
     pub(crate) fn remove(&mut self, key: StreamKey, cleanly: bool) -> Option<Entry<L, C, X>> {
         let entry = self.streams.remove(&key)?;
-        shrink(&mut self.streams);
+        spare::shrink_map(&mut self.streams);
         if let Some(peer) = self.peers.get_mut(&entry.peer) {
             peer.streams -= 1;
             for id in &entry.ids {
                 peer.ids.remove(id);
             }
-            shrink(&mut peer.ids);
+            spare::shrink_map(&mut peer.ids);
             let at = Instant::now();
             let ids = entry.ids.iter();
             peer.over.extend(ids.map(|&id| Over { id, cleanly, at }));
@@ -347,14 +364,6 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
     }
 }
 
-/// Gives memory back once most of it is unused; seldom enough to cost next to nothing per removal.
-fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
-    const SMALL: usize = 64;
-    if map.capacity() > SMALL && map.len() < map.capacity() / 8 {
-        map.shrink_to(2 * map.len());
-    }
-}
-
 impl<L, C> Peer<L, C> {
     fn forget_over(&mut self, caps: Caps) {
         while self.over.len() > caps.ended_ids_per_peer
@@ -365,5 +374,6 @@ impl<L, C> Peer<L, C> {
         {
             self.over.pop_front();
         }
+        spare::shrink_queue(&mut self.over);
     }
 }

@@ -15,6 +15,9 @@ mod policy;
 #[path = "../../src/protocol/mod.rs"]
 #[allow(dead_code, unused_imports, unreachable_pub)]
 mod protocol;
+#[path = "../../src/spare.rs"]
+#[allow(dead_code, unused_imports)]
+mod spare;
 #[path = "../../src/stream/mod.rs"]
 #[allow(dead_code, unused_imports, unreachable_pub)]
 mod stream;

@@ -47,7 +47,7 @@ impl Behaviour {
             return Err(MigrateError::AlreadyMigrating);
         }
         entry.shared.may_start()?;
-        let target = self.connections.get(entry.peer, to);
+        let target = self.connections.get(entry.peer(), to);
         let target = target.ok_or(MigrateError::UnknownConnection(to))?;
         if entry.shared.status().connection == Some(to) {
             return Err(MigrateError::AlreadyThere(to));
@@ -70,10 +70,10 @@ impl Behaviour {
         let Some(entry) = self.table.get(key) else {
             return;
         };
-        let peer = entry.peer;
+        let peer = entry.peer();
         // The remote may have moved it while our substream was being opened.
         let there = entry.shared.status().connection == Some(connection);
-        let placement = entry.extra.outgoing.as_ref();
+        let placement = entry.extra.outgoing();
         let placement = placement.is_some_and(Outgoing::is_placement);
         if there || placement && !self.still_wanted(key, connection) {
             return self.outgoing_failed(key, MigrateError::AlreadyThere(connection));
@@ -107,7 +107,7 @@ impl Behaviour {
     /// The connection that a migration is to go to is gone before it had a leg there.
     pub(super) fn target_lost(&mut self, key: StreamKey, connection: ConnectionId) {
         let lost = self.table.get(key).is_some_and(|entry| {
-            let outgoing = entry.extra.outgoing.as_ref();
+            let outgoing = entry.extra.outgoing();
             outgoing.is_some_and(|outgoing| outgoing.to == connection)
                 && !entry.shared.status().migrating
         });
@@ -121,8 +121,8 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let peer = entry.peer;
-        let Some(outgoing) = entry.extra.outgoing.take() else {
+        let peer = entry.peer();
+        let Some(outgoing) = entry.extra.take_outgoing() else {
             return;
         };
         if outgoing.is_waiting() {
@@ -152,12 +152,12 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let peer = entry.peer;
+        let peer = entry.peer();
         let again = !matches!(reason, Failure::Denied | Failure::Yielded);
-        let backoff = &mut entry.extra.backoff;
+        let moves = entry.extra.moves();
+        let (backoff, epoch) = (&mut moves.backoff, moves.epoch);
         let retry_in = by_policy.filter(|_| again).map(|to| backoff.failed(to));
         let number = backoff.number;
-        let epoch = entry.extra.epoch;
         if initiator {
             self.change_legs(key, |legs| legs.opening = None);
         }
@@ -186,7 +186,7 @@ impl Behaviour {
                 return;
             };
             let notes = entry.shared.take_notes();
-            let peer = entry.peer;
+            let peer = entry.peer();
             for leg in entry.shared.take_lingering() {
                 self.linger(peer, leg);
             }
@@ -206,7 +206,7 @@ impl Behaviour {
             }
         }
         self.drive(key);
-        if let Some(peer) = self.table.get(key).map(|entry| entry.peer) {
+        if let Some(peer) = self.table.get(key).map(|entry| entry.peer()) {
             self.take_turns(peer);
         }
     }
@@ -215,7 +215,7 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let peer = entry.peer;
+        let peer = entry.peer();
         match note {
             Note::Ask { to } => self.verdict(key, to),
             Note::Probe { connection } => self.notify(peer, connection, Purpose::Probe(key)),
@@ -230,7 +230,7 @@ impl Behaviour {
                 initiator,
             } => {
                 let verifies = initiator && entry.shared.status().peer_verifies;
-                if initiator && let Some(outgoing) = &mut entry.extra.outgoing {
+                if initiator && let Some(outgoing) = entry.extra.outgoing_mut() {
                     outgoing.agreed();
                 }
                 if verifies {
@@ -252,13 +252,14 @@ impl Behaviour {
             Note::Failed { failure, ours } => self.failed(key, failure, ours),
             Note::Completed(completed) => {
                 if completed.initiator
-                    && let Some(outgoing) = entry.extra.outgoing.take()
+                    && let Some(outgoing) = entry.extra.take_outgoing()
                 {
                     outgoing.resolve(Ok(()));
                 }
-                entry.extra.backoff = Backoff::default();
-                entry.extra.patience = Patience::NotNeeded;
-                entry.extra.epoch += 1;
+                let moves = entry.extra.moves();
+                moves.backoff = Backoff::default();
+                moves.patience = Patience::NotNeeded;
+                moves.epoch += 1;
                 let from = self.connections.get(peer, completed.from);
                 let to = self.connections.get(peer, completed.to);
                 let left_relay =
@@ -267,7 +268,7 @@ impl Behaviour {
                 if let Some(entry) = self.table.get_mut(key) {
                     entry.extra.left_relay |= left_relay;
                     if !completed.initiator {
-                        let left = &mut entry.extra.left_for_remote;
+                        let left = &mut entry.extra.moves().left_for_remote;
                         left.retain(|id| *id != completed.from && there(id));
                         left.push(completed.from);
                     }
@@ -319,7 +320,7 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let (peer, from) = (entry.peer, entry.extra.legs);
+        let (peer, from) = (entry.peer(), entry.extra.legs);
         change(&mut entry.extra.legs);
         let to = entry.extra.legs;
         self.set_legs(peer, from, to);
@@ -330,7 +331,7 @@ impl Behaviour {
             return;
         };
         let mut by_policy = None;
-        if ours && let Some(outgoing) = entry.extra.outgoing.take() {
+        if ours && let Some(outgoing) = entry.extra.take_outgoing() {
             by_policy = outgoing.is_placement().then_some(outgoing.to);
             outgoing.resolve(Err(match failure {
                 Failure::Denied => MigrateError::Denied,
@@ -344,11 +345,12 @@ impl Behaviour {
     }
 
     fn over(&mut self, key: StreamKey, result: Result<(), Abort>) {
-        let Some(entry) = self.table.remove(key, result.is_ok()) else {
+        let Some(mut entry) = self.table.remove(key, result.is_ok()) else {
             return;
         };
-        self.set_legs(entry.peer, entry.extra.legs, Legs::NONE);
-        if let Some(outgoing) = entry.extra.outgoing {
+        let peer = entry.peer();
+        self.set_legs(peer, entry.extra.legs, Legs::NONE);
+        if let Some(outgoing) = entry.extra.take_outgoing() {
             self.turns.leave(&outgoing);
             outgoing.resolve(Err(match result {
                 Ok(()) => MigrateError::Ended,
@@ -357,14 +359,14 @@ impl Behaviour {
         }
         let status = entry.shared.status();
         self.event(Event::StreamEnded {
-            peer: entry.peer,
+            peer,
             key,
             result,
             sent: status.sent,
             received: status.received,
         });
-        self.tell(entry.peer, &Change::StreamEnded(key));
-        self.take_turns(entry.peer);
+        self.tell(peer, &Change::StreamEnded(key));
+        self.take_turns(peer);
     }
 
     // ---- Old legs ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 //! background; translates between the swarm and the rest.
 
 mod connections;
+mod extra;
 mod migrations;
 mod policy;
 mod prune;
@@ -28,24 +29,24 @@ use libp2p_core::{Endpoint, Multiaddr, transport::PortUse};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
     AddressChange, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm,
-    NetworkBehaviour, StreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
     behaviour::ConnectionEstablished,
 };
 
 use self::{
     connections::Connections,
-    policy::{Backoff, Patience},
+    extra::Extra,
     prune::{Legs, Loads},
-    rate::Rate,
     streams::Negotiated,
     timers::Timers,
-    turns::{Asker, Outgoing, Turns},
+    turns::{Asker, Turns},
 };
 use crate::{
-    Chain, Change, Config, DrainError, Event, Mobility, Opener, Policy,
-    accept::Acceptors,
+    Chain, Change, Config, DrainError, Event, Policy,
+    accept::{Acceptors, Queue},
     control::{Command, Control, StreamRequest},
     handler::{FromBehaviour, Handler, News, ToBehaviour},
+    spare,
     stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
     table::{Caps, Table},
     view::Streams,
@@ -55,42 +56,6 @@ type SwarmLeg = Leg<libp2p_swarm::Stream, ConnectionId>;
 
 /// Commands that may wait, beside one per [`Control`].
 const COMMAND_BACKLOG: usize = 16;
-
-/// What is kept with each stream of the table.
-#[derive(Debug)]
-struct Extra {
-    opener: Opener,
-    started: Instant,
-    protocol: Option<StreamProtocol>,
-    mobility: Mobility,
-    /// The application has said so of this stream; the protocol's setting does not count any more.
-    mobility_said: bool,
-    left_relay: bool,
-    /// Connections off which the remote has moved it, as long as they are there.
-    left_for_remote: Vec<ConnectionId>,
-    legs: Legs,
-    /// Our attempt that is under way, from the wish to the end.
-    outgoing: Option<Outgoing>,
-    backoff: Backoff,
-    patience: Patience,
-    /// Counts migrations, so that timers of before are told.
-    epoch: u64,
-    /// A timer for asking the policy again is running.
-    asking_again: bool,
-    /// Counts the questions of the remote's that were passed on to somebody outside.
-    asked: u64,
-    /// The last of them, while it is not answered: where the stream is to go.
-    asked_about: Option<ConnectionId>,
-    /// Of the remote's `Migrate`s.
-    rate: Rate,
-}
-
-impl Extra {
-    /// An attempt of ours is under way, or wanted by somebody whose mind the policy cannot change.
-    fn is_committed(&self) -> bool {
-        self.outgoing.as_ref().is_some_and(|it| !it.may_change())
-    }
-}
 
 /// Something that is due later.
 #[derive(Debug)]
@@ -105,8 +70,8 @@ enum Due {
     Call(PeerId, Instant),
     /// Nobody outside has answered the remote's question.
     Unanswered(StreamKey, u64),
-    /// The application has had its time to accept a stream.
-    Accept(StreamProtocol, StreamKey),
+    /// The application may have had its time to accept a stream.
+    Accept(Queue),
     /// The label that a `Migrate` waits for has not come.
     Early(PeerId, u64),
     /// An old leg has lingered long enough.
@@ -251,7 +216,7 @@ impl Behaviour {
         match due {
             Due::Ask(key) => {
                 if let Some(entry) = self.table.get_mut(key) {
-                    entry.extra.asking_again = false;
+                    entry.extra.moves().asking_again = false;
                 }
                 self.place(key);
             }
@@ -264,7 +229,7 @@ impl Behaviour {
                 }
             }
             Due::Unanswered(key, asked) => self.unanswered(key, asked),
-            Due::Accept(protocol, key) => self.not_accepted(&protocol, key),
+            Due::Accept(queue) => self.not_accepted(queue),
             Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
             Due::Linger(peer, connection, number) => self.lingered(peer, connection, number),
         }
@@ -405,6 +370,7 @@ impl NetworkBehaviour for Behaviour {
             if let Some(action) = self.actions.pop_front() {
                 return Poll::Ready(action);
             }
+            spare::shrink_queue(&mut self.actions);
             if self.work(cx) {
                 continue;
             }

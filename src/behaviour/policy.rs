@@ -23,15 +23,15 @@ impl Streams for StreamTable {
         Some(StreamInfo {
             key,
             id: status.id,
-            peer: entry.peer,
+            peer: entry.peer(),
             protocol: extra.protocol.clone(),
             opener: extra.opener,
             connection: status.connection?,
             sent: status.sent,
             received: status.received,
-            migrating: status.migrating || extra.outgoing.is_some(),
+            migrating: status.migrating || extra.outgoing().is_some(),
             left_relay: extra.left_relay,
-            left_for_remote: extra.left_for_remote.clone(),
+            left_for_remote: extra.left_for_remote().to_vec(),
             mobility: extra.mobility,
             started: extra.started,
         })
@@ -172,7 +172,7 @@ impl Behaviour {
             Placement::On(to) => self.may_go(&stream, to).then_some(to),
             Placement::AskAgain(delay) => {
                 if let Some(entry) = self.table.get_mut(key)
-                    && !std::mem::replace(&mut entry.extra.asking_again, true)
+                    && !std::mem::replace(&mut entry.extra.moves().asking_again, true)
                 {
                     self.later(delay, Due::Ask(key));
                 }
@@ -224,17 +224,20 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let extra = &mut entry.extra;
-        let waits = extra.outgoing.as_ref().is_some_and(|it| it.to == to);
-        if extra.is_committed() || waits || extra.backoff.waiting == Some(to) {
+        let waits = entry.extra.outgoing().is_some_and(|it| it.to == to);
+        if entry.extra.is_committed() || waits {
             return;
         }
-        match (wait, extra.patience) {
+        let moves = entry.extra.moves();
+        if moves.backoff.waiting == Some(to) {
+            return;
+        }
+        match (wait, moves.patience) {
             (None, _) | (Some(_), Patience::Over) => self.migrate(key, to, asker),
             (Some(_), Patience::Waiting) => {}
             (Some(patience), Patience::NotNeeded) => {
-                extra.patience = Patience::Waiting;
-                let due = Due::Patience(key, extra.epoch);
+                moves.patience = Patience::Waiting;
+                let due = Due::Patience(key, moves.epoch);
                 self.later(patience, due);
             }
         }
@@ -243,9 +246,9 @@ impl Behaviour {
     /// The time to wait for the designated peer is over.
     pub(super) fn patience_over(&mut self, key: StreamKey, epoch: u64) {
         if let Some(entry) = self.table.get_mut(key)
-            && entry.extra.epoch == epoch
+            && entry.extra.moves().epoch == epoch
         {
-            entry.extra.patience = Patience::Over;
+            entry.extra.moves().patience = Patience::Over;
             self.place(key);
         }
     }
@@ -253,10 +256,11 @@ impl Behaviour {
     /// The time to wait after a failure is over.
     pub(super) fn backed_off(&mut self, key: StreamKey, epoch: u64, number: u32) {
         if let Some(entry) = self.table.get_mut(key)
-            && entry.extra.epoch == epoch
-            && entry.extra.backoff.number == number
+            && let moves = entry.extra.moves()
+            && moves.epoch == epoch
+            && moves.backoff.number == number
         {
-            entry.extra.backoff.waiting = None;
+            moves.backoff.waiting = None;
             self.place(key);
         }
     }
@@ -278,7 +282,7 @@ impl Behaviour {
         let Some(entry) = self.table.get(key) else {
             return;
         };
-        let peer = entry.peer;
+        let peer = entry.peer();
         entry.shared.verdict(answer);
         if answer != Answer::Accept {
             self.event(Event::MigrationDeclined {
@@ -318,10 +322,11 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let peer = entry.peer;
-        entry.extra.asked += 1;
-        entry.extra.asked_about = Some(to);
-        let due = Due::Unanswered(key, entry.extra.asked);
+        let peer = entry.peer();
+        let moves = entry.extra.moves();
+        moves.asked += 1;
+        moves.asked_about = Some(to);
+        let due = Due::Unanswered(key, moves.asked);
         self.later(self.config.answer_timeout, due);
         self.event(Event::MigrationRequested { peer, key, to });
     }
@@ -341,10 +346,11 @@ impl Behaviour {
             Verdict::NotNow => Answer::NotNow,
             Verdict::Ask => return Err(MigrateError::NotAsked),
         };
-        if entry.extra.asked_about != Some(to) || !entry.shared.status().asked {
+        let asked = entry.shared.status().asked;
+        let about = &mut entry.extra.moves().asked_about;
+        if about.take_if(|about| asked && *about == to).is_none() {
             return Err(MigrateError::NotAsked);
         }
-        entry.extra.asked_about = None;
         self.answer(key, to, answer);
         self.heard_from(key);
         Ok(())
@@ -353,8 +359,9 @@ impl Behaviour {
     /// Nobody outside has answered in time.
     pub(super) fn unanswered(&mut self, key: StreamKey, asked: u64) {
         if let Some(entry) = self.table.get_mut(key)
-            && entry.extra.asked == asked
-            && let Some(to) = entry.extra.asked_about.take()
+            && let moves = entry.extra.moves()
+            && moves.asked == asked
+            && let Some(to) = moves.asked_about.take()
             && entry.shared.status().asked
         {
             self.answer(key, to, Answer::NotNow);
@@ -373,7 +380,7 @@ impl Behaviour {
         let entry = entry.ok_or(MigrateError::UnknownStream(key))?;
         entry.extra.mobility = mobility;
         entry.extra.mobility_said = true;
-        let peer = entry.peer;
+        let peer = entry.peer();
         self.tell(peer, &Change::StreamChanged(key));
         self.place(key);
         Ok(())

@@ -68,7 +68,7 @@ impl Behaviour {
                     return;
                 };
                 let per_second = self.config.max_migration_rate;
-                if !entry.extra.rate.allows(per_second, Instant::now()) {
+                if !entry.extra.moves().rate.allows(per_second, Instant::now()) {
                     drop(leg);
                     return self.event(Event::Refused {
                         peer,

@@ -1,6 +1,6 @@
 //! Streams come and go: opening, labels, negotiation, the end.
 
-use std::{future::Future, io, sync::Arc, time::Instant};
+use std::{future::Future, io, sync::Arc};
 
 use futures::{
     TryFutureExt,
@@ -16,13 +16,11 @@ use libp2p_swarm::{
 };
 use multistream_select::NegotiationError;
 
-use super::{
-    Behaviour, Due, Extra, Legs, Rate, SwarmLeg,
-    policy::{Backoff, Patience},
-};
+use super::{Behaviour, Due, Extra, Legs, SwarmLeg};
 use crate::{
     Change, ConnectionInfo, DrainError, Event, Limit, MigrateError, Mobility, OpenStreamError,
     Opener, Violation,
+    accept::{NotDelivered, Queue},
     control::StreamRequest,
     handler::{FromBehaviour, Purpose},
     machine::{Setup, StreamId},
@@ -188,7 +186,8 @@ impl Behaviour {
                     opener: Opener::Local,
                 });
                 let key = self.table.next_key();
-                let stream = Stream::plain(stream, key, peer, connection, protocol);
+                let name = self.table.name(peer);
+                let stream = Stream::plain(stream, key, name, connection, protocol);
                 let _ = reply.send(Ok(stream));
             }
             Purpose::Leg(key) => self.leg_opened(key, connection, stream),
@@ -258,24 +257,7 @@ impl Behaviour {
             ..Legs::NONE
         };
         self.set_legs(peer, Legs::NONE, legs);
-        let extra = Extra {
-            opener,
-            started: Instant::now(),
-            protocol: None,
-            mobility,
-            mobility_said: false,
-            left_relay: false,
-            left_for_remote: Vec::new(),
-            legs,
-            outgoing: None,
-            backoff: Backoff::default(),
-            patience: Patience::default(),
-            epoch: 0,
-            asking_again: false,
-            asked: 0,
-            asked_about: None,
-            rate: Rate::default(),
-        };
+        let extra = Extra::new(opener, mobility, legs);
         self.table.insert(peer, shared.clone(), extra);
         self.event(Event::StreamStarted {
             peer,
@@ -328,7 +310,8 @@ impl Behaviour {
         let mobility = self.mobility_of(&protocol);
         let shared = self.new_shared(peer, leg, id, Opener::Local, mobility);
         let key = shared.key();
-        let dial = negotiate::dial(shared, peer, connection, protocol.clone(), known)
+        let name = self.table.name(peer);
+        let dial = negotiate::dial(shared, name, connection, protocol.clone(), known)
             .map_ok(Listened::Stream);
         self.negotiate(peer, connection, key, Some(protocol), Some(reply), dial);
     }
@@ -375,7 +358,8 @@ impl Behaviour {
         let mobility = Mobility::default();
         let shared = self.new_shared(peer, leg, id, Opener::Remote, mobility);
         let key = shared.key();
-        let listen = negotiate::listen(shared, peer, connection, self.acceptors.clone());
+        let name = self.table.name(peer);
+        let listen = negotiate::listen(shared, name, connection, self.acceptors.clone());
         self.negotiate(peer, connection, key, None, None, listen);
         // *Overtaking*: what came before the label.
         for early in self.table.take_early(peer, id) {
@@ -398,32 +382,37 @@ impl Behaviour {
             opener: Opener::Remote,
         });
         let key = self.table.next_key();
-        let stream = Stream::plain(stream, key, peer, connection, protocol);
+        let name = self.table.name(peer);
+        let stream = Stream::plain(stream, key, name, connection, protocol);
         self.deliver(peer, connection, stream);
     }
 
     fn deliver(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream) {
-        let (protocol, key) = (stream.protocol().clone(), stream.key());
-        if self.acceptors.deliver(peer, connection, stream) {
-            let timeout = self.config.accept_timeout;
-            self.later(timeout, Due::Accept(protocol, key));
-        } else {
-            self.event(Event::Refused {
+        let timeout = self.config.accept_timeout;
+        let incoming = (peer, connection, stream);
+        match self.acceptors.deliver(incoming, timeout) {
+            Ok(Some(queue)) => self.later(timeout, Due::Accept(queue)),
+            Ok(None) => {}
+            Err(NotDelivered) => self.event(Event::Refused {
                 peer,
                 connection,
                 limit: Limit::AcceptBacklog,
-            });
+            }),
         }
     }
 
-    /// The application has had its time to take the stream.
-    pub(super) fn not_accepted(&mut self, protocol: &StreamProtocol, key: StreamKey) {
-        if let Some((peer, connection, _stream)) = self.acceptors.take_back(protocol, key) {
+    /// The application has had its time to take some of these.
+    pub(super) fn not_accepted(&mut self, queue: Queue) {
+        let (late, next) = queue.take_late();
+        for (peer, connection, _stream) in late {
             self.event(Event::Refused {
                 peer,
                 connection,
                 limit: Limit::AcceptTimeout,
             });
+        }
+        if let Some(delay) = next {
+            self.later(delay, Due::Accept(queue));
         }
     }
 

@@ -144,18 +144,19 @@ impl Behaviour {
         let Some(entry) = self.table.get_mut(key) else {
             return outgoing.resolve(Err(MigrateError::UnknownStream(key)));
         };
-        let peer = entry.peer;
-        if let Some(before) = entry.extra.outgoing.take() {
+        let peer = entry.peer();
+        if let Some(before) = entry.extra.take_outgoing() {
             self.turns.leave(&before);
         }
-        entry.extra.outgoing = Some(self.turns.wait(key, outgoing));
+        entry.extra.moves().outgoing = Some(self.turns.wait(key, outgoing));
         self.take_turns(peer);
     }
 
     /// The policy does not want the stream to go anywhere any more.
     pub(super) fn unwanted(&mut self, key: StreamKey) {
         if let Some(entry) = self.table.get_mut(key)
-            && let Some(outgoing) = entry.extra.outgoing.take_if(|it| it.may_change())
+            && entry.extra.outgoing().is_some_and(Outgoing::may_change)
+            && let Some(outgoing) = entry.extra.take_outgoing()
         {
             self.turns.leave(&outgoing);
         }
@@ -200,7 +201,7 @@ impl Behaviour {
         let refused = entry.shared.may_start().err();
         let there = entry.shared.status().connection == Some(to);
         if refused.is_some() || there {
-            if let Some(outgoing) = entry.extra.outgoing.take() {
+            if let Some(outgoing) = entry.extra.take_outgoing() {
                 outgoing.resolve(Err(match refused {
                     Some(refused) => refused.into(),
                     None => MigrateError::AlreadyThere(to),
@@ -209,18 +210,14 @@ impl Behaviour {
             return;
         }
         // Things may have changed since the policy was asked.
-        let may_change = entry
-            .extra
-            .outgoing
-            .as_ref()
-            .is_some_and(Outgoing::may_change);
+        let may_change = entry.extra.outgoing().is_some_and(Outgoing::may_change);
         if may_change && !self.still_wanted(key, to) {
             return self.unwanted(key);
         }
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        if let Some(outgoing) = &mut entry.extra.outgoing {
+        if let Some(outgoing) = entry.extra.outgoing_mut() {
             outgoing.stage = Stage::Asking { _place: place };
         }
         let from = entry.shared.status().connection;

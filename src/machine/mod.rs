@@ -214,7 +214,12 @@ impl Machine {
 
     /// The next thing to carry out.
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            // Nothing is kept between two inputs, not even room.
+            self.outputs = VecDeque::new();
+        }
+        output
     }
 
     /// The stream's present ID.

@@ -144,7 +144,7 @@ impl Streams for StreamTable {
         Some(StreamInfo {
             key,
             id: status.id,
-            peer: entry.peer,
+            peer: entry.peer(),
             protocol: None,
             opener: Opener::Local,
             connection: status.connection?,

@@ -1,0 +1,88 @@
+//! What the behaviour keeps with each stream of the table.
+
+use std::time::Instant;
+
+use libp2p_swarm::{ConnectionId, StreamProtocol};
+
+use super::{
+    policy::{Backoff, Patience},
+    prune::Legs,
+    rate::Rate,
+    turns::Outgoing,
+};
+use crate::{Mobility, Opener};
+
+#[derive(Debug)]
+pub(super) struct Extra {
+    pub(super) opener: Opener,
+    pub(super) started: Instant,
+    pub(super) protocol: Option<StreamProtocol>,
+    pub(super) mobility: Mobility,
+    /// The application has said so of this stream; the protocol's setting does not count any more.
+    pub(super) mobility_said: bool,
+    pub(super) left_relay: bool,
+    pub(super) legs: Legs,
+    /// There once it was moved, or was to be.
+    moves: Option<Box<Moves>>,
+}
+
+/// What there is to know of a stream that was moved, or was to be.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// Our attempt that is under way, from the wish to the end.
+    pub(super) outgoing: Option<Outgoing>,
+    /// Connections off which the remote has moved it, as long as they are there.
+    pub(super) left_for_remote: Vec<ConnectionId>,
+    pub(super) backoff: Backoff,
+    pub(super) patience: Patience,
+    /// Counts migrations, so that timers of before are told.
+    pub(super) epoch: u64,
+    /// A timer for asking the policy again is running.
+    pub(super) asking_again: bool,
+    /// Counts the questions of the remote's that were passed on to somebody outside.
+    pub(super) asked: u64,
+    /// The last of them, while it is not answered: where the stream is to go.
+    pub(super) asked_about: Option<ConnectionId>,
+    /// Of the remote's `Migrate`s.
+    pub(super) rate: Rate,
+}
+
+impl Extra {
+    pub(super) fn new(opener: Opener, mobility: Mobility, legs: Legs) -> Self {
+        Self {
+            opener,
+            started: Instant::now(),
+            protocol: None,
+            mobility,
+            mobility_said: false,
+            left_relay: false,
+            legs,
+            moves: None,
+        }
+    }
+
+    pub(super) fn moves(&mut self) -> &mut Moves {
+        self.moves.get_or_insert_default()
+    }
+
+    pub(super) fn left_for_remote(&self) -> &[ConnectionId] {
+        self.moves.as_ref().map_or(&[], |it| &it.left_for_remote)
+    }
+
+    pub(super) fn outgoing(&self) -> Option<&Outgoing> {
+        self.moves.as_ref()?.outgoing.as_ref()
+    }
+
+    pub(super) fn outgoing_mut(&mut self) -> Option<&mut Outgoing> {
+        self.moves.as_mut()?.outgoing.as_mut()
+    }
+
+    pub(super) fn take_outgoing(&mut self) -> Option<Outgoing> {
+        self.moves.as_mut()?.outgoing.take()
+    }
+
+    /// An attempt of ours is under way, or wanted by somebody whose mind the policy cannot change.
+    pub(super) fn is_committed(&self) -> bool {
+        self.outgoing().is_some_and(|it| !it.may_change())
+    }
+}
