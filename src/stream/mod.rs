@@ -67,7 +67,8 @@ pub(crate) struct Shared<L, C> {
     key: StreamKey,
     /// Protects the machine, the legs and what was read ahead. Held around polls of the legs, because
     /// application and driver share them; never held while a leg is dropped, a waker of ours is woken
-    /// or another lock is taken.
+    /// or another lock is taken. The application's polls take the stream by `&mut`, so nobody but the
+    /// driver, which runs only while there is something to be done, ever holds them up.
     core: Mutex<Core<L, C>>,
     wakers: Wakers,
     mailbox: Arc<Mailbox>,
