@@ -141,9 +141,10 @@ setters! {
     /// [`with_max_inbound_requests`](Self::with_max_inbound_requests).
     with_negotiation_timeout: negotiation_timeout: Duration;
 
-    /// How long the old leg of a migration that the remote initiated is kept, unless its connection
-    /// closes before. Default: 30 s. Our last bytes may still be on their way on it, and a connection
-    /// without streams may be closed by an idle timeout (*Pruning*).
+    /// How long a connection off which the remote has moved a stream is kept from being idle, unless it
+    /// closes before. Default: 30 s. Our last bytes may still be on their way on the old leg, and a
+    /// connection without streams may be closed by an idle timeout (*Pruning*). Costs one substream, the
+    /// last old leg, for each such connection.
     with_old_leg_linger: old_leg_linger: Duration;
 
     /// How long a relayed connection that our migrations have emptied must have been unused, by anybody,
@@ -185,9 +186,8 @@ setters! {
     with_ended_id_memory: ended_id_memory: Duration;
 
     /// How many `Migrate`s per second a remote may send for one stream, and how many at once. Default:
-    /// 10. What comes beyond that is dropped unanswered, which means "try again later". Bounds the old
-    /// legs that [`with_old_leg_linger`](Self::with_old_leg_linger) keeps for a remote that moves its
-    /// stream to and fro, and the work that it makes. Our own migrations are not limited.
+    /// 10. What comes beyond that is dropped unanswered, which means "try again later". Bounds the work
+    /// that a remote makes which moves its stream to and fro. Our own migrations are not limited.
     with_max_migration_rate: max_migration_rate: u32;
 
     /// How many migrations of ours to one peer may be unanswered at once. Default: 64. More wait for

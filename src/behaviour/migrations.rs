@@ -1,5 +1,7 @@
 //! Our migrations, from the wish to the leg; and what the streams say of all of them.
 
+use std::time::Instant;
+
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
@@ -371,29 +373,27 @@ impl Behaviour {
 
     // ---- Old legs ----------------------------------------------------------------------------------
 
-    /// *Pruning*: the responder keeps its old leg for a while.
+    /// *Pruning*: the responder keeps its old leg for a while, so that the connection is not idle. The last
+    /// one is enough for that, and a muxer has room for so many.
     fn linger(&mut self, peer: PeerId, leg: SwarmLeg) {
         let connection = leg.connection();
-        self.next_linger += 1;
-        let number = self.next_linger;
-        self.lingering
-            .entry(connection)
-            .or_default()
-            .push((number, leg));
-        self.later(
-            self.config.old_leg_linger,
-            Due::Linger(peer, connection, number),
-        );
+        let linger = self.config.old_leg_linger;
+        let until = Instant::now().checked_add(linger);
+        if self.lingering.insert(connection, (leg, until)).is_none() {
+            self.later(linger, Due::Linger(peer, connection));
+        }
     }
 
-    pub(super) fn lingered(&mut self, peer: PeerId, connection: ConnectionId, number: u64) {
-        let Some(legs) = self.lingering.get_mut(&connection) else {
+    pub(super) fn lingered(&mut self, peer: PeerId, connection: ConnectionId) {
+        let Some((_, Some(until))) = self.lingering.get(&connection) else {
             return;
         };
-        legs.retain(|(lingering, _)| *lingering != number);
-        if legs.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             self.lingering.remove(&connection);
             self.released(peer, connection);
+        } else {
+            self.later(left, Due::Linger(peer, connection));
         }
     }
 

@@ -74,8 +74,8 @@ enum Due {
     Accept(Queue),
     /// The label that a `Migrate` waits for has not come.
     Early(PeerId, u64),
-    /// An old leg has lingered long enough.
-    Linger(PeerId, ConnectionId, u64),
+    /// An old leg may have lingered long enough.
+    Linger(PeerId, ConnectionId),
 }
 
 /// Makes streams migratable, and moves them. Add it to a `Swarm`'s behaviour and get a [`Control`] from
@@ -106,8 +106,9 @@ pub struct Behaviour {
     due: Timers<Due>,
     /// Denials of migrations of streams that have ended, being written.
     denials: FuturesUnordered<BoxFuture<'static, ()>>,
-    lingering: HashMap<ConnectionId, Vec<(u64, SwarmLeg)>>,
-    next_linger: u64,
+    /// An old leg on each connection that the remote has moved streams off, and how long it is kept:
+    /// until then, or until the connection closes.
+    lingering: HashMap<ConnectionId, (SwarmLeg, Option<Instant>)>,
     actions: VecDeque<ToSwarm<Event, FromBehaviour>>,
 }
 
@@ -152,7 +153,6 @@ impl Behaviour {
             due: Timers::default(),
             denials: FuturesUnordered::new(),
             lingering: HashMap::new(),
-            next_linger: 0,
             actions: VecDeque::new(),
             config,
         }
@@ -231,7 +231,7 @@ impl Behaviour {
             Due::Unanswered(key, asked) => self.unanswered(key, asked),
             Due::Accept(queue) => self.not_accepted(queue),
             Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
-            Due::Linger(peer, connection, number) => self.lingered(peer, connection, number),
+            Due::Linger(peer, connection) => self.lingered(peer, connection),
         }
     }
 

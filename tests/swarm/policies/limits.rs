@@ -171,3 +171,24 @@ async fn a_small_muxer_survives() {
         }
     }
 }
+
+/// A stream that the remote moves to and fro leaves one old leg on each connection, not one for each move.
+#[tokio::test]
+async fn old_legs_do_not_pile_up() {
+    const MOVES: usize = 60;
+    let small = Setup {
+        max_yamux_streams: 16,
+        ..setup(Config::default().with_max_migration_rate(1_000_000))
+    };
+    let mut net = Net::with(Node::new(), Node::with(small));
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let connections = [net.connect(Kind::Tcp).await, net.connect(Kind::Tcp).await];
+    let mut streams = open_many(&mut net, &mut incoming, connections[0].here, 1).await;
+    let key = streams[0].0.key();
+    for turn in 1..=MOVES {
+        let moved = net.dialer.control.migrate(key, connections[turn % 2].here);
+        within("a migration", moved).await.unwrap();
+        net.listener.count("completions", turn, is_completion).await;
+    }
+    all_work(&mut streams).await;
+}
