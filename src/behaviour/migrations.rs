@@ -351,6 +351,7 @@ impl Behaviour {
             return;
         };
         let peer = entry.peer();
+        self.forget_unconfirmed(peer, key, result.is_ok());
         self.set_legs(peer, entry.extra.legs, Legs::NONE);
         if let Some(outgoing) = entry.extra.take_outgoing() {
             self.turns.leave(&outgoing);

@@ -22,8 +22,9 @@ use crate::{
 struct Load {
     /// A stream has left it on our initiative.
     left: bool,
-    /// A stream has left it on the remote's initiative, whose last bytes we may not have heard.
-    left_by_remote: bool,
+    /// Bytes may be in flight on it of which we hear no more: a stream has left it on the remote's
+    /// initiative, or has ended before the remote is known to have read our end.
+    in_flight: bool,
     /// Streams that have left it and on whose new leg nothing has been read.
     unconfirmed: HashSet<StreamKey>,
     /// The policy or the application wants it closed.
@@ -107,7 +108,7 @@ impl Behaviour {
     ) {
         let load = self.loads.of(connection);
         load.left |= initiator;
-        load.left_by_remote |= !initiator;
+        load.in_flight |= !initiator;
         if initiator && !confirmed {
             load.unconfirmed.insert(key);
         }
@@ -119,6 +120,23 @@ impl Behaviour {
             load.unconfirmed.remove(&key);
         }
         self.released(peer, connection);
+    }
+
+    /// The stream is over, and nothing will be heard on its new leg any more.
+    pub(super) fn forget_unconfirmed(&mut self, peer: PeerId, key: StreamKey, cleanly: bool) {
+        let mut left = Vec::new();
+        for info in self.connections.of(peer) {
+            if let Some(load) = self.loads.connections.get_mut(&info.id)
+                && load.unconfirmed.remove(&key)
+            {
+                // What an aborted stream has in flight is of no use to anybody.
+                load.in_flight |= cleanly;
+                left.push(info.id);
+            }
+        }
+        for connection in left {
+            self.released(peer, connection);
+        }
     }
 
     /// Something of ours on the connection has been dropped: it may be of no use any more.
@@ -144,7 +162,7 @@ impl Behaviour {
         let wanted = load.left && info.relayed && self.config.prune_grace.is_some();
         (wanted || load.unwanted)
             && info.streams == 0
-            && !load.left_by_remote
+            && !load.in_flight
             && load.unconfirmed.is_empty()
     }
 

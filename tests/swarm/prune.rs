@@ -177,6 +177,34 @@ async fn gossip_and_requests_are_not_harmed() {
     assert_eq!(pruned(&net.dialer) + pruned(&net.listener), 0);
 }
 
+/// A stream that is dropped before the remote was heard on its new leg does not keep the relayed connection.
+#[tokio::test]
+async fn a_stream_that_is_dropped_unheard_keeps_nothing() {
+    let node = || {
+        let config = Config::default()
+            .with_prune_grace(Some(GRACE))
+            // The count would be heard at once.
+            .with_verify(false);
+        let setup = Setup {
+            config,
+            ..Default::default()
+        };
+        Node::with(setup)
+    };
+    let mut net = Net::with(node(), node());
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let relayed = net.connect(Kind::Relayed).await;
+    let peer = net.listener.id;
+    let (ours, _theirs) = open(&mut net.dialer, peer, &mut incoming, relayed.here).await;
+    let direct = net.connect(Kind::Tcp).await;
+    let migration = net.dialer.control.migrate(ours.key(), direct.here);
+    within("the migration", migration).await.unwrap();
+    drop(ours);
+    closed(&net.dialer, relayed.here).await;
+    closed(&net.listener, relayed.there).await;
+    assert_eq!((pruned(&net.dialer), pruned(&net.listener)), (1, 0));
+}
+
 /// Two streams, each moved by another peer: neither has the right to close the connection, and the idle
 /// timeout does.
 #[tokio::test]
