@@ -193,8 +193,11 @@ impl Stream {
     }
 
     fn after_read(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if polled.is_ready() {
-            self.unanswered = None;
+        if polled.is_ready()
+            && self.unanswered.take().is_some()
+            && let Inner::Migratable { shared, .. } = &self.io
+        {
+            shared.set_unanswered(false);
         }
         match (&polled, &mut self.io) {
             (Poll::Ready(Err(error)), _) => self.broken = Some(error.kind()),
@@ -326,6 +329,7 @@ pub(crate) async fn dial(
         let (protocol, mut io) = lazily.await?;
         // A lazy offer would wait for the first write, and could be lost by a drop after it.
         io.flush().await?;
+        shared.set_unanswered(true);
         (protocol, Agreement::Offered(Box::new(io)))
     } else {
         // It is answered when this returns, and nothing is left in what negotiated it.

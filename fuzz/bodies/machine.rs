@@ -180,6 +180,7 @@ impl Driver {
                     true => self.close_reported,
                     false => one,
                 },
+                answered: operation & 0x80 == 0,
             },
             13 => Input::Timeout,
             _ => Input::ProbeAnswered,
@@ -404,7 +405,10 @@ impl Driver {
     /// Whatever has happened, a stream that nobody holds goes away by its timer alone.
     fn end(&mut self) {
         let closed = self.close_reported;
-        self.handle(Input::Dropped { closed });
+        self.handle(Input::Dropped {
+            closed,
+            answered: true,
+        });
         for _ in 0..3 {
             if !self.over {
                 self.handle(Input::Timeout);

@@ -170,7 +170,11 @@ impl Pair {
             5 if !self.sides[side].dropped => {
                 self.sides[side].dropped = true;
                 let closed = self.sides[side].close_reported;
-                self.input(side, Input::Dropped { closed });
+                let dropped = Input::Dropped {
+                    closed,
+                    answered: true,
+                };
+                self.input(side, dropped);
             }
             _ => {}
         }

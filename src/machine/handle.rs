@@ -32,7 +32,7 @@ impl Machine {
             Input::Unexpected(slot) => self.unexpected(slot),
             Input::Closed(slot) => self.closed(slot),
             Input::CloseWrite => self.close_write(),
-            Input::Dropped { closed } => self.dropped(closed),
+            Input::Dropped { closed, answered } => self.dropped(closed, answered),
             Input::Timeout => self.timeout(),
             Input::ProbeAnswered => {
                 if self.is_agreed() {
@@ -64,12 +64,13 @@ impl Machine {
         self.put(Output::Close(slot));
     }
 
-    pub(super) fn dropped(&mut self, closed: bool) {
+    pub(super) fn dropped(&mut self, closed: bool, answered: bool) {
         let ended = self.has_ended() && obeys!(self, DropAfterEndIsNoAbort);
         if !closed && !ended {
             return self.abort(Abort::Dropped);
         }
         self.detached = true;
+        self.listening = !answered;
         if self.theirs.is_some_and(|theirs| !theirs.asked) && self.phase == Phase::Stable {
             self.deny();
         }
@@ -83,7 +84,7 @@ impl Machine {
             && self.phase == Phase::Stable
             && self.theirs.is_none()
             && self.current.closed
-            && (self.current.read || !self.in_ended && !self.strict);
+            && (self.current.read || !self.in_ended && !self.reads_on());
         if done {
             self.put(Output::Disarm);
             self.set(Phase::Finished);
@@ -100,6 +101,10 @@ impl Machine {
                 self.back_to_stable(held);
             }
             Phase::Acking { held, .. } => self.nothing_was_switched(held, Failure::TimedOut),
+            Phase::Stable if self.listening && !self.strict && self.current.closed => {
+                // It has had its time to answer, and has all that we wrote.
+                self.listening = false;
+            }
             Phase::Agreed(_) | Phase::Stable if self.detached => self.abort(Abort::TimedOut),
             Phase::Agreed(agreed) => {
                 // "No wait on an old leg is for ever": whom do we wait for? A responder's old leg may be

@@ -84,6 +84,9 @@ pub(crate) struct Machine {
     strict: bool,
     /// The application dropped the stream, and what is open is finished in the background.
     detached: bool,
+    /// It did so before the remote had agreed to the protocol. The remote reads nothing until it has said
+    /// that, and on a QUIC leg that nobody reads it would fail to.
+    listening: bool,
     outputs: VecDeque<Output>,
     #[cfg(test)]
     rules: Rules,
@@ -196,6 +199,7 @@ impl Machine {
             denied_by_them: false,
             strict: false,
             detached: false,
+            listening: false,
             outputs: VecDeque::new(),
             #[cfg(test)]
             rules: Rules::default(),
@@ -327,7 +331,12 @@ impl Machine {
     /// Whether what still comes in has to be read and thrown away.
     #[must_use]
     pub(crate) fn discards(&self) -> bool {
-        self.detached && self.strict && self.phase == Phase::Stable && !self.in_ended
+        self.detached && self.reads_on() && self.phase == Phase::Stable && !self.in_ended
+    }
+
+    /// Whether a drop does not end reading.
+    fn reads_on(&self) -> bool {
+        self.strict || self.listening
     }
 
     /// Whether our FIN is, or may be, on the current leg.

@@ -150,26 +150,20 @@ fn states() -> Vec<(&'static str, Machine)> {
         ),
         (
             "detached, initiator",
-            machine(
-                SETUP,
-                &[
-                    START,
-                    acked(false, false),
-                    CloseWrite,
-                    Input::Dropped { closed: true },
-                ],
-            ),
+            machine(SETUP, &[START, acked(false, false), CloseWrite, DROPPED]),
         ),
         ("aborted", machine(SETUP, &[ReadFailed(Slot::Current)])),
         (
             "finished",
-            machine(
-                SETUP,
-                &[CloseWrite, old_closed, Input::Dropped { closed: true }],
-            ),
+            machine(SETUP, &[CloseWrite, old_closed, DROPPED]),
         ),
     ]
 }
+
+const DROPPED: Input = Input::Dropped {
+    closed: true,
+    answered: true,
+};
 
 fn inputs() -> Vec<Input> {
     let mut inputs = vec![
@@ -188,8 +182,15 @@ fn inputs() -> Vec<Input> {
         Input::Switched(0),
         Input::Switched(7),
         Input::CloseWrite,
-        Input::Dropped { closed: false },
-        Input::Dropped { closed: true },
+        Input::Dropped {
+            closed: false,
+            answered: true,
+        },
+        DROPPED,
+        Input::Dropped {
+            closed: true,
+            answered: false,
+        },
         Input::Timeout,
         Input::ProbeAnswered,
         Input::ProbeFailed(Slot::Current),

@@ -119,6 +119,8 @@ pub(crate) enum Input {
     Dropped {
         /// Whether closing had been reported as done to the application.
         closed: bool,
+        /// Whether the remote has nothing to say any more that it must not fail to say.
+        answered: bool,
     },
     /// The armed timer fired.
     Timeout,

@@ -95,6 +95,8 @@ pub(super) struct Core<L, C> {
     pub(super) armed: u32,
     /// Whether closing was reported as done to the application.
     pub(super) close_reported: bool,
+    /// The remote has still to agree to what the application takes for agreed.
+    pub(super) unanswered: bool,
     /// The application dropped the stream: what comes in is discarded.
     pub(super) dropped: bool,
     pub(super) driving: bool,
@@ -118,6 +120,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             timer: None,
             armed: 0,
             close_reported: false,
+            unanswered: false,
             dropped: false,
             driving: false,
             notes: Vec::new(),

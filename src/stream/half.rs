@@ -252,7 +252,11 @@ impl<L: Io, C: Connection> Drop for Migratable<L, C> {
             core.dropped = true;
             core.ahead.discard();
             let closed = core.close_reported;
-            core.handle(Input::Dropped { closed });
+            // A yamux leg that is dropped after our close says nothing, and the remote may write.
+            let slot = core.machine.closes();
+            let told = core.leg(slot).is_some_and(|leg| !leg.is_ambiguous());
+            let answered = !core.unanswered || !told;
+            core.handle(Input::Dropped { closed, answered });
         });
     }
 }

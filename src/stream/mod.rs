@@ -136,6 +136,11 @@ impl<L: Io, C: Connection> Shared<L, C> {
         self.with(Core::dissolve).map(|leg| *leg)
     }
 
+    /// The application uses the stream as if the remote had agreed to its protocol, or it has agreed.
+    pub(crate) fn set_unanswered(&self, unanswered: bool) {
+        self.lock().unanswered = unanswered;
+    }
+
     /// The policy's answer to [`Note::Ask`].
     pub(crate) fn verdict(&self, verdict: Verdict) {
         self.with(|core| core.handle(Input::Verdict(verdict)));

@@ -282,7 +282,11 @@ impl World {
                 self.peers[side].dropped = true;
                 let closed = self.peers[side].close_reported;
                 self.budgets.rude |= !closed && !self.peers[side].machine.has_ended();
-                self.input(config, side, Input::Dropped { closed }, log)
+                let dropped = Input::Dropped {
+                    closed,
+                    answered: true,
+                };
+                self.input(config, side, dropped, log)
             }
             Action::Start(side, connection) => {
                 let kind = config.connections[usize::from(connection)];

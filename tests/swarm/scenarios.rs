@@ -790,3 +790,37 @@ async fn a_read_is_pending_while_a_write_waits() {
         within("the reader", reader).await.unwrap();
     }
 }
+
+/// What is written, closed and let go of at once arrives, as on any stream whose opening has returned:
+/// whether the remote's protocol was known when it was opened or not. On QUIC the remote's answer to a
+/// lazy offer would fail if nobody were there to read it, and what it has not read would go with it.
+#[tokio::test]
+async fn said_and_gone() {
+    for kind in KINDS {
+        for (identify, lazy) in [(true, false), (false, false), (true, true), (false, true)] {
+            let setup = || Setup {
+                identify,
+                lazy,
+                ..Default::default()
+            };
+            let mut net = Net::with(Node::with(setup()), Node::with(setup()));
+            let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+            let connection = net.connect(kind).await;
+            let (peer, here) = (net.listener.id, connection.here);
+            if identify {
+                let identified = |seen: &Seen| matches!(seen, Seen::Identified(_)).then_some(());
+                net.dialer.wait("identify", identified).await;
+            }
+            for round in 0..20 {
+                let opened = net.dialer.control.open_stream_on(peer, here, PROTOCOL);
+                let mut opened = within("the stream", opened).await.unwrap();
+                write(&mut opened, 1, 0, 8).await;
+                within("closing", opened.close()).await.unwrap();
+                drop(opened);
+                let what = format!("stream {round} on {kind:?}");
+                let (_, _, mut accepted) = within(&what, incoming.next()).await.unwrap();
+                assert_eq!(read_to_end(&mut accepted, 1, 0).await, 8);
+            }
+        }
+    }
+}
