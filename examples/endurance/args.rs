@@ -1,0 +1,45 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::Parser;
+
+/// Opens, uses, migrates and ends streams at random over real swarms on loopback, checks every byte and
+/// every end, and watches memory, descriptors, tasks and connections.
+///
+/// Two runs with one seed do the same things, but not at the same moments: the machine schedules them.
+#[derive(Debug, Clone, Parser)]
+pub struct Args {
+    /// How long to run.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(10..))]
+    pub seconds: u64,
+    /// What decides who does what; printed at the start. Default: another one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many streams are open at a time. More would come near the 512 that rust-yamux can hold on
+    /// one connection, old legs included.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub streams: u32,
+    /// A line is printed so often, in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub report: u64,
+}
+
+/// Several rests are needed to tell growth, and streams need some time to get anywhere.
+const SHORTEST_ROUND: u64 = 4;
+const LONGEST_ROUND: u64 = 12;
+
+impl Args {
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or_else(|| {
+            use std::hash::{BuildHasher, RandomState};
+            // Small enough to be typed.
+            RandomState::new().hash_one(std::process::id()) % 1_000_000_000
+        })
+    }
+
+    /// How long streams are opened before all comes to rest.
+    pub fn round(&self) -> Duration {
+        Duration::from_secs((self.seconds / 12).clamp(SHORTEST_ROUND, LONGEST_ROUND))
+    }
+}

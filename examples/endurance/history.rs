@@ -1,0 +1,105 @@
+//! What a behaviour tells of one of its streams, as far as the judgement needs it.
+
+use std::time::{Duration, Instant};
+
+use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::{Abort, Event, Failure};
+
+/// Events are told a little later than what they tell of.
+const SLACK: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Leg {
+    connection: ConnectionId,
+    from: Instant,
+    until: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+pub struct History {
+    legs: Vec<Leg>,
+    trying: Option<ConnectionId>,
+    pub in_doubt: bool,
+    pub migrated: u64,
+    pub ended: Option<Result<(), Abort>>,
+}
+
+impl History {
+    pub fn new(connection: ConnectionId) -> Self {
+        let mut history = Self::default();
+        history.enter(connection);
+        history
+    }
+
+    pub fn tell(&mut self, event: &Event) {
+        match event {
+            Event::MigrationStarted { to, .. } => {
+                self.trying = Some(*to);
+                self.enter(*to);
+            }
+            Event::MigrationAgreed { from, to, .. } => {
+                // Whatever else was tried has given way.
+                if let Some(other) = self.trying.take()
+                    && other != *to
+                {
+                    self.leave(other);
+                }
+                self.enter(*from);
+                self.enter(*to);
+            }
+            Event::MigrationCompleted { from, .. } => {
+                self.migrated += 1;
+                self.in_doubt = false;
+                self.leave(*from);
+            }
+            Event::MigrationFailed {
+                reason,
+                initiator: true,
+                ..
+            } => {
+                if let Some(tried) = self.trying.take() {
+                    self.leave(tried);
+                }
+                self.in_doubt |= matches!(reason, Failure::LegLost | Failure::TimedOut);
+            }
+            Event::StreamEnded { result, .. } => self.ended = Some(*result),
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, connection: ConnectionId) {
+        let mut open = self.legs.iter().filter(|leg| leg.until.is_none());
+        if open.all(|leg| leg.connection != connection) {
+            self.legs.push(Leg {
+                connection,
+                from: Instant::now(),
+                until: None,
+            });
+        }
+    }
+
+    fn leave(&mut self, connection: ConnectionId) {
+        for leg in &mut self.legs {
+            if leg.connection == connection && leg.until.is_none() {
+                leg.until = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Whether it was on a connection when that was closed.
+    pub fn was_on(&self, closed: impl Fn(ConnectionId) -> Option<Instant>) -> bool {
+        self.legs.iter().any(|leg| {
+            closed(leg.connection).is_some_and(|at| {
+                leg.from <= at + SLACK && leg.until.is_none_or(|until| until + SLACK >= at)
+            })
+        })
+    }
+
+    /// Whether its first connection was closed when it had hardly begun.
+    pub fn began_on(&self, closed: impl Fn(ConnectionId) -> Option<Instant>) -> bool {
+        self.legs.first().is_some_and(|leg| {
+            closed(leg.connection)
+                .is_some_and(|at| leg.from <= at + SLACK && at <= leg.from + SLACK)
+        })
+    }
+}

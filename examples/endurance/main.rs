@@ -1,0 +1,149 @@
+//! Opens, uses, migrates and ends streams at random for a given time, over real swarms on loopback: three
+//! nodes and a relay, TCP, QUIC, WebSocket and circuits. Every byte is checked at its position and every
+//! end against what the README promises; now and then everything ends, and what is left is compared with
+//! what was left before.
+//!
+//! `cargo run --release --example endurance -- --seconds 1800 --seed 1`
+
+mod alloc;
+mod args;
+mod content;
+mod counts;
+mod flow;
+mod history;
+mod judge;
+mod ledger;
+mod links;
+mod moves;
+mod node;
+mod plan;
+mod policy;
+mod random;
+mod rests;
+mod rounds;
+mod side;
+mod traffic;
+mod watch;
+
+use std::{error::Error, process::ExitCode, sync::Arc, time::Instant};
+
+use clap::Parser;
+use libp2p_stream_migration::Control;
+
+use crate::{
+    args::Args,
+    ledger::Ledger,
+    node::Node,
+    policy::{ByTurns, Mode, Mover},
+    random::Random,
+    rests::Rests,
+    watch::Usage,
+};
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
+
+/// Anything that may go wrong before the streams begin.
+type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// All that there is.
+pub struct World {
+    seed: u64,
+    peers: Vec<Node>,
+    relay: Node,
+    ledger: Arc<Ledger>,
+    mode: Mode,
+}
+
+impl World {
+    async fn new(seed: u64) -> Fallible<Arc<Self>> {
+        let ledger = Arc::new(Ledger::new(seed));
+        let mode = Mode::new(Mover::Hand);
+        let relay = Node::relay(ledger.clone()).await?;
+        let mut peers = Vec::new();
+        for index in 0..3 {
+            let hop = &relay.addresses[index % relay.addresses.len()];
+            let policy = ByTurns::new(mode.clone(), Random::of(seed, 1000 + index as u64));
+            peers.push(Node::peer(index, hop, policy, ledger.clone()).await?);
+        }
+        let world = Arc::new(Self {
+            seed,
+            peers,
+            relay,
+            ledger,
+            mode,
+        });
+        for node in 0..world.peers.len() {
+            traffic::accept(&world, node)?;
+        }
+        Ok(world)
+    }
+
+    fn control(&self, node: usize) -> Control {
+        let control = self.peers[node].control.clone();
+        control.expect("peers have one, and only relays have none")
+    }
+
+    fn usage(&self) -> Usage {
+        let nodes = self.peers.iter().chain([&self.relay]);
+        Usage::now(nodes.map(Node::connections).sum())
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let args = Args::parse();
+    let seed = args.seed();
+    println!(
+        "seed {seed}, {} s, {} streams at a time",
+        args.seconds, args.streams
+    );
+    match run(&args, seed).await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns how much is wrong.
+async fn run(args: &Args, seed: u64) -> Fallible<u64> {
+    let world = World::new(seed).await?;
+    let start = Instant::now();
+    let watcher = tokio::spawn(rounds::watch(world.clone(), start, args.report));
+    let mut rests = Rests::default();
+    for round in 0.. {
+        rounds::round(&world, round, args).await;
+        rests.add(world.usage());
+        if start.elapsed().as_secs() >= args.seconds {
+            break;
+        }
+    }
+    watcher.abort();
+    rests.show();
+    let mut known = world.ledger.known();
+    for fault in rests.faults() {
+        known.violation(&fault);
+    }
+    let counts = &known.counts;
+    println!();
+    counts.show();
+    let growth = rests.growth();
+    println!(
+        "streams: {}, migrations: {}, bytes: {}, violations: {}, growth: {}",
+        counts.ended,
+        counts.completed,
+        counts.bytes,
+        counts.violations,
+        growth.map_or("unknown, too few rounds".to_owned(), |bytes| {
+            format!("{bytes:.0} bytes per round")
+        }),
+    );
+    Ok(counts.violations)
+}

@@ -1,0 +1,74 @@
+//! What one side of a stream is going to do with it.
+
+use std::time::Duration;
+
+use crate::random::Random;
+
+/// At most so much is written in one direction.
+const MOST_BYTES: u64 = 2 << 20;
+const MOST_PIECE: u64 = 300 << 10;
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How much it writes before it closes.
+    pub bytes: u64,
+    /// How much at a time, at most; for reading likewise.
+    pub piece: u64,
+    /// In how many of a thousand cases it flushes, yields or pauses after a piece.
+    pub flushes: u64,
+    pub yields: u64,
+    pub pauses: u64,
+    /// In how many of a thousand cases it pauses after it has read something.
+    pub read_pauses: u64,
+    /// Whether it writes nothing before it has read the remote's end, as a server would.
+    pub answers: bool,
+    pub ends: Ends,
+}
+
+/// How a side lets go of its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// It has closed, and has read the remote's end.
+    InOrder,
+    /// It closes, and drops the stream without reading the rest: the crate has to see to what was written.
+    Leaving,
+    /// It drops the stream when it has written so much, without closing.
+    DropsWriting(u64),
+    /// It drops the stream when it has read so much.
+    DropsReading(u64),
+}
+
+impl Plan {
+    pub fn new(random: &mut Random, opener: bool) -> Self {
+        let least = if opener { crate::content::HEADER } else { 0 };
+        // Some say nothing at all.
+        let bytes = match random.chance(100) {
+            true => least,
+            false => random.size(MOST_BYTES).max(least),
+        };
+        let ends = match random.below(1000) {
+            0..20 => Ends::DropsWriting(random.below(bytes + 1)),
+            20..40 => Ends::DropsReading(random.size(MOST_BYTES)),
+            40..60 => Ends::Leaving,
+            _ => Ends::InOrder,
+        };
+        Self {
+            bytes,
+            piece: random.size(MOST_PIECE).max(1 + bytes / 200),
+            flushes: random.below(500),
+            yields: random.below(500),
+            pauses: 50 + random.below(800),
+            read_pauses: if random.chance(200) { 500 } else { 20 },
+            answers: !opener && random.chance(200),
+            ends,
+        }
+    }
+
+    /// How long a pause is: most are short, and none is so long that a migration would be given up.
+    pub fn pause(random: &mut Random) -> Duration {
+        match random.chance(3) {
+            true => Duration::from_millis(random.below(1500)),
+            false => Duration::from_micros(random.size(30_000)),
+        }
+    }
+}

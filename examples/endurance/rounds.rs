@@ -1,0 +1,107 @@
+//! A round: streams come and go, then all of them end, then there is nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    World, args::Args, ledger::MOMENT, moves::Pair, node::Command, policy::Mover, random::Random,
+    traffic,
+};
+
+/// Longer than anything is remembered.
+const REST: Duration = Duration::from_millis(3000);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub async fn round(world: &Arc<World>, round: usize, args: &Args) {
+    let mover = Mover::of_round(round);
+    world.mode.set(mover);
+    let (stop, stopped) = watch::channel(false);
+    let mut movers = Vec::new();
+    for nodes in [[0, 1], [1, 2], [2, 0]] {
+        let purpose = 10_000 + 10 * round as u64 + nodes[0] as u64;
+        let mut pair = Pair {
+            world: world.clone(),
+            nodes,
+            random: Random::of(world.seed, purpose),
+            mover,
+            retired: Vec::new(),
+        };
+        pair.dial().await;
+        movers.push(tokio::spawn(pair.run(stopped.clone())));
+    }
+    let slots = Arc::new(Semaphore::new(args.streams as usize));
+    let until = Instant::now() + args.round();
+    traffic::open(world.clone(), round as u64, slots, until).await;
+    // They are moved to their end.
+    world
+        .ledger
+        .until(|known| (known.live() == 0).then_some(()))
+        .await;
+    stop.send_replace(true);
+    for mover in movers {
+        if let Err(error) = mover.await {
+            world.ledger.known().violation(&format!("a mover: {error}"));
+        }
+    }
+    rest(world).await;
+}
+
+/// Nothing is left but the places at the relay.
+async fn rest(world: &World) {
+    for peer in &world.peers {
+        for other in &world.peers {
+            if peer.id != other.id {
+                peer.command(Command::Disconnect(other.id)).await;
+            }
+        }
+    }
+    let closed = world
+        .ledger
+        .until(|known| known.links.are_all_closed().then_some(()));
+    if timeout(PATIENCE, closed).await.is_err() {
+        let what = "connections are not closed when they are told to be";
+        world.ledger.note(|known| known.violation(what));
+    }
+    sleep(REST).await;
+    world.ledger.note(|known| known.rest());
+}
+
+/// Looks after what stands still, and prints a line now and then.
+pub async fn watch(world: Arc<World>, start: std::time::Instant, report: u64) {
+    println!(
+        "   time   opened    ended  live    moved   failed  refused      MiB  heap KiB   RSS KiB   fds \
+         tasks conns  violations"
+    );
+    for look in 1_u64.. {
+        sleep(MOMENT).await;
+        world.ledger.look();
+        let per_second = 1000 / MOMENT.as_millis() as u64;
+        if look % (report * per_second) != 0 {
+            continue;
+        }
+        let usage = world.usage();
+        let known = world.ledger.known();
+        let counts = &known.counts;
+        println!(
+            "{:>6.0}s {:>8} {:>8} {:>5} {:>8} {:>8} {:>8} {:>8} {:>9} {:>9} {:>5} {:>5} {:>5} {:>11}",
+            start.elapsed().as_secs_f64(),
+            counts.opened,
+            counts.ended,
+            known.live(),
+            counts.completed,
+            counts.failed,
+            counts.refused,
+            counts.bytes >> 20,
+            usage.heap >> 10,
+            usage.resident >> 10,
+            usage.descriptors,
+            usage.tasks,
+            usage.connections,
+            counts.violations,
+        );
+    }
+}

@@ -1,0 +1,53 @@
+//! What the process uses.
+
+use std::fs;
+
+use crate::alloc;
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Bytes that are allocated.
+    pub heap: u64,
+    /// Bytes that are in memory; 0 where the system does not tell.
+    pub resident: u64,
+    /// Open files and sockets; 0 where the system does not tell.
+    pub descriptors: usize,
+    /// Of tokio.
+    pub tasks: usize,
+    /// Of all swarms together.
+    pub connections: usize,
+}
+
+impl Usage {
+    pub fn now(connections: usize) -> Self {
+        let heap = alloc::live();
+        Self {
+            heap,
+            resident: resident().unwrap_or_default(),
+            descriptors: descriptors().unwrap_or_default(),
+            tasks: tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks(),
+            connections,
+        }
+    }
+}
+
+fn descriptors() -> Option<usize> {
+    // The directory is one of them while it is read.
+    Some(
+        fs::read_dir("/proc/self/fd")
+            .ok()?
+            .count()
+            .saturating_sub(1),
+    )
+}
+
+fn resident() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
