@@ -83,7 +83,7 @@ impl Facts {
         self.in_doubt
             && self.ended == Some(Err(Abort::Unproven))
             && closed == Some(WriteSide::Closed)
-            && self.failed_to_read()
+            && (self.failed_to_read() || self.left())
     }
 }
 

@@ -115,12 +115,15 @@ async fn main() -> ExitCode {
 /// Returns how much is wrong.
 async fn run(args: &Args, seed: u64) -> Fallible<u64> {
     let world = World::new(seed).await?;
+    rounds::warm_up(&world).await;
     let start = Instant::now();
     let watcher = tokio::spawn(rounds::watch(world.clone(), start, args.report));
     let mut rests = Rests::default();
+    let mut blocks = Vec::new();
     for round in 0.. {
         rounds::round(&world, round, args).await;
         rests.add(world.usage());
+        blocks.push(alloc::blocks());
         if start.elapsed().as_secs() >= args.seconds {
             break;
         }
@@ -130,6 +133,11 @@ async fn run(args: &Args, seed: u64) -> Fallible<u64> {
     let mut known = world.ledger.known();
     for fault in rests.faults() {
         known.violation(&fault);
+        // What has grown since the middle of the run, to look for its kind.
+        let grown = watch::grown(&blocks[blocks.len() / 2], &blocks[blocks.len() - 1]);
+        for (size, more) in grown.into_iter().take(8) {
+            println!("    {more:+} blocks of {size} bytes");
+        }
     }
     let counts = &known.counts;
     println!();

@@ -50,41 +50,9 @@ impl Pair {
 
     pub async fn dial(&mut self) {
         let [from, to] = self.one_way();
-        let world = self.world.clone();
-        let (peer, addresses) = (world.peers[to].id, &world.peers[to].addresses);
-        let Some(address) = self.random.one_of(addresses) else {
-            return;
-        };
-        let opts = DialOpts::peer_id(peer)
-            .condition(PeerCondition::Always)
-            .addresses(vec![address.clone()])
-            // Two TCP sockets between the same two ports would be one connection.
-            .allocate_new_port()
-            .build();
-        let ours = (from, opts.connection_id());
-        world.peers[from].command(Command::Dial(opts)).await;
-        let local = world.peers[from].id;
-        let both = world.ledger.until(|known| {
-            if known.has_failed(ours) {
-                return Some(None);
-            }
-            let theirs = known.links.unmatched(to, local)?;
-            known.links.is_open(ours).then_some(Some([ours, theirs]))
-        });
-        match timeout(PATIENCE, both).await {
-            Ok(Some(ends)) => world.ledger.note(|known| {
-                known.links.join(ends);
-                known
-                    .counts
-                    .other(format!("connections made: {}", kind(address)));
-            }),
-            Ok(None) => {}
-            Err(_) => {
-                world.peers[from].command(Command::Close(ours.1)).await;
-                world
-                    .ledger
-                    .note(|known| known.counts.other("dials that came to nothing"));
-            }
+        let addresses = &self.world.peers[to].addresses;
+        if let Some(address) = self.random.one_of(addresses) {
+            dial(&self.world, [from, to], address).await;
         }
     }
 
@@ -218,6 +186,41 @@ impl Pair {
 
     fn other(&self, node: usize) -> usize {
         self.nodes[usize::from(node == self.nodes[0])]
+    }
+}
+
+/// Makes one more connection; one at a time between two nodes, or nobody knows whose end is whose.
+pub async fn dial(world: &World, [from, to]: [usize; 2], address: &Multiaddr) {
+    let opts = DialOpts::peer_id(world.peers[to].id)
+        .condition(PeerCondition::Always)
+        .addresses(vec![address.clone()])
+        // Two TCP sockets between the same two ports would be one connection.
+        .allocate_new_port()
+        .build();
+    let ours = (from, opts.connection_id());
+    world.peers[from].command(Command::Dial(opts)).await;
+    let local = world.peers[from].id;
+    let both = world.ledger.until(|known| {
+        if known.has_failed(ours) {
+            return Some(None);
+        }
+        let theirs = known.links.unmatched(to, local)?;
+        known.links.is_open(ours).then_some(Some([ours, theirs]))
+    });
+    match timeout(PATIENCE, both).await {
+        Ok(Some(ends)) => world.ledger.note(|known| {
+            known.links.join(ends);
+            known
+                .counts
+                .other(format!("connections made: {}", kind(address)));
+        }),
+        Ok(None) => {}
+        Err(_) => {
+            world.peers[from].command(Command::Close(ours.1)).await;
+            world
+                .ledger
+                .note(|known| known.counts.other("dials that came to nothing"));
+        }
     }
 }
 

@@ -2,19 +2,52 @@
 
 use std::{sync::Arc, time::Duration};
 
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
-    World, args::Args, ledger::MOMENT, moves::Pair, node::Command, policy::Mover, random::Random,
+    World,
+    args::Args,
+    ledger::{Known, MOMENT},
+    moves::{self, Pair},
+    node::Command,
+    policy::Mover,
+    random::Random,
     traffic,
 };
 
 /// Longer than anything is remembered.
 const REST: Duration = Duration::from_millis(3000);
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// As many TLS sessions as a listener of libp2p's remembers (rustls's default), each of which a QUIC connection
+/// leaves two of. Without this, it takes a hundred rounds until no more are kept.
+const SESSIONS: usize = 256;
+
+/// Fills what has a bound that rounds would take long to reach.
+pub async fn warm_up(world: &World) {
+    let number = world.peers.len();
+    for to in 0..number {
+        let quic = |address: &&Multiaddr| {
+            let mut parts = address.iter();
+            let circuit = address.iter().any(|part| part == Protocol::P2pCircuit);
+            parts.any(|part| part == Protocol::QuicV1) && !circuit
+        };
+        let Some(address) = world.peers[to].addresses.iter().find(quic) else {
+            continue;
+        };
+        for _ in 0..SESSIONS / 2 / (number - 1) + 1 {
+            for from in (0..number).filter(|from| *from != to) {
+                moves::dial(world, [from, to], address).await;
+            }
+            disconnect_all(world).await;
+        }
+    }
+    world.ledger.note(Known::rest);
+}
 
 pub async fn round(world: &Arc<World>, round: usize, args: &Args) {
     let mover = Mover::of_round(round);
@@ -52,6 +85,12 @@ pub async fn round(world: &Arc<World>, round: usize, args: &Args) {
 
 /// Nothing is left but the places at the relay.
 async fn rest(world: &World) {
+    disconnect_all(world).await;
+    sleep(REST).await;
+    world.ledger.note(Known::rest);
+}
+
+async fn disconnect_all(world: &World) {
     for peer in &world.peers {
         for other in &world.peers {
             if peer.id != other.id {
@@ -59,15 +98,11 @@ async fn rest(world: &World) {
             }
         }
     }
-    let closed = world
-        .ledger
-        .until(|known| known.links.are_all_closed().then_some(()));
-    if timeout(PATIENCE, closed).await.is_err() {
+    let closed = |known: &Known| known.links.are_all_closed().then_some(());
+    if timeout(PATIENCE, world.ledger.until(closed)).await.is_err() {
         let what = "connections are not closed when they are told to be";
         world.ledger.note(|known| known.violation(what));
     }
-    sleep(REST).await;
-    world.ledger.note(|known| known.rest());
 }
 
 /// Looks after what stands still, and prints a line now and then.

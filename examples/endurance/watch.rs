@@ -33,6 +33,18 @@ impl Usage {
     }
 }
 
+/// Of which sizes there are more blocks than there were, those that make the most of it first.
+pub fn grown(before: &[usize], now: &[usize]) -> Vec<(usize, isize)> {
+    let more = before
+        .iter()
+        .zip(now)
+        .enumerate()
+        .map(|(place, (before, now))| (alloc::size_at(place), now.wrapping_sub(*before) as isize));
+    let mut grown: Vec<_> = more.filter(|(_, more)| *more != 0).collect();
+    grown.sort_by_key(|(size, more)| std::cmp::Reverse(more.unsigned_abs() * size));
+    grown
+}
+
 fn descriptors() -> Option<usize> {
     // The directory is one of them while it is read.
     Some(
