@@ -115,7 +115,9 @@ async fn main() -> ExitCode {
 /// Returns how much is wrong.
 async fn run(args: &Args, seed: u64) -> Fallible<u64> {
     let world = World::new(seed).await?;
+    let start = Instant::now();
     rounds::warm_up(&world).await;
+    println!("warm after {:.1} s", start.elapsed().as_secs_f64());
     let start = Instant::now();
     let watcher = tokio::spawn(rounds::watch(world.clone(), start, args.report));
     let mut rests = Rests::default();

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr,
+    core::transport::PortUse,
     multiaddr::Protocol,
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
@@ -52,7 +53,8 @@ impl Pair {
         let [from, to] = self.one_way();
         let addresses = &self.world.peers[to].addresses;
         if let Some(address) = self.random.one_of(addresses) {
-            dial(&self.world, [from, to], address).await;
+            // Two TCP sockets between the same two ports would be one connection.
+            dial(&self.world, [from, to], address, PortUse::New).await;
         }
     }
 
@@ -190,13 +192,14 @@ impl Pair {
 }
 
 /// Makes one more connection; one at a time between two nodes, or nobody knows whose end is whose.
-pub async fn dial(world: &World, [from, to]: [usize; 2], address: &Multiaddr) {
-    let opts = DialOpts::peer_id(world.peers[to].id)
+pub async fn dial(world: &World, [from, to]: [usize; 2], address: &Multiaddr, port: PortUse) {
+    let mut opts = DialOpts::peer_id(world.peers[to].id)
         .condition(PeerCondition::Always)
-        .addresses(vec![address.clone()])
-        // Two TCP sockets between the same two ports would be one connection.
-        .allocate_new_port()
-        .build();
+        .addresses(vec![address.clone()]);
+    if port == PortUse::New {
+        opts = opts.allocate_new_port();
+    }
+    let opts = opts.build();
     let ours = (from, opts.connection_id());
     world.peers[from].command(Command::Dial(opts)).await;
     let local = world.peers[from].id;

@@ -2,8 +2,8 @@
 
 use crate::watch::Usage;
 
-/// Rounds that fill what has a bound: caches, pools, tables that keep their size.
-const WARM_UP: usize = 2;
+/// The first round fills what has a bound: pools, and tables that keep their size.
+const WARM_UP: usize = 1;
 /// Fewer rests than this, the warm-up aside, tell nothing about the heap.
 const FEWEST: usize = 6;
 /// Bytes per round. A stream that is forgotten costs more than 1 KiB, and a round has hundreds.

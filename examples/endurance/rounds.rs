@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, core::transport::PortUse, multiaddr::Protocol};
 use tokio::{
     sync::{Semaphore, watch},
     time::{Instant, sleep, timeout},
@@ -23,8 +23,8 @@ use crate::{
 const REST: Duration = Duration::from_millis(3000);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// As many TLS sessions as a listener of libp2p's remembers (rustls's default), each of which a QUIC connection
-/// leaves two of. Without this, it takes a hundred rounds until no more are kept.
+/// As many TLS sessions as a listener of libp2p's remembers (rustls's default). A QUIC connection leaves two,
+/// of which the next may use one up. Without this, it takes many rounds until no more are kept.
 const SESSIONS: usize = 256;
 
 /// Fills what has a bound that rounds would take long to reach.
@@ -39,9 +39,9 @@ pub async fn warm_up(world: &World) {
         let Some(address) = world.peers[to].addresses.iter().find(quic) else {
             continue;
         };
-        for _ in 0..SESSIONS / 2 / (number - 1) + 1 {
+        for _ in 0..2 * SESSIONS / (number - 1) {
             for from in (0..number).filter(|from| *from != to) {
-                moves::dial(world, [from, to], address).await;
+                moves::dial(world, [from, to], address, PortUse::Reuse).await;
             }
             disconnect_all(world).await;
         }
