@@ -10,12 +10,12 @@ pub struct Counting;
 /// Sizes up to this are told apart; what is larger counts as this.
 const LARGEST: usize = 16 << 10;
 const STEP: usize = 8;
+pub const PLACES: usize = LARGEST / STEP + 1;
 
 /// Wraps around in between, as what one thread takes may be counted after another has given it back.
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 /// Wraps likewise.
-static BLOCKS: [AtomicUsize; LARGEST / STEP + 1] =
-    [const { AtomicUsize::new(0) }; LARGEST / STEP + 1];
+static BLOCKS: [AtomicUsize; PLACES] = [const { AtomicUsize::new(0) }; PLACES];
 
 /// Bytes that are allocated now.
 pub fn live() -> u64 {
@@ -23,8 +23,10 @@ pub fn live() -> u64 {
 }
 
 /// How many blocks there are of each size, in steps.
-pub fn blocks() -> Vec<usize> {
-    BLOCKS.iter().map(|blocks| blocks.load(Relaxed)).collect()
+pub fn blocks(numbers: &mut [usize]) {
+    for (number, blocks) in numbers.iter_mut().zip(&BLOCKS) {
+        *number = blocks.load(Relaxed);
+    }
 }
 
 /// The size of the blocks that are counted at this place.

@@ -165,6 +165,11 @@ impl Known {
 
     /// Gives back the memory that it does not need.
     pub fn rest(&mut self) {
+        if !self.histories.is_empty() {
+            let started = self.histories.len();
+            self.violation(&format!("{started} streams have started and never ended"));
+            self.histories.clear();
+        }
         self.links.forget_all();
         self.dials_failed = HashSet::new();
         self.records.shrink_to_fit();

@@ -120,23 +120,28 @@ async fn run(args: &Args, seed: u64) -> Fallible<u64> {
     println!("warm after {:.1} s", start.elapsed().as_secs_f64());
     let start = Instant::now();
     let watcher = tokio::spawn(rounds::watch(world.clone(), start, args.report));
-    let mut rests = Rests::default();
-    let mut blocks = Vec::new();
+    let mut rests = Rests::new(usize::try_from(args.seconds / 4)?);
+    // Not in between, where they would be growth.
+    let mut before = vec![0; alloc::PLACES];
     for round in 0.. {
         rounds::round(&world, round, args).await;
         rests.add(world.usage());
-        blocks.push(alloc::blocks());
+        if round == rests::WARM_UP {
+            alloc::blocks(&mut before);
+        }
         if start.elapsed().as_secs() >= args.seconds {
             break;
         }
     }
+    let mut now = vec![0; alloc::PLACES];
+    alloc::blocks(&mut now);
     watcher.abort();
     rests.show();
     let mut known = world.ledger.known();
     for fault in rests.faults() {
         known.violation(&fault);
-        // What has grown since the middle of the run, to look for its kind.
-        let grown = watch::grown(&blocks[blocks.len() / 2], &blocks[blocks.len() - 1]);
+        // What has grown since the first warm rest, to look for its kind.
+        let grown = watch::grown(&before, &now);
         for (size, more) in grown.into_iter().take(8) {
             println!("    {more:+} blocks of {size} bytes");
         }

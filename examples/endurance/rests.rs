@@ -3,7 +3,7 @@
 use crate::watch::Usage;
 
 /// The first round fills what has a bound: pools, and tables that keep their size.
-const WARM_UP: usize = 1;
+pub const WARM_UP: usize = 1;
 /// Fewer rests than this, the warm-up aside, tell nothing about the heap.
 const FEWEST: usize = 6;
 /// Bytes per round. A stream that is forgotten costs more than 1 KiB, and a round has hundreds.
@@ -12,10 +12,15 @@ pub const BOUND: f64 = 4096.0;
 /// Something that is counted at rest.
 type Kind = (&'static str, fn(&Usage) -> usize);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rests(Vec<Usage>);
 
 impl Rests {
+    /// With room for so many, so as not to grow itself.
+    pub fn new(most: usize) -> Self {
+        Self(Vec::with_capacity(most))
+    }
+
     pub fn add(&mut self, usage: Usage) {
         self.0.push(usage);
     }

@@ -87,6 +87,17 @@ pub async fn round(world: &Arc<World>, round: usize, args: &Args) {
 async fn rest(world: &World) {
     disconnect_all(world).await;
     sleep(REST).await;
+    for (index, peer) in world.peers.iter().enumerate() {
+        let mut control = world.control(index);
+        for other in world.peers.iter().filter(|other| other.id != peer.id) {
+            let streams = control.streams(other.id).await;
+            let connections = control.connections(other.id).await;
+            if !streams.is_empty() || !connections.is_empty() {
+                let what = format!("at rest, node {index} has {streams:?} on {connections:?}");
+                world.ledger.note(|known| known.violation(&what));
+            }
+        }
+    }
     world.ledger.note(Known::rest);
 }
 
