@@ -26,6 +26,10 @@ use crate::{Fallible, ledger::Ledger, policy::ByTurns};
 /// What takes longer than this on loopback never comes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What waits for an answer that will not come holds its substream, and so its connection's memory, for so
+/// long. A rest is longer.
+pub const TIMEOUT: Duration = Duration::from_secs(4);
+
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     streams: Toggle<stream_migration::Behaviour>,
@@ -59,7 +63,8 @@ fn config(read_ahead: usize) -> Config {
         .with_old_leg_linger(Duration::from_millis(500))
         .with_accept_timeout(Duration::from_secs(2))
         .with_prune_grace(Some(Duration::from_millis(500)))
-        .with_answer_timeout(Duration::from_secs(5))
+        .with_answer_timeout(TIMEOUT)
+        .with_negotiation_timeout(TIMEOUT)
         .with_progress_timeout(Duration::from_secs(10))
         .with_read_ahead_per_stream(read_ahead)
 }

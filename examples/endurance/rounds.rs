@@ -13,14 +13,14 @@ use crate::{
     args::Args,
     ledger::{Known, MOMENT},
     moves::{self, Pair},
-    node::Command,
+    node::{self, Command},
     policy::Mover,
     random::Random,
     traffic,
 };
 
-/// Longer than anything is remembered.
-const REST: Duration = Duration::from_millis(3000);
+/// Longer than anything is remembered or waited for.
+const REST: Duration = node::TIMEOUT.saturating_add(Duration::from_secs(1));
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// As many TLS sessions as a listener of libp2p's remembers (rustls's default). A QUIC connection leaves two,
