@@ -73,7 +73,6 @@ impl Node {
     pub async fn relay(ledger: Arc<Ledger>) -> Fallible<Self> {
         let mut node = Starting::new(None).await?;
         node.listen("/ip4/127.0.0.1/tcp/0".parse()?).await?;
-        node.listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?).await?;
         for address in node.addresses.clone() {
             // Reservations tell clients where the relay can be reached.
             node.swarm.add_external_address(address);
