@@ -12,6 +12,7 @@ mod counts;
 mod flow;
 mod history;
 mod judge;
+mod known;
 mod ledger;
 mod links;
 mod moves;

@@ -11,7 +11,8 @@ use tokio::{
 use crate::{
     World,
     args::Args,
-    ledger::{Known, MOMENT},
+    known::Known,
+    ledger::MOMENT,
     moves::{self, Pair},
     node::{self, Command},
     policy::Mover,

@@ -1,0 +1,265 @@
+//! What is known, and the judgement of what is over.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use libp2p_stream_migration::{Event, StreamKey};
+
+use crate::{
+    counts::Counts,
+    flow::{Flows, Side},
+    history::History,
+    judge::{Case, Facts},
+    links::{End, Links},
+    side::Outcome,
+};
+
+/// A stream that has nothing to fear stands still for no longer than this.
+const WATCHDOG: Duration = Duration::from_secs(60);
+/// One whose remote may be gone, or of which nobody tells anything any more, is not waited for.
+const HARMED: Duration = Duration::from_secs(5);
+/// A stream that was left is over by then.
+const TELLING: Duration = Duration::from_secs(45);
+
+/// A stream that is not over.
+pub struct Record {
+    pub flows: Arc<Flows>,
+    /// As its two nodes' behaviours call it.
+    pub keys: [Option<(usize, StreamKey)>; 2],
+    pub outcomes: [Option<Outcome>; 2],
+}
+
+#[derive(Default)]
+pub struct Known {
+    pub links: Links,
+    pub counts: Counts,
+    pub next: u64,
+    dials_failed: HashSet<End>,
+    pub records: HashMap<u64, Record>,
+    /// Of streams that are live or claimed; the flag says whether the application has it.
+    pub histories: HashMap<(usize, StreamKey), (History, bool)>,
+}
+
+impl Known {
+    pub fn live(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Gives back the memory that it does not need.
+    pub fn rest(&mut self) {
+        if !self.histories.is_empty() {
+            let started = self.histories.len();
+            self.violation(&format!("{started} streams have started and never ended"));
+            self.histories.clear();
+        }
+        self.links.forget_all();
+        self.dials_failed = HashSet::new();
+        self.records.shrink_to_fit();
+        self.histories.shrink_to_fit();
+    }
+
+    pub fn violation(&mut self, what: &str) {
+        self.counts.violations += 1;
+        if self.counts.violations <= 50 {
+            println!("VIOLATION: {what}");
+        }
+    }
+
+    pub fn dial_failed(&mut self, end: End, why: &str) {
+        self.dials_failed.insert(end);
+        self.counts.other(format!("not dialed: {why}"));
+    }
+
+    pub fn has_failed(&self, end: End) -> bool {
+        self.dials_failed.contains(&end)
+    }
+
+    /// The accepter has read so much before it knew whose it is.
+    pub fn header_read(&self, number: u64, bytes: u64) {
+        if let Some(record) = self.records.get(&number) {
+            record
+                .flows
+                .written_by(Side::Opener)
+                .read
+                .store(bytes, SeqCst);
+        }
+    }
+
+    /// The other side of a stream.
+    pub fn other_end(&self, node: usize, key: StreamKey) -> Option<StreamKey> {
+        let end = Some((node, key));
+        let record = self
+            .records
+            .values()
+            .find(|record| record.keys.contains(&end))?;
+        let other = record
+            .keys
+            .iter()
+            .flatten()
+            .find(|other| Some(**other) != end)?;
+        Some(other.1)
+    }
+
+    pub fn tell(&mut self, node: usize, event: &Event) {
+        match event {
+            Event::ConnectionEstablished(info) => self.links.established(node, info),
+            Event::ConnectionClosed { connection, .. } => self.links.closed((node, *connection)),
+            Event::ConnectionPruned { .. } => self.counts.other("connections pruned"),
+            Event::Refused { limit, .. } => {
+                self.counts.other(format!("refused by a limit: {limit:?}"));
+            }
+            Event::Violation { what, .. } => {
+                self.violation(&format!(
+                    "node {node} says that its remote broke the protocol: {what:?}"
+                ));
+            }
+            Event::PlainStream { .. } => self.violation("a stream that cannot migrate"),
+            Event::StreamStarted {
+                key, connection, ..
+            } => {
+                let history = (History::new(*connection), false);
+                self.histories.insert((node, *key), history);
+            }
+            Event::MigrationStarted { key, .. }
+            | Event::MigrationAgreed { key, .. }
+            | Event::MigrationCompleted { key, .. }
+            | Event::MigrationFailed { key, .. }
+            | Event::StreamEnded { key, .. } => {
+                self.count(event);
+                let Some((history, held)) = self.histories.get_mut(&(node, *key)) else {
+                    return;
+                };
+                history.tell(event);
+                if history.ended.is_none() {
+                    return;
+                }
+                if !*held {
+                    self.histories.remove(&(node, *key));
+                    return;
+                }
+                let theirs = |record: &&Record| record.keys.contains(&Some((node, *key)));
+                let number = self.records.values().find(theirs);
+                if let Some(number) = number.map(|record| record.flows.number) {
+                    self.settle(number);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, event: &Event) {
+        match event {
+            Event::MigrationCompleted {
+                initiator: true, ..
+            } => self.counts.completed += 1,
+            Event::MigrationFailed {
+                initiator: true,
+                reason,
+                ..
+            } => {
+                self.counts.failed += 1;
+                self.counts.other(format!("attempt failed: {reason:?}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn has_ended(&self, key: Option<(usize, StreamKey)>) -> bool {
+        let history = key.and_then(|key| self.histories.get(&key));
+        history.is_some_and(|(history, _)| history.ended.is_some())
+    }
+
+    /// Judges it if it is over.
+    pub fn settle(&mut self, number: u64) {
+        let Some(record) = self.records.get(&number) else {
+            return;
+        };
+        let over = record.outcomes.iter().all(Option::is_some);
+        if over && record.keys.iter().all(|key| self.has_ended(*key)) {
+            self.judge(number);
+        }
+    }
+
+    fn case(&self, record: &Record) -> Case {
+        let histories = record
+            .keys
+            .map(|key| Some((key?.0, &self.histories.get(&key?)?.0)));
+        let any = |is: &dyn Fn(usize, &History) -> bool| {
+            let mut known = histories.iter().flatten();
+            known.any(|(node, history)| is(*node, history))
+        };
+        let links = &self.links;
+        let sides = Side::BOTH.map(|side| {
+            let (outcome, history) = (&record.outcomes[side as usize], histories[side as usize]);
+            let flow = record.flows.written_by(side);
+            Facts {
+                outcome: outcome.clone(),
+                ended: history.and_then(|(_, history)| history.ended),
+                in_doubt: history.is_some_and(|(_, history)| history.in_doubt),
+                migrated: history.map_or(0, |(_, history)| history.migrated),
+                quic: history
+                    .zip(outcome.as_ref())
+                    .is_some_and(|((node, _), outcome)| links.is_quic((node, outcome.last))),
+                written: flow.written.load(SeqCst),
+                closing: flow.closing.load(SeqCst),
+            }
+        });
+        Case {
+            sides,
+            chaos: any(&|node, history| history.was_on(|id| links.chaos_at((node, id)))),
+            opened_on_closing: any(&|node, history| {
+                history.began_on(|id| links.closed_at((node, id)))
+            }),
+            given_up: record.flows.is_given_up(),
+        }
+    }
+
+    fn judge(&mut self, number: u64) {
+        let Some(record) = self.records.remove(&number) else {
+            return;
+        };
+        let case = self.case(&record);
+        let judgement = case.judge();
+        self.counts.ended += 1;
+        self.counts.harmed += u64::from(judgement.harmed);
+        for exception in judgement.exceptions {
+            *self.counts.exceptions.entry(exception).or_default() += 1;
+        }
+        if !judgement.violations.is_empty() {
+            let (seed, what) = (record.flows.seed, judgement.violations.join("; "));
+            self.violation(&format!(
+                "seed {seed}, stream {number}: {what}\n    {case:?}"
+            ));
+        }
+        for key in record.keys.into_iter().flatten() {
+            self.histories.remove(&key);
+        }
+    }
+
+    pub fn look(&mut self) {
+        let mut late = Vec::new();
+        for record in self.records.values() {
+            let (flows, still) = (&record.flows, record.flows.still());
+            let finished = record
+                .outcomes
+                .iter()
+                .zip(&record.keys)
+                .all(|(outcome, key)| outcome.is_some() || key.is_none());
+            if finished {
+                // Either the remote has never heard of it, or a behaviour has still to tell of its end.
+                let nobody = record.keys[1].is_none() && self.has_ended(record.keys[0]);
+                if record.outcomes[0].is_some() && (nobody && still > HARMED || still > TELLING) {
+                    late.push(flows.number);
+                }
+            } else if still > WATCHDOG || still > HARMED && self.case(record).judge().harmed {
+                flows.give_up();
+            }
+        }
+        for number in late {
+            self.judge(number);
+        }
+    }
+}
