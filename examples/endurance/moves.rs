@@ -7,9 +7,12 @@ use libp2p::{
     Multiaddr,
     core::transport::PortUse,
     multiaddr::Protocol,
-    swarm::dial_opts::{DialOpts, PeerCondition},
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
-use libp2p_stream_migration::MigrateError;
+use libp2p_stream_migration::{MigrateError, StreamKey};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -93,11 +96,30 @@ impl Pair {
             return;
         };
         let (node, id) = link[usize::from(self.random.chance(500))];
+        if self.mover.by_hand() && self.random.chance(500) {
+            self.flee(node, id, links).await;
+        }
         self.world.ledger.note(|known| {
             known.links.chaos((node, id));
             known.counts.other("chaos: connections closed");
         });
         self.world.peers[node].command(Command::Close(id)).await;
+    }
+
+    /// Has all streams of a connection leave it, and gives them too little time.
+    async fn flee(&mut self, node: usize, from: ConnectionId, links: &[[End; 2]]) {
+        let peer = self.world.peers[self.other(node)].id;
+        let elsewhere: Vec<_> = self
+            .staying(links)
+            .into_iter()
+            .filter(|link| !link.contains(&(node, from)))
+            .collect();
+        for stream in self.world.control(node).streams(peer).await {
+            if stream.connection == from {
+                self.start(node, stream.key, &elsewhere);
+            }
+        }
+        sleep(Duration::from_micros(self.random.size(4_000))).await;
     }
 
     async fn disconnect(&mut self) {
@@ -142,7 +164,7 @@ impl Pair {
         }
     }
 
-    fn start(&mut self, node: usize, key: libp2p_stream_migration::StreamKey, links: &[[End; 2]]) {
+    fn start(&mut self, node: usize, key: StreamKey, links: &[[End; 2]]) {
         let ends: Vec<_> = links.iter().flatten().filter(|end| end.0 == node).collect();
         let Some((_, to)) = self.random.one_of(&ends) else {
             return;
