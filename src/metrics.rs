@@ -12,6 +12,7 @@
 //! | `migration_duration_seconds` | `initiator` | a migration is complete: the time since it was agreed |
 //! | `migration_gap_seconds` | `initiator` | the first byte is read on a new leg: the time since the old leg's end; once at most for each migration |
 //! | `migrated_bytes_total` | `direction` | a migration is complete: what its old leg carried |
+//! | `declined_total` | `for_good` | our verdict, or nobody's within the time for one, refuses a remote's migration |
 //! | `refused_total` | `limit` | a limit refuses something of a remote's |
 //! | `violations_total` | `what` | a remote breaks the protocol |
 //! | `connections` | `relayed`, `transport` | a connection is established, changes, or is closed |
@@ -22,7 +23,7 @@
 //!
 //! Whatever can happen is there from the start, at zero, so that a graph shows "none" and not "no
 //! data", and so that `rate` sees the first of each. `initiator` and `opener` are `local` or `remote`,
-//! `direction` is `sent` or `received`, `relayed` is `true` or `false`; other values are the names of
+//! `direction` is `sent` or `received`, `relayed` and `for_good` are `true` or `false`; other values are the names of
 //! the variants of [`Failure`](crate::Failure) (and `completed`), [`Abort`], [`Limit`], [`Violation`]
 //! and [`Transport`]. What we refuse to a remote, by a verdict or by a limit, is no migration here; at
 //! the remote it is a failed one.
@@ -62,6 +63,7 @@ pub struct Metrics {
     duration: Family<InitiatorLabels, Histogram>,
     gap: Family<InitiatorLabels, Histogram>,
     migrated_bytes: Family<DirectionLabels, Counter>,
+    declined: Family<ForGoodLabels, Counter>,
     refused: Family<LimitLabels, Counter>,
     violations: Family<ViolationLabels, Counter>,
     connections: Family<ConnectionLabels, Gauge>,
@@ -97,6 +99,7 @@ impl Metrics {
             duration: Family::new_with_constructor(seconds),
             gap: Family::new_with_constructor(seconds),
             migrated_bytes: Family::default(),
+            declined: Family::default(),
             refused: Family::default(),
             violations: Family::default(),
             connections: Family::default(),
@@ -161,6 +164,11 @@ impl Metrics {
             metrics.migrated_bytes.clone(),
         );
         registry.register(
+            "declined",
+            "Migrations of remotes that a verdict refused",
+            metrics.declined.clone(),
+        );
+        registry.register(
             "refused",
             "What a remote was refused because of a limit",
             metrics.refused.clone(),
@@ -201,6 +209,9 @@ impl Metrics {
         count(&self.migrated_bytes, 0, 0);
         for &cause in Label::<Abort>::ALL {
             drop(self.aborts.get_or_create(&AbortLabels { cause }));
+        }
+        for for_good in [true, false].map(Flag) {
+            drop(self.declined.get_or_create(&ForGoodLabels { for_good }));
         }
         for &limit in Label::<Limit>::ALL {
             drop(self.refused.get_or_create(&LimitLabels { limit }));
@@ -304,6 +315,12 @@ impl Metrics {
             Event::ConnectionPruned { .. } => {
                 self.pruned.inc();
             }
+            Event::MigrationDeclined { for_good, .. } => {
+                let for_good = Flag::from(*for_good);
+                self.declined
+                    .get_or_create(&ForGoodLabels { for_good })
+                    .inc();
+            }
             Event::Refused { limit, .. } => {
                 let limit = Label(*limit);
                 self.refused.get_or_create(&LimitLabels { limit }).inc();
@@ -316,7 +333,6 @@ impl Metrics {
             }
             Event::StreamNegotiated { .. }
             | Event::MigrationRequested { .. }
-            | Event::MigrationDeclined { .. }
             | Event::ConnectionFree { .. } => {}
         }
     }

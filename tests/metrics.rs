@@ -250,6 +250,8 @@ async fn two_nodes() {
                 ("migrations_total", &outcome("completed", "local"), 1.0),
                 ("migrations_total", &outcome("completed", "remote"), 1.0),
                 ("migrations_total", &outcome("denied", "local"), denied),
+                ("declined_total", &[("for_good", "true")], 1.0 - denied),
+                ("declined_total", &[("for_good", "false")], 0.0),
                 ("migrations_started_total", &[], 1.0 + denied),
                 ("migration_agreement_seconds_count", &[], 1.0),
                 ("migration_duration_seconds_count", LOCAL, 1.0),

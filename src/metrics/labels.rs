@@ -51,6 +51,11 @@ pub(super) struct AbortLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ForGoodLabels {
+    pub(super) for_good: Flag,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LimitLabels {
     pub(super) limit: Label<Limit>,
 }
