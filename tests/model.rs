@@ -122,6 +122,12 @@ fn the_old_connection_is_pruned() {
 fn applications_drop_the_stream() {
     check("a drop", Config { drops: 1, ..B }, PAIRS);
     check("two drops", Config { drops: 2, ..B }, &PAIRS[..2]);
+    let unanswered = Config {
+        drops: 1,
+        unanswered: true,
+        ..B
+    };
+    check("a drop before the answer", unanswered, PAIRS);
 }
 
 #[test]

@@ -284,7 +284,7 @@ impl World {
                 self.budgets.rude |= !closed && !self.peers[side].machine.has_ended();
                 let dropped = Input::Dropped {
                     closed,
-                    answered: true,
+                    answered: !config.unanswered,
                 };
                 self.input(config, side, dropped, log)
             }

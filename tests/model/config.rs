@@ -61,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) not_nows: u8,
     /// Applications that drop the stream.
     pub(crate) drops: u8,
+    /// They do so before the remote has agreed to the protocol.
+    pub(crate) unanswered: bool,
     /// The first connection is relayed: who may closes it.
     pub(crate) prune: bool,
     pub(crate) closing: Closes,
@@ -100,6 +102,7 @@ impl Config {
         denies: 0,
         not_nows: 0,
         drops: 0,
+        unanswered: false,
         prune: false,
         closing: Closes::AtOnce,
         acks: Acks::AtOnce,
