@@ -40,14 +40,36 @@ impl<L: Io, C: Connection> Migratable<L, C> {
         Self { shared }
     }
 
+    /// Polls, and registers only if that has to wait: mostly there is room to write, and often something
+    /// to read.
     fn poll<T>(
         &self,
         party: Party,
         cx: &Context<'_>,
-        f: impl FnOnce(&mut Core<L, C>, &mut Context<'_>, &mut Context<'_>) -> T,
-    ) -> T {
+        mut f: impl FnMut(&mut Core<L, C>, &mut Context<'_>, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
         let wakers = &self.shared.wakers;
+        let wakes = wakers.wakes();
+        let polled = self.poll_once(party, cx, &mut f);
+        if polled.is_ready() {
+            return polled;
+        }
         wakers.register(party, cx);
+        if wakers.wakes() == wakes {
+            return Poll::Pending;
+        }
+        // Who was to be woken in between, may have been we.
+        self.poll_once(party, cx, &mut f)
+    }
+
+    #[inline]
+    fn poll_once<T>(
+        &self,
+        party: Party,
+        cx: &Context<'_>,
+        f: &mut impl FnMut(&mut Core<L, C>, &mut Context<'_>, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let wakers = &self.shared.wakers;
         let (mut read, mut write) = wakers.contexts();
         self.shared.with(|core| {
             if core.has_background_work() {

@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
     task::{Context, Waker},
 };
@@ -25,6 +25,8 @@ pub(super) enum Party {
 #[derive(Debug, Default)]
 struct Parties {
     wakers: [AtomicWaker; 3],
+    /// How often anybody was to be woken.
+    wakes: AtomicU32,
     reading: Waiting,
     writing: Waiting,
 }
@@ -39,13 +41,9 @@ impl Waiting {
         // Mostly it is there: nothing was woken since. A bit that is seen here though it has just been
         // taken out belongs to somebody who wakes after that; had it woken before, the waker's own
         // registration, which comes first, would have synchronised with it.
-        if self.0.load(Ordering::Relaxed) & bit == 0 {
-            self.0.fetch_or(bit, Ordering::AcqRel);
+        if self.0.load(Ordering::SeqCst) & bit == 0 {
+            self.0.fetch_or(bit, Ordering::SeqCst);
         }
-    }
-
-    fn take_all(&self) -> u8 {
-        self.0.swap(0, Ordering::AcqRel)
     }
 }
 
@@ -54,7 +52,19 @@ impl Parties {
         self.wakers[party as usize].register(cx.waker());
     }
 
-    fn wake(&self, parties: u8) {
+    /// Wakes who waits for this.
+    fn wake(&self, waiting: &Waiting) {
+        // Counted first: who is not among the parties yet will see the count.
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+        self.wake_each(waiting.0.swap(0, Ordering::SeqCst));
+    }
+
+    fn wake_all(&self) {
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+        self.wake_each(u8::MAX);
+    }
+
+    fn wake_each(&self, parties: u8) {
         for (party, waker) in self.wakers.iter().enumerate() {
             if parties & (1 << party) != 0 {
                 waker.wake();
@@ -68,7 +78,7 @@ struct Readable(Arc<Parties>);
 
 impl ArcWake for Readable {
     fn wake_by_ref(this: &Arc<Self>) {
-        this.0.wake(this.0.reading.take_all());
+        this.0.wake(&this.0.reading);
     }
 }
 
@@ -77,7 +87,7 @@ struct Writable(Arc<Parties>);
 
 impl ArcWake for Writable {
     fn wake_by_ref(this: &Arc<Self>) {
-        this.0.wake(this.0.writing.take_all());
+        this.0.wake(&this.0.writing);
     }
 }
 
@@ -107,6 +117,12 @@ impl Wakers {
         )
     }
 
+    /// How often anybody was to be woken. Who has polled a leg without being registered, registers, and
+    /// then finds this as it was before the poll, has missed nothing.
+    pub(super) fn wakes(&self) -> u32 {
+        self.parties.wakes.load(Ordering::SeqCst)
+    }
+
     /// Registers for its own direction only: what a read or a write needs in the steady state.
     pub(super) fn register(&self, party: Party, cx: &Context<'_>) {
         self.parties.register(party, cx);
@@ -133,7 +149,7 @@ impl Wakers {
     }
 
     pub(super) fn wake_all(&self) {
-        self.parties.wake(u8::MAX);
+        self.parties.wake_all();
     }
 }
 
@@ -197,15 +213,31 @@ mod tests {
         assert_eq!(wakes(), [1, 1, 0]);
     }
 
-    /// Two threads that wake, for one direction each; a party that waits for both misses nothing. It is
-    /// polled for other reasons, too.
+    /// Two threads that wake, for one direction each; a party that waits for both misses nothing, whether it
+    /// registers before it looks or after. It is polled for other reasons, too.
     #[test]
     fn nothing_is_missed() {
+        for first in [true, false] {
+            missing(first);
+        }
+    }
+
+    fn missing(register_first: bool) {
         const ROUNDS: u32 = 20_000;
         let wakers = Wakers::new();
         let said = [AtomicU32::new(0), AtomicU32::new(0)];
         let heard = [AtomicU32::new(0), AtomicU32::new(0)];
         let (read, write) = wakers.contexts();
+        let look = || {
+            for (said, heard) in said.iter().zip(&heard) {
+                heard.store(said.load(Ordering::Acquire), Ordering::Release);
+            }
+            let over = |heard: &AtomicU32| heard.load(Ordering::Relaxed) == ROUNDS;
+            match heard.iter().all(over) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        };
         thread::scope(|scope| {
             for (index, waker) in [read.waker(), write.waker()].into_iter().enumerate() {
                 let (said, heard) = (&said[index], &heard[index]);
@@ -220,15 +252,20 @@ mod tests {
                 });
             }
             block_on(poll_fn(|cx| {
-                wakers.register_both(Party::Reader, cx);
-                for (said, heard) in said.iter().zip(&heard) {
-                    heard.store(said.load(Ordering::Acquire), Ordering::Release);
+                if register_first {
+                    wakers.register_both(Party::Reader, cx);
+                    return look();
                 }
-                let over = |heard: &AtomicU32| heard.load(Ordering::Relaxed) == ROUNDS;
-                if heard.iter().all(over) {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
+                let wakes = wakers.wakes();
+                if look().is_ready() {
+                    return Poll::Ready(());
+                }
+                // Long enough for the others to get in between.
+                (0..100).for_each(|_| std::hint::spin_loop());
+                wakers.register_both(Party::Reader, cx);
+                match wakers.wakes() == wakes {
+                    true => Poll::Pending,
+                    false => look(),
                 }
             }));
         });
