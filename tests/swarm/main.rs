@@ -7,6 +7,7 @@ mod hostile;
 mod limits;
 mod moves;
 mod policies;
+mod proxy;
 mod prune;
 mod raw;
 mod returns;

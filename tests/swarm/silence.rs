@@ -1,127 +1,14 @@
 //! Paths that go silent: nothing errors, nothing arrives. A proxy between two nodes stops forwarding.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt, join};
-use libp2p::{Multiaddr, multiaddr::Protocol};
 use libp2p_stream_migration::{Config, Event, Stream};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
-};
 
-use crate::harness::*;
+use crate::{harness::*, proxy::Proxy};
 
 /// How long no progress is put up with.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Forwards until told to be silent.
-#[derive(Clone, Default)]
-struct Proxy(Arc<AtomicBool>);
-
-impl Proxy {
-    fn silence(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    fn is_silent(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    async fn tcp(&self, target: SocketAddr) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let proxy = self.clone();
-        tokio::spawn(async move {
-            while let Ok((inbound, _)) = listener.accept().await {
-                let outbound = TcpStream::connect(target).await.unwrap();
-                let (a, b) = (inbound.into_split(), outbound.into_split());
-                for (mut from, mut to) in [(a.0, b.1), (b.0, a.1)] {
-                    let proxy = proxy.clone();
-                    tokio::spawn(async move {
-                        let mut buf = vec![0; 16 * 1024];
-                        loop {
-                            let n = from.read(&mut buf).await.unwrap_or(0);
-                            if proxy.is_silent() {
-                                // Holds the sockets open, as a path does that has gone silent.
-                                std::future::pending::<()>().await;
-                            }
-                            if n == 0 || to.write_all(&buf[..n]).await.is_err() {
-                                return;
-                            }
-                        }
-                    });
-                }
-            }
-        });
-        address
-    }
-
-    async fn udp(&self, target: SocketAddr) -> SocketAddr {
-        let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let address = front.local_addr().unwrap();
-        let client = Arc::new(std::sync::Mutex::new(None));
-        for inwards in [true, false] {
-            let (proxy, front, back, client) =
-                (self.clone(), front.clone(), back.clone(), client.clone());
-            tokio::spawn(async move {
-                let mut buf = vec![0; 65_536];
-                let (from, to) = if inwards {
-                    (front, back)
-                } else {
-                    (back, front)
-                };
-                loop {
-                    let Ok((n, source)) = from.recv_from(&mut buf).await else {
-                        continue;
-                    };
-                    let target = if inwards {
-                        *client.lock().unwrap() = Some(source);
-                        Some(target)
-                    } else {
-                        *client.lock().unwrap()
-                    };
-                    if let (false, Some(target)) = (proxy.is_silent(), target) {
-                        let _ = to.send_to(&buf[..n], target).await;
-                    }
-                }
-            });
-        }
-        address
-    }
-
-    /// A connection through this proxy.
-    async fn connect(&self, net: &Net, kind: Kind) -> Pair {
-        let listen = match kind {
-            Kind::Tcp => "/ip4/127.0.0.1/tcp/0",
-            _ => "/ip4/127.0.0.1/udp/0/quic-v1",
-        };
-        let address = net.listener.listen(listen).await;
-        let port = address.iter().find_map(|part| match part {
-            Protocol::Tcp(port) | Protocol::Udp(port) => Some(port),
-            _ => None,
-        });
-        let target = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
-        let address: Multiaddr = match kind {
-            Kind::Tcp => format!("/ip4/127.0.0.1/tcp/{}", self.tcp(target).await.port()),
-            _ => format!(
-                "/ip4/127.0.0.1/udp/{}/quic-v1",
-                self.udp(target).await.port()
-            ),
-        }
-        .parse()
-        .unwrap();
-        net.dialer.dial(&net.listener, address).await
-    }
-}
 
 fn impatient() -> Net {
     let node = || {

@@ -1,0 +1,1 @@
+//! The behaviour's books: what is counted, remembered, timed and given back.

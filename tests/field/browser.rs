@@ -1,0 +1,1 @@
+//! Clocks that do not exist in a browser.

@@ -1,0 +1,1 @@
+//! Connections that go while bytes are in flight.

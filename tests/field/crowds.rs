@@ -1,0 +1,1 @@
+//! Many streams at once: bursts, full connections, opens whose caller has given up.

@@ -1,0 +1,1 @@
+//! Connections that are there and do not answer, beside ones that do.

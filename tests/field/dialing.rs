@@ -1,0 +1,1 @@
+//! Opens that have to dial first.

@@ -1,0 +1,1 @@
+//! Ends of streams: what they look like, and what they prove.

@@ -1,0 +1,1 @@
+//! Peers written by others, byte by byte.

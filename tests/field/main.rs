@@ -1,0 +1,21 @@
+//! Situations that users of libp2p have reported, each as a test: one room a kind. A test's first line is
+//! the situation in a user's words, its last the public report that it came from.
+
+mod books;
+mod browser;
+mod closing;
+mod crowds;
+mod dead_paths;
+mod dialing;
+mod ends;
+mod foreign;
+#[allow(dead_code)]
+#[path = "../swarm/harness.rs"]
+mod harness;
+mod kinds;
+mod probes;
+#[allow(dead_code)]
+#[path = "../swarm/proxy.rs"]
+mod proxy;
+mod restarts;
+mod upgrades;

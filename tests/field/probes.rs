@@ -1,0 +1,1 @@
+//! Connections that others make for a moment, and duplicates that somebody else closes.

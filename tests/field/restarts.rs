@@ -1,0 +1,1 @@
+//! Peers that come back with their key.

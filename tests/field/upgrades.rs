@@ -1,0 +1,1 @@
+//! Rolling upgrades: nodes that serve a protocol in different ways.

@@ -1,0 +1,146 @@
+//! Paths that are not as good as loopback: a proxy between two nodes that goes silent, or that is slow.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::Instant,
+};
+
+use crate::harness::*;
+
+/// A proxy that forwards until it is told to be silent, then holds its sockets open and drops all that
+/// comes. Clones share its state.
+#[derive(Clone, Default)]
+pub struct Proxy {
+    silent: Arc<AtomicBool>,
+    /// Bytes per second in each direction of each connection; TCP only.
+    rate: Option<u32>,
+}
+
+impl Proxy {
+    /// A path of so many bytes per second in each direction, over TCP.
+    #[allow(dead_code)]
+    pub fn throttled(bytes_per_second: u32) -> Self {
+        Self {
+            rate: Some(bytes_per_second),
+            ..Self::default()
+        }
+    }
+
+    pub fn silence(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::SeqCst)
+    }
+
+    async fn tcp(&self, target: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let proxy = self.clone();
+        tokio::spawn(async move {
+            while let Ok((inbound, _)) = listener.accept().await {
+                let outbound = TcpStream::connect(target).await.unwrap();
+                let (a, b) = (inbound.into_split(), outbound.into_split());
+                for (from, to) in [(a.0, b.1), (b.0, a.1)] {
+                    tokio::spawn(proxy.clone().forward(from, to));
+                }
+            }
+        });
+        address
+    }
+
+    async fn forward(
+        self,
+        mut from: impl AsyncReadExt + Unpin,
+        mut to: impl AsyncWriteExt + Unpin,
+    ) {
+        // Small pieces when slow, so that a rate is a rate.
+        let mut buf = vec![0; if self.rate.is_some() { 1024 } else { 16 * 1024 }];
+        let mut free_at = Instant::now();
+        loop {
+            let n = from.read(&mut buf).await.unwrap_or(0);
+            if self.is_silent() {
+                // Holds the sockets open, as a path does that has gone silent.
+                std::future::pending::<()>().await;
+            }
+            if let Some(rate) = self.rate {
+                let takes = Duration::from_secs(1) * u32::try_from(n).unwrap() / rate;
+                free_at = free_at.max(Instant::now()) + takes;
+                tokio::time::sleep_until(free_at).await;
+            }
+            if n == 0 || to.write_all(&buf[..n]).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn udp(&self, target: SocketAddr) -> SocketAddr {
+        let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let address = front.local_addr().unwrap();
+        let client = Arc::new(Mutex::new(None));
+        for inwards in [true, false] {
+            let (proxy, front, back, client) =
+                (self.clone(), front.clone(), back.clone(), client.clone());
+            tokio::spawn(async move {
+                let mut buf = vec![0; 65_536];
+                let (from, to) = if inwards {
+                    (front, back)
+                } else {
+                    (back, front)
+                };
+                loop {
+                    let Ok((n, source)) = from.recv_from(&mut buf).await else {
+                        continue;
+                    };
+                    let target = if inwards {
+                        *client.lock().unwrap() = Some(source);
+                        Some(target)
+                    } else {
+                        *client.lock().unwrap()
+                    };
+                    if let (false, Some(target)) = (proxy.is_silent(), target) {
+                        let _ = to.send_to(&buf[..n], target).await;
+                    }
+                }
+            });
+        }
+        address
+    }
+
+    /// A connection through this proxy.
+    pub async fn connect(&self, net: &Net, kind: Kind) -> Pair {
+        let listen = match kind {
+            Kind::Tcp => "/ip4/127.0.0.1/tcp/0",
+            _ => "/ip4/127.0.0.1/udp/0/quic-v1",
+        };
+        let address = net.listener.listen(listen).await;
+        let port = address.iter().find_map(|part| match part {
+            Protocol::Tcp(port) | Protocol::Udp(port) => Some(port),
+            _ => None,
+        });
+        let target = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
+        let address: Multiaddr = match kind {
+            Kind::Tcp => format!("/ip4/127.0.0.1/tcp/{}", self.tcp(target).await.port()),
+            _ => format!(
+                "/ip4/127.0.0.1/udp/{}/quic-v1",
+                self.udp(target).await.port()
+            ),
+        }
+        .parse()
+        .unwrap();
+        net.dialer.dial(&net.listener, address).await
+    }
+}
