@@ -33,7 +33,6 @@ mod labels;
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::Instant,
 };
 
 use libp2p_swarm::ConnectionId;
@@ -46,6 +45,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use web_time::Instant;
 
 use self::labels::*;
 use crate::{Abort, Event, Limit, Opener, StreamKey, Transport, Violation};

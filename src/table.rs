@@ -7,10 +7,11 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use libp2p_identity::PeerId;
+use web_time::Instant;
 
 use crate::{
     machine::StreamId,

@@ -1,11 +1,12 @@
 //! What policies and applications see: connections, streams, and a peer with all of its own. Views are
 //! read-only; nothing here moves anything.
 
-use std::{fmt, time::Instant};
+use std::fmt;
 
 use libp2p_core::{ConnectedPoint, Endpoint, Multiaddr, multiaddr::Protocol};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
+use web_time::Instant;
 
 use crate::{machine::StreamId, protocol::roles, stream::StreamKey};
 

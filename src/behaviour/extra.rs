@@ -1,8 +1,7 @@
 //! What the behaviour keeps with each stream of the table.
 
-use std::time::Instant;
-
 use libp2p_swarm::{ConnectionId, StreamProtocol};
+use web_time::Instant;
 
 use super::{
     policy::{Backoff, Patience},

@@ -1,9 +1,8 @@
 //! Our migrations, from the wish to the leg; and what the streams say of all of them.
 
-use std::time::Instant;
-
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
+use web_time::Instant;
 
 use super::{
     Behaviour, Due, Legs, SwarmLeg,

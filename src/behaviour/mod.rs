@@ -16,7 +16,6 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
 };
 
 use futures::{
@@ -32,6 +31,7 @@ use libp2p_swarm::{
     NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
     behaviour::ConnectionEstablished,
 };
+use web_time::Instant;
 
 use self::{
     connections::Connections,

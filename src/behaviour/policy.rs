@@ -1,10 +1,11 @@
 //! What the policy sees, what it is asked, and what it wants.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::channel::oneshot;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
+use web_time::Instant;
 
 use super::{Behaviour, Due, Extra, turns::Asker};
 use crate::{

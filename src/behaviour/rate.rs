@@ -1,6 +1,8 @@
 //! How often the remote may ask to move one stream (*Hostile or broken peers*).
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use web_time::Instant;
 
 /// Allows so many per second, and as many at once.
 #[derive(Debug, Default)]

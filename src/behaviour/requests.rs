@@ -1,10 +1,9 @@
 //! What the remote asks for: its `Migrate`s find their stream, wait for one, or are refused.
 
-use std::time::Instant;
-
 use futures::future::select;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
+use web_time::Instant;
 
 use super::{Behaviour, Due, SwarmLeg, migrations::span};
 use crate::{Event, Limit, Violation, machine::StreamId, stream::Places, table::Found};

@@ -3,11 +3,12 @@
 use std::{
     collections::BTreeMap,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::FutureExt;
 use futures_timer::Delay;
+use web_time::Instant;
 
 /// Things and when they are due. There may be many, of which most come to nothing.
 pub(super) struct Timers<T> {

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering::{self, Equal, Greater, Less},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use libp2p_core::Multiaddr;
@@ -14,6 +14,7 @@ use proptest::{
     sample::select,
     test_runner::{RngAlgorithm, TestRng, TestRunner},
 };
+use web_time::Instant;
 
 use super::*;
 use crate::{

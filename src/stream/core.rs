@@ -1,6 +1,8 @@
 //! What is under a stream's lock: the machine, its legs, and the carrying out of its outputs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use web_time::Instant;
 
 use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg, moving::Moving};
 use crate::{

@@ -1,6 +1,6 @@
 //! What a stream has only while it moves, in a box that it does without for most of its life.
 
-use std::time::Instant;
+use web_time::Instant;
 
 use super::{Connection, Io, leg::Leg};
 use crate::machine::Slot;
