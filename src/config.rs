@@ -141,17 +141,20 @@ setters! {
     /// [`with_max_inbound_requests`](Self::with_max_inbound_requests).
     with_negotiation_timeout: negotiation_timeout: Duration;
 
-    /// How long a connection off which the remote has moved a stream is kept from being idle, unless it
-    /// closes before. Default: 30 s. Our last bytes may still be on their way on the old leg, and a
-    /// connection without streams may be closed by an idle timeout (*Pruning*). Costs one substream, the
-    /// last old leg, for each such connection.
+    /// How long what has ended on a connection is given to arrive, when nothing tells that it has. Default:
+    /// 30 s. A connection off which the remote has moved a stream is kept from being idle for so long,
+    /// since our last bytes may still be on their way on the old leg; that costs one substream, the last
+    /// old leg, for each such connection. And one on which any stream has ended, of this crate's or another
+    /// behaviour's, is not closed by us before (*Pruning*). Should exceed the time in which a slow path
+    /// carries what the buffers of sockets, relays and muxers hold.
     with_old_leg_linger: old_leg_linger: Duration;
 
-    /// How long a relayed connection that our migrations have emptied must have been unused, by anybody,
-    /// before it is closed. Default: 1 s. `None` never closes one. Only the initiator closes, only if it
-    /// initiated every migration off the connection, and only after it has heard from the remote on each
-    /// new leg, since closing discards what is in flight (*Pruning*). Direct connections are left to the
-    /// swarm's idle timeout.
+    /// How long a relayed connection is kept that our migrations have emptied, before it is closed. Default:
+    /// 1 s. `None` never closes one. Only the initiator closes, only if it initiated every migration off
+    /// the connection, and only after it has heard from the remote on each new leg, since closing discards
+    /// what is in flight (*Pruning*); only if it is not the last to the peer; and only
+    /// [so long](Self::with_old_leg_linger) after anything else has ended there, a negotiation included.
+    /// Direct connections are left to the swarm's idle timeout.
     with_prune_grace: prune_grace: Option<Duration>;
 
     /// How many bytes of one stream are read ahead of an application that does not read, so that a

@@ -29,6 +29,7 @@ use libp2p_swarm::{
         ProtocolsChange,
     },
 };
+use web_time::Instant;
 
 use crate::{
     Config,
@@ -36,7 +37,8 @@ use crate::{
     control::StreamRequest,
     protocol::codec::{self, ReadError, Request},
     spare,
-    stream::StreamKey,
+    stream::{LONGEST, Places, StreamKey, after},
+    substream::Substream,
 };
 
 /// How many outbound substreams are asked of the connection at once. The swarm serves its requests last
@@ -52,8 +54,9 @@ pub(crate) enum Purpose {
     Leg(StreamKey),
     /// To see whether anybody answers, for the sake of a stream.
     Probe(StreamKey),
-    /// None: the behaviour wants to know when nothing has used the connection for the grace of pruning.
-    Watch,
+    /// None: the behaviour wants to know when nothing uses the connection any more and nothing of what did
+    /// can still be on its way, which it is before this point in time, if it is told.
+    Watch(Option<Instant>),
     /// None: something of ours on the connection has been dropped. The swarm finds out whether a
     /// connection is idle only when it polls it, and nothing but this wakes a QUIC connection for it.
     Released,
@@ -89,7 +92,7 @@ pub(crate) enum News {
     /// A substream is open for us.
     Opened {
         purpose: Purpose,
-        stream: Stream,
+        stream: Substream,
         /// The protocol is the prefix, not the application's.
         prefix: bool,
         /// The remote is known to support the application's protocol.
@@ -101,13 +104,13 @@ pub(crate) enum News {
         error: StreamUpgradeError<std::convert::Infallible>,
     },
     /// The remote opened a stream or a leg.
-    Requested { stream: Stream, request: Request },
+    Requested { stream: Substream, request: Request },
     /// The remote opened a plain stream.
     Plain {
         stream: Stream,
         protocol: StreamProtocol,
     },
-    /// Nothing has used the connection for the grace of pruning.
+    /// Nothing has used the connection for so long that nothing can be on its way there.
     Unused,
     /// The remote opened more than may be waiting for its first message.
     Refused,
@@ -130,14 +133,13 @@ pub struct Handler {
     queue: VecDeque<Open>,
     opening: usize,
     inbound: FuturesUnordered<BoxFuture<'static, FirstMessage>>,
+    /// Taken by the legs on this connection, which keep it alive.
+    legs: Places,
+    usage: Usage,
     /// Set while somebody wants to know when the connection is unused.
-    unused: Option<Delay>,
+    watch: Option<Watch>,
     prune_grace: Duration,
-    /// How often the handler was polled, and at which of these polls the swarm then found the connection
-    /// unused: it asks for [`ConnectionHandler::connection_keep_alive`] only if no substream is counted
-    /// or under negotiation.
-    polls: u64,
-    unused_at: Cell<u64>,
+    linger: Duration,
     /// What Identify says that the remote speaks; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<News>,
@@ -149,17 +151,19 @@ impl Handler {
             acceptors,
             prefix: config.protocol_name.clone(),
             first_message_timeout: config.negotiation_timeout,
-            probe_timeout: config.progress_timeout,
-            leg_timeout: config.answer_timeout,
+            // The swarm makes delays of these two.
+            probe_timeout: config.progress_timeout.min(LONGEST),
+            leg_timeout: config.answer_timeout.min(LONGEST),
             max_inbound: config.max_inbound_requests,
             max_queued: config.max_pending_opens,
             queue: VecDeque::new(),
             opening: 0,
             inbound: FuturesUnordered::new(),
-            unused: None,
+            legs: Places::default(),
+            usage: Usage::default(),
+            watch: None,
             prune_grace: config.prune_grace.unwrap_or(Config::PRUNE_GRACE),
-            polls: 0,
-            unused_at: Cell::new(0),
+            linger: config.old_leg_linger,
             remote: None,
             events: VecDeque::new(),
         }
@@ -197,7 +201,7 @@ impl Handler {
         let timeout = match open.purpose {
             Purpose::Probe(_) => Some(self.probe_timeout),
             Purpose::Leg(_) => Some(self.leg_timeout),
-            Purpose::Stream(_) | Purpose::Watch | Purpose::Released => None,
+            Purpose::Stream(_) | Purpose::Watch(_) | Purpose::Released => None,
         };
         let protocol = SubstreamProtocol::new(Upgrade(protocols.into()), open);
         match timeout {
@@ -211,8 +215,13 @@ impl Handler {
             Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
             _ => false,
         };
+        let prefix = *protocol == self.prefix;
+        let stream = match prefix {
+            true => Substream::leg(stream, &self.legs),
+            false => Substream::plain(stream),
+        };
         self.events.push_back(News::Opened {
-            prefix: *protocol == self.prefix,
+            prefix,
             purpose: open.purpose,
             stream,
             known,
@@ -242,7 +251,7 @@ impl Handler {
         } else if self.inbound.len() >= self.max_inbound {
             self.events.push_back(News::Refused);
         } else {
-            let timeout = Delay::new(self.first_message_timeout);
+            let timeout = after(self.first_message_timeout);
             self.inbound.push(
                 async move {
                     let request = match select(Box::pin(codec::read(&mut stream)), timeout).await {
@@ -256,20 +265,61 @@ impl Handler {
         }
     }
 
-    /// Tells when the connection has been unused for a while. Any use shows in a poll after which the
-    /// swarm did not ask whether to keep the connection alive, and starts the time anew.
+    /// Tells when nothing has used the connection for so long that nothing of it can be on its way.
     fn poll_unused(&mut self, cx: &mut Context<'_>) {
-        let unused = self.unused_at.get() == self.polls;
-        self.polls += 1;
-        let Some(delay) = &mut self.unused else {
+        let Some(watch) = &mut self.watch else {
             return;
         };
-        if !unused {
-            delay.reset(self.prune_grace);
+        while watch.delay.poll_unpin(cx).is_ready() {
+            let now = Instant::now();
+            let left = match self.usage.unused_since.get() {
+                Some(since) => self.linger.saturating_sub(now - since),
+                // If that ends at once, it is to have ended so long ago.
+                None => self.linger,
+            };
+            let quiet = watch.quiet_from.map(|at| at.saturating_duration_since(now));
+            let left = left.max(quiet.unwrap_or_default());
+            if left.is_zero() {
+                self.watch = None;
+                self.events.push_back(News::Unused);
+                return;
+            }
+            watch.delay = after(left);
         }
-        if delay.poll_unpin(cx).is_ready() {
-            self.unused = None;
-            self.events.push_back(News::Unused);
+    }
+}
+
+/// Somebody wants to know when the connection is unused.
+#[derive(Debug)]
+struct Watch {
+    /// Before this, something may be on its way that the swarm does not know of.
+    quiet_from: Option<Instant>,
+    /// Until the connection may be unused; looked at again then, and not at every poll.
+    delay: Delay,
+}
+
+/// Whether anybody but this crate uses a connection.
+///
+/// The swarm asks for [`ConnectionHandler::connection_keep_alive`] only if no substream is counted or
+/// under negotiation, and for [`ConnectionHandler::listen_protocol`] after it in any case. Legs are not
+/// counted ([`Substream`]), but under negotiation they are anybody's.
+#[derive(Debug, Default)]
+struct Usage {
+    asked: Cell<bool>,
+    /// `None` while somebody does.
+    unused_since: Cell<Option<Instant>>,
+}
+
+impl Usage {
+    fn keep_alive_asked(&self) {
+        self.asked.set(true);
+    }
+
+    fn protocols_asked(&self) {
+        if !self.asked.take() {
+            self.unused_since.set(None);
+        } else if self.unused_since.get().is_none() {
+            self.unused_since.set(Some(Instant::now()));
         }
     }
 }
@@ -283,13 +333,17 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = Open;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
+        self.usage.protocols_asked();
         SubstreamProtocol::new(Upgrade(self.acceptors.protocols()), ())
     }
 
     /// A migration's target has to stay until its substream is open.
     fn connection_keep_alive(&self) -> bool {
-        self.unused_at.set(self.polls);
-        !self.queue.is_empty() || self.opening > 0 || !self.events.is_empty()
+        self.usage.keep_alive_asked();
+        self.legs.is_taken()
+            || !self.queue.is_empty()
+            || self.opening > 0
+            || !self.events.is_empty()
     }
 
     fn poll(
@@ -310,7 +364,10 @@ impl ConnectionHandler for Handler {
         spare::shrink_queue(&mut self.queue);
         while let Poll::Ready(Some(first)) = self.inbound.poll_next_unpin(cx) {
             let event = match first {
-                Some(Ok((stream, request))) => News::Requested { stream, request },
+                Some(Ok((stream, request))) => News::Requested {
+                    stream: Substream::leg(stream, &self.legs),
+                    request,
+                },
                 Some(Err(error)) if error.is_violation() => News::Violation,
                 Some(Err(error)) => {
                     tracing::debug!(%error, "no first message on an inbound substream");
@@ -332,7 +389,12 @@ impl ConnectionHandler for Handler {
             offer: Offer::Undecided,
         };
         match open.purpose {
-            Purpose::Watch => self.unused = Some(Delay::new(self.prune_grace)),
+            Purpose::Watch(quiet_from) => {
+                self.watch = Some(Watch {
+                    quiet_from,
+                    delay: after(self.prune_grace),
+                });
+            }
             Purpose::Released => {}
             // Migrations are bounded by the number of streams; they are not refused.
             Purpose::Stream(_) if self.queue.len() >= self.max_queued => {

@@ -16,6 +16,7 @@ mod policy;
 mod protocol;
 mod spare;
 mod stream;
+mod substream;
 mod table;
 mod view;
 

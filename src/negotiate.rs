@@ -20,9 +20,10 @@ use crate::{
     machine::StreamId,
     protocol::codec::{self, Request},
     stream::{Migratable, Shared, StreamKey},
+    substream::Substream,
 };
 
-type SwarmShared = Shared<libp2p_swarm::Stream, ConnectionId>;
+type SwarmShared = Shared<Substream, ConnectionId>;
 
 /// A stream that moves from one connection to another without its application noticing.
 ///
@@ -66,7 +67,7 @@ impl Wake for Both {
     }
 }
 
-type SwarmMigratable = Migratable<libp2p_swarm::Stream, ConnectionId>;
+type SwarmMigratable = Migratable<Substream, ConnectionId>;
 
 enum Inner {
     Migratable {
@@ -346,7 +347,7 @@ pub(crate) enum Listened {
     Stream(Stream),
     /// A leg for another: the proof of concept in Go labels it first, and then says `Migrate` after
     /// another prefix. The stream that it seemed to be is over.
-    Leg(libp2p_swarm::Stream, Request),
+    Leg(Substream, Request),
     /// Neither: what came after the other prefix was no `Migrate`.
     Violation,
 }

@@ -308,6 +308,7 @@ async fn two_nodes() {
 async fn a_relayed_connection() {
     let config = Config::default()
         .with_prune_grace(Some(Duration::from_millis(10)))
+        .with_old_leg_linger(Duration::from_millis(100))
         .with_initiate(Initiate::Either);
     let dialer = Node::with(
         Setup {

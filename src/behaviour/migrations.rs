@@ -14,6 +14,7 @@ use crate::{
     handler::Purpose,
     machine::Refused,
     stream::{Note, Status, StreamKey},
+    substream::Substream,
 };
 
 impl From<Refused> for MigrateError {
@@ -66,7 +67,7 @@ impl Behaviour {
         &mut self,
         key: StreamKey,
         connection: ConnectionId,
-        stream: libp2p_swarm::Stream,
+        stream: Substream,
     ) {
         let Some(entry) = self.table.get(key) else {
             return;
@@ -332,6 +333,7 @@ impl Behaviour {
             return;
         };
         let mut by_policy = None;
+        let opening = entry.extra.legs.opening.filter(|_| ours);
         if ours && let Some(outgoing) = entry.extra.take_outgoing() {
             by_policy = outgoing.is_placement().then_some(outgoing.to);
             outgoing.resolve(Err(match failure {
@@ -342,6 +344,10 @@ impl Behaviour {
         if !ours {
             self.change_legs(key, |legs| legs.new = None);
         }
+        if let Some(connection) = opening {
+            // That it is taken back may be on its way there, and matters to the remote.
+            self.ended(connection);
+        }
         self.attempt_failed(key, failure, ours, by_policy);
     }
 
@@ -350,7 +356,14 @@ impl Behaviour {
             return;
         };
         let peer = entry.peer();
-        self.forget_unconfirmed(peer, key, result.is_ok());
+        // What an application has thrown away is of no use to anybody.
+        let matters = !matches!(result, Err(Abort::Dropped | Abort::Violation));
+        self.forget_unconfirmed(peer, key, matters);
+        if matters {
+            for connection in entry.extra.legs.all() {
+                self.ended(connection);
+            }
+        }
         self.set_legs(peer, entry.extra.legs, Legs::NONE);
         if let Some(outgoing) = entry.extra.take_outgoing() {
             self.turns.leave(&outgoing);
@@ -379,18 +392,24 @@ impl Behaviour {
         let connection = leg.connection();
         let linger = self.config.old_leg_linger;
         let until = Instant::now().checked_add(linger);
-        if self.lingering.insert(connection, (leg, until)).is_none() {
+        // Nothing is kept of a connection that is gone.
+        if let Some(record) = self.records.get_mut(connection)
+            && record.lingering.replace((leg, until)).is_none()
+        {
             self.later(linger, Due::Linger(peer, connection));
         }
     }
 
     pub(super) fn lingered(&mut self, peer: PeerId, connection: ConnectionId) {
-        let Some((_, Some(until))) = self.lingering.get(&connection) else {
+        let Some(record) = self.records.get_mut(connection) else {
+            return;
+        };
+        let Some((_, Some(until))) = &record.lingering else {
             return;
         };
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            self.lingering.remove(&connection);
+            record.lingering = None;
             self.released(peer, connection);
         } else {
             self.later(left, Due::Linger(peer, connection));

@@ -18,12 +18,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{
-    StreamExt,
-    channel::{mpsc, oneshot},
-    future::BoxFuture,
-    stream::FuturesUnordered,
-};
+use futures::{StreamExt, channel::mpsc, future::BoxFuture, stream::FuturesUnordered};
 use libp2p_core::{Endpoint, Multiaddr, transport::PortUse};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
@@ -36,23 +31,24 @@ use web_time::Instant;
 use self::{
     connections::Connections,
     extra::Extra,
-    prune::{Legs, Loads},
+    prune::{Legs, Records},
     streams::Negotiated,
     timers::Timers,
     turns::{Asker, Turns},
 };
 use crate::{
-    Chain, Change, Config, DrainError, Event, Policy,
+    Chain, Change, Config, Event, Policy,
     accept::{Acceptors, Queue},
     control::{Command, Control, StreamRequest},
     handler::{FromBehaviour, Handler, News, ToBehaviour},
     spare,
     stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
+    substream::Substream,
     table::{Caps, Table},
     view::Streams,
 };
 
-type SwarmLeg = Leg<libp2p_swarm::Stream, ConnectionId>;
+type SwarmLeg = Leg<Substream, ConnectionId>;
 
 /// Commands that may wait, beside one per [`Control`].
 const COMMAND_BACKLOG: usize = 16;
@@ -93,22 +89,17 @@ pub struct Behaviour {
     command_sender: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
     connections: Connections,
-    loads: Loads,
+    records: Records,
     turns: Turns,
-    /// Who waits for a connection to be free.
-    drains: HashMap<ConnectionId, Vec<oneshot::Sender<Result<(), DrainError>>>>,
-    table: Table<libp2p_swarm::Stream, ConnectionId, Extra>,
+    table: Table<Substream, ConnectionId, Extra>,
     mailbox: Arc<Mailbox>,
     /// Streams that wait for their peer to be dialed.
     dialing: HashMap<PeerId, Vec<StreamRequest>>,
-    drives: FuturesUnordered<Drive<libp2p_swarm::Stream, ConnectionId>>,
+    drives: FuturesUnordered<Drive<Substream, ConnectionId>>,
     negotiations: FuturesUnordered<BoxFuture<'static, Negotiated>>,
     due: Timers<Due>,
     /// Denials of migrations of streams that have ended, being written.
     denials: FuturesUnordered<BoxFuture<'static, ()>>,
-    /// An old leg on each connection that the remote has moved streams off, and how long it is kept:
-    /// until then, or until the connection closes.
-    lingering: HashMap<ConnectionId, (SwarmLeg, Option<Instant>)>,
     actions: VecDeque<ToSwarm<Event, FromBehaviour>>,
 }
 
@@ -142,9 +133,8 @@ impl Behaviour {
             command_sender,
             commands,
             connections: Connections::default(),
-            loads: Loads::default(),
+            records: Records::default(),
             turns: Turns::default(),
-            drains: HashMap::new(),
             table: Table::new(local_peer_id, caps),
             mailbox: Arc::default(),
             dialing: HashMap::new(),
@@ -152,7 +142,6 @@ impl Behaviour {
             negotiations: FuturesUnordered::new(),
             due: Timers::default(),
             denials: FuturesUnordered::new(),
-            lingering: HashMap::new(),
             actions: VecDeque::new(),
             config,
         }

@@ -11,10 +11,10 @@ use super::{Behaviour, Due, Extra, turns::Asker};
 use crate::{
     Action, Change, ConnectionInfo, DrainError, Event, Initiate, MigrateError, Mobility, PeerView,
     Placement, StreamInfo, Verdict, machine::Verdict as Answer, policy, stream::StreamKey,
-    table::Table, view::Streams,
+    substream::Substream, table::Table, view::Streams,
 };
 
-type StreamTable = Table<libp2p_swarm::Stream, ConnectionId, Extra>;
+type StreamTable = Table<Substream, ConnectionId, Extra>;
 
 impl Streams for StreamTable {
     fn one(&self, key: StreamKey) -> Option<StreamInfo> {
@@ -285,6 +285,9 @@ impl Behaviour {
         };
         let peer = entry.peer();
         entry.shared.verdict(answer);
+        if answer == Answer::Deny {
+            self.ended(to);
+        }
         if answer != Answer::Accept {
             self.event(Event::MigrationDeclined {
                 peer,
@@ -399,19 +402,25 @@ impl Behaviour {
         };
         let begun = !std::mem::replace(&mut info.draining, true);
         let free = info.streams == 0;
-        self.drains.entry(connection).or_default().push(reply);
+        if let Some(record) = self.records.get_mut(connection) {
+            // Whoever has given up does not wait.
+            record.drains.retain(|reply| !reply.is_canceled());
+            record.drains.push(reply);
+        }
         if begun {
             self.connection_changed(peer, connection);
         }
         if free {
-            self.drained(connection, Ok(()));
+            self.drained(connection);
         }
     }
 
-    /// The connection is free, or gone.
-    pub(super) fn drained(&mut self, connection: ConnectionId, result: Result<(), DrainError>) {
-        for reply in self.drains.remove(&connection).unwrap_or_default() {
-            let _ = reply.send(result);
+    /// The connection is free.
+    pub(super) fn drained(&mut self, connection: ConnectionId) {
+        if let Some(record) = self.records.get_mut(connection) {
+            for reply in std::mem::take(&mut record.drains) {
+                let _ = reply.send(Ok(()));
+            }
         }
     }
 }

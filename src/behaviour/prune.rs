@@ -3,28 +3,34 @@
 //!
 //! Closing a connection discards what is in flight on it, so we close one only if we initiated every
 //! migration off it, and have heard from the remote on the new leg of each: it writes there only after
-//! it has read our end of the old one.
+//! it has read our end of the old one. Of whatever else has ended on it, ours or not, nothing tells when
+//! the remote has read it; there, only time does, far more of it than the grace.
 
 use std::collections::{HashMap, HashSet};
 
+use futures::channel::oneshot;
 use libp2p_identity::PeerId;
 use libp2p_swarm::{CloseConnection, ConnectionId, ToSwarm};
+use web_time::Instant;
 
-use super::Behaviour;
+use super::{Behaviour, SwarmLeg};
 use crate::{
-    Event,
+    DrainError, Event,
     handler::Purpose,
+    spare,
     stream::{Places, StreamKey},
 };
 
-/// What is known of one connection.
-#[derive(Debug, Default)]
-struct Load {
-    /// A stream has left it on our initiative.
+/// What is known of one connection beside its view; there as long as that is.
+#[derive(Default)]
+pub(super) struct Record {
+    /// A stream has left it on our initiative, and nothing has been put on it since.
     left: bool,
     /// Bytes may be in flight on it of which we hear no more: a stream has left it on the remote's
-    /// initiative, or has ended before the remote is known to have read our end.
+    /// initiative.
     in_flight: bool,
+    /// Something has ended on it before the remote is known to have read our end; by then it has.
+    quiet_from: Option<Instant>,
     /// Streams that have left it and on whose new leg nothing has been read.
     unconfirmed: HashSet<StreamKey>,
     /// The policy or the application wants it closed.
@@ -33,25 +39,37 @@ struct Load {
     watched: bool,
     /// For the remote's unanswered `Migrate`s on it.
     places: Places,
+    /// Who waits for it to be free.
+    pub(super) drains: Vec<oneshot::Sender<Result<(), DrainError>>>,
+    /// The old leg of the last stream that the remote has moved off it, and how long it is kept: until
+    /// then, or until the connection closes.
+    pub(super) lingering: Option<(SwarmLeg, Option<Instant>)>,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Loads {
-    connections: HashMap<ConnectionId, Load>,
+/// The records of all connections that are there. Nothing brings back one that is gone.
+#[derive(Default)]
+pub(super) struct Records {
+    connections: HashMap<ConnectionId, Record>,
 }
 
-impl Loads {
-    fn of(&mut self, connection: ConnectionId) -> &mut Load {
-        self.connections.entry(connection).or_default()
+impl Records {
+    pub(super) fn add(&mut self, connection: ConnectionId) {
+        self.connections.insert(connection, Record::default());
+    }
+
+    pub(super) fn remove(&mut self, connection: ConnectionId) -> Option<Record> {
+        let record = self.connections.remove(&connection);
+        spare::shrink_map(&mut self.connections);
+        record
+    }
+
+    pub(super) fn get_mut(&mut self, connection: ConnectionId) -> Option<&mut Record> {
+        self.connections.get_mut(&connection)
     }
 
     /// A place for one more unanswered `Migrate` on the connection, if there is one.
     pub(super) fn place(&mut self, connection: ConnectionId, places: usize) -> Option<Places> {
-        self.of(connection).places.take(places)
-    }
-
-    pub(super) fn forget(&mut self, connection: ConnectionId) {
-        self.connections.remove(&connection);
+        self.get_mut(connection)?.places.take(places)
     }
 }
 
@@ -71,7 +89,7 @@ impl Legs {
         opening: None,
     };
 
-    fn all(self) -> impl Iterator<Item = ConnectionId> {
+    pub(super) fn all(self) -> impl Iterator<Item = ConnectionId> {
         [self.current, self.new, self.opening].into_iter().flatten()
     }
 }
@@ -93,7 +111,7 @@ impl Behaviour {
             if info.streams == 0 {
                 self.event(Event::ConnectionFree { peer, connection });
                 self.released(peer, connection);
-                self.drained(connection, Ok(()));
+                self.drained(connection);
             }
         }
     }
@@ -106,36 +124,54 @@ impl Behaviour {
         initiator: bool,
         confirmed: bool,
     ) {
-        let load = self.loads.of(connection);
-        load.left |= initiator;
-        load.in_flight |= !initiator;
+        let Some(record) = self.records.get_mut(connection) else {
+            return;
+        };
+        record.left |= initiator;
+        record.in_flight |= !initiator;
         if initiator && !confirmed {
-            load.unconfirmed.insert(key);
+            record.unconfirmed.insert(key);
+        }
+    }
+
+    /// A new stream is on the connection: it is in use again.
+    pub(super) fn arrived(&mut self, connection: ConnectionId) {
+        if let Some(record) = self.records.get_mut(connection) {
+            record.left = false;
+        }
+    }
+
+    /// Something of ours has ended on the connection, and nothing tells when the remote has read it.
+    pub(super) fn ended(&mut self, connection: ConnectionId) {
+        let linger = self.config.old_leg_linger;
+        if let Some(record) = self.records.get_mut(connection) {
+            match Instant::now().checked_add(linger) {
+                Some(quiet) => record.quiet_from = record.quiet_from.max(Some(quiet)),
+                None => record.in_flight = true,
+            }
         }
     }
 
     /// The remote has read our end of the leg on this connection.
     pub(super) fn confirmed(&mut self, peer: PeerId, key: StreamKey, connection: ConnectionId) {
-        if let Some(load) = self.loads.connections.get_mut(&connection) {
-            load.unconfirmed.remove(&key);
+        if let Some(record) = self.records.get_mut(connection) {
+            record.unconfirmed.remove(&key);
         }
         self.released(peer, connection);
     }
 
     /// The stream is over, and nothing will be heard on its new leg any more.
-    pub(super) fn forget_unconfirmed(&mut self, peer: PeerId, key: StreamKey, cleanly: bool) {
-        let mut left = Vec::new();
-        for info in self.connections.of(peer) {
-            if let Some(load) = self.loads.connections.get_mut(&info.id)
-                && load.unconfirmed.remove(&key)
+    pub(super) fn forget_unconfirmed(&mut self, peer: PeerId, key: StreamKey, matters: bool) {
+        let connections = self.connections.of(peer).iter().map(|info| info.id);
+        for connection in connections.collect::<Vec<_>>() {
+            if let Some(record) = self.records.get_mut(connection)
+                && record.unconfirmed.remove(&key)
             {
-                // What an aborted stream has in flight is of no use to anybody.
-                load.in_flight |= cleanly;
-                left.push(info.id);
+                if matters {
+                    self.ended(connection);
+                }
+                self.released(peer, connection);
             }
-        }
-        for connection in left {
-            self.released(peer, connection);
         }
     }
 
@@ -151,47 +187,58 @@ impl Behaviour {
         }
     }
 
-    fn may_prune(&self, peer: PeerId, connection: ConnectionId) -> bool {
-        let Some(load) = self.loads.connections.get(&connection) else {
-            return false;
-        };
-        let Some(info) = self.connections.get(peer, connection) else {
-            return false;
-        };
-        // Direct duplicates are left to the idle timeout: a handler may hold state there.
-        let wanted = load.left && info.relayed && self.config.prune_grace.is_some();
-        (wanted || load.unwanted)
+    /// Whether the connection may be closed once nobody else uses it, and since when nothing that was ours
+    /// can be on its way there.
+    fn may_prune(&self, peer: PeerId, connection: ConnectionId) -> Option<Option<Instant>> {
+        let record = self.records.connections.get(&connection)?;
+        let info = self.connections.get(peer, connection)?;
+        // Direct duplicates are left to the idle timeout: a handler may hold state there. And the last
+        // connection to a peer is no duplicate.
+        let left = record.left && info.relayed && self.config.prune_grace.is_some();
+        let others = self.connections.of(peer).len() > 1;
+        let may = (left && others || record.unwanted)
             && info.streams == 0
-            && !load.in_flight
-            && load.unconfirmed.is_empty()
+            && !record.in_flight
+            && record.unconfirmed.is_empty();
+        may.then_some(record.quiet_from)
     }
 
     /// Closes the connection once that can do no harm.
     pub(super) fn close_when_free(&mut self, peer: PeerId, connection: ConnectionId) {
-        if self.connections.get(peer, connection).is_some() {
-            self.loads.of(connection).unwanted = true;
+        if self.connections.get(peer, connection).is_some()
+            && let Some(record) = self.records.get_mut(connection)
+        {
+            record.unwanted = true;
             self.consider_pruning(peer, connection);
         }
     }
 
     /// If a connection may be closed, has its handler tell when nothing else uses it.
     pub(super) fn consider_pruning(&mut self, peer: PeerId, connection: ConnectionId) {
-        if self.may_prune(peer, connection)
-            && !std::mem::replace(&mut self.loads.of(connection).watched, true)
+        if let Some(quiet_from) = self.may_prune(peer, connection)
+            && let Some(record) = self.records.get_mut(connection)
+            && !std::mem::replace(&mut record.watched, true)
         {
-            self.notify(peer, connection, Purpose::Watch);
+            self.notify(peer, connection, Purpose::Watch(quiet_from));
         }
     }
 
-    /// The handler says that nothing has used the connection for the configured grace.
+    /// The handler says that nothing has used the connection for long enough.
     pub(super) fn unused(&mut self, peer: PeerId, connection: ConnectionId) {
-        self.loads.of(connection).watched = false;
-        if self.may_prune(peer, connection) {
-            self.event(Event::ConnectionPruned { peer, connection });
-            self.actions.push_back(ToSwarm::CloseConnection {
-                peer_id: peer,
-                connection: CloseConnection::One(connection),
-            });
+        if let Some(record) = self.records.get_mut(connection) {
+            record.watched = false;
         }
+        let Some(quiet_from) = self.may_prune(peer, connection) else {
+            return;
+        };
+        if quiet_from.is_some_and(|at| at > Instant::now()) {
+            // Something has ended since it was asked.
+            return self.consider_pruning(peer, connection);
+        }
+        self.event(Event::ConnectionPruned { peer, connection });
+        self.actions.push_back(ToSwarm::CloseConnection {
+            peer_id: peer,
+            connection: CloseConnection::One(connection),
+        });
     }
 }

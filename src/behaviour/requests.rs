@@ -6,7 +6,12 @@ use libp2p_swarm::ConnectionId;
 use web_time::Instant;
 
 use super::{Behaviour, Due, SwarmLeg, migrations::span};
-use crate::{Event, Limit, Violation, machine::StreamId, stream::Places, table::Found};
+use crate::{
+    Event, Limit, Violation,
+    machine::StreamId,
+    stream::{Places, after},
+    table::Found,
+};
 
 impl Behaviour {
     pub(super) fn migrate_requested(
@@ -35,7 +40,7 @@ impl Behaviour {
     /// A place for one more unanswered `Migrate`, of the peer's and of the connection's.
     fn places(&mut self, peer: PeerId, connection: ConnectionId) -> Result<Vec<Places>, Limit> {
         let per_connection = self.config.max_unanswered_per_connection;
-        let on_connection = self.loads.place(connection, per_connection);
+        let on_connection = self.records.place(connection, per_connection);
         let of_peer = self.table.place(peer);
         Ok(vec![
             on_connection.ok_or(Limit::UnansweredPerConnection)?,
@@ -101,8 +106,9 @@ impl Behaviour {
     }
 
     fn deny(&mut self, leg: SwarmLeg) {
+        self.ended(leg.connection());
         // Their number is bounded by the places that their legs hold.
-        let timeout = futures_timer::Delay::new(self.config.answer_timeout);
+        let timeout = after(self.config.answer_timeout);
         self.denials.push(Box::pin(async move {
             let _ = select(Box::pin(leg.deny()), timeout).await;
         }));

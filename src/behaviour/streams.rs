@@ -7,7 +7,6 @@ use futures::{
     channel::oneshot,
     future::{Either, select},
 };
-use futures_timer::Delay;
 use libp2p_core::ConnectedPoint;
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
@@ -26,7 +25,8 @@ use crate::{
     machine::{Setup, StreamId},
     negotiate::{self, Listened, Stream},
     protocol::codec::Request,
-    stream::{Shared, StreamKey},
+    stream::{Shared, StreamKey, after},
+    substream::Substream,
     table::Rejected,
 };
 
@@ -52,6 +52,7 @@ impl Behaviour {
     ) {
         let info = ConnectionInfo::new(connection, peer, endpoint);
         self.connections.add(info.clone());
+        self.records.add(connection);
         self.event(Event::ConnectionEstablished(info));
         self.table.connected(peer);
         for request in self.dialing.remove(&peer).unwrap_or_default() {
@@ -73,10 +74,11 @@ impl Behaviour {
 
     pub(super) fn disconnected(&mut self, peer: PeerId, connection: ConnectionId) {
         let last = self.connections.remove(peer, connection);
-        self.lingering.remove(&connection);
-        self.loads.forget(connection);
+        let record = self.records.remove(connection);
         self.event(Event::ConnectionClosed { peer, connection });
-        self.drained(connection, Err(DrainError::Closed(connection)));
+        for reply in record.map(|record| record.drains).unwrap_or_default() {
+            let _ = reply.send(Err(DrainError::Closed(connection)));
+        }
         let keys = self.table.of_peer(peer);
         for key in &keys {
             if let Some(entry) = self.table.get(*key) {
@@ -170,7 +172,7 @@ impl Behaviour {
         peer: PeerId,
         connection: ConnectionId,
         purpose: Purpose,
-        stream: libp2p_swarm::Stream,
+        stream: Substream,
         prefix: bool,
         known: bool,
     ) {
@@ -187,12 +189,13 @@ impl Behaviour {
                 });
                 let key = self.table.next_key();
                 let name = self.table.name(peer);
+                let stream = stream.into_plain();
                 let stream = Stream::plain(stream, key, name, connection, protocol);
                 let _ = reply.send(Ok(stream));
             }
             Purpose::Leg(key) => self.leg_opened(key, connection, stream),
             Purpose::Probe(key) => self.probed(key, connection, true),
-            Purpose::Watch | Purpose::Released => {}
+            Purpose::Watch(_) | Purpose::Released => {}
         }
     }
 
@@ -224,7 +227,7 @@ impl Behaviour {
                 let answered = matches!(error, StreamUpgradeError::NegotiationFailed);
                 self.probed(key, connection, answered);
             }
-            Purpose::Watch | Purpose::Released => {}
+            Purpose::Watch(_) | Purpose::Released => {}
         }
     }
 
@@ -235,7 +238,7 @@ impl Behaviour {
         id: StreamId,
         opener: Opener,
         mobility: Mobility,
-    ) -> Arc<Shared<libp2p_swarm::Stream, ConnectionId>> {
+    ) -> Arc<Shared<Substream, ConnectionId>> {
         let connection = leg.connection();
         let setup = Setup {
             designated: self.table.is_designated(peer),
@@ -257,6 +260,7 @@ impl Behaviour {
             ..Legs::NONE
         };
         self.set_legs(peer, Legs::NONE, legs);
+        self.arrived(connection);
         let extra = Extra::new(opener, mobility, legs);
         self.table.insert(peer, shared.clone(), extra);
         self.event(Event::StreamStarted {
@@ -280,7 +284,7 @@ impl Behaviour {
         &self,
         peer: PeerId,
         connection: ConnectionId,
-        stream: libp2p_swarm::Stream,
+        stream: Substream,
     ) -> Option<SwarmLeg> {
         let info = self.connections.get(peer, connection)?;
         Some(SwarmLeg::new(stream, connection, info.is_ambiguous()))
@@ -291,7 +295,7 @@ impl Behaviour {
         &mut self,
         peer: PeerId,
         connection: ConnectionId,
-        stream: libp2p_swarm::Stream,
+        stream: Substream,
         StreamRequest { protocol, reply }: StreamRequest,
         known: bool,
     ) {
@@ -322,7 +326,7 @@ impl Behaviour {
         &mut self,
         peer: PeerId,
         connection: ConnectionId,
-        stream: libp2p_swarm::Stream,
+        stream: Substream,
         request: Request,
     ) {
         let Some(leg) = self.leg(peer, connection, stream) else {
@@ -427,7 +431,7 @@ impl Behaviour {
         reply: Option<oneshot::Sender<Result<Stream, OpenStreamError>>>,
         negotiation: impl Future<Output = Result<Listened, NegotiationError>> + Send + 'static,
     ) {
-        let timeout = Delay::new(self.config.negotiation_timeout);
+        let timeout = after(self.config.negotiation_timeout);
         self.negotiations.push(Box::pin(async move {
             let result = match select(Box::pin(negotiation), timeout).await {
                 Either::Left((Ok(listened), _)) => Ok(listened),

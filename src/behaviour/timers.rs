@@ -10,6 +10,8 @@ use futures::FutureExt;
 use futures_timer::Delay;
 use web_time::Instant;
 
+use crate::stream::after;
+
 /// Things and when they are due. There may be many, of which most come to nothing.
 pub(super) struct Timers<T> {
     /// In the order of time; those of the same time in the order of their arrival.
@@ -55,7 +57,7 @@ impl<T> Timers<T> {
                     ready!(delay.poll_unpin(cx));
                     self.delay = None;
                 }
-                _ => self.delay = Some((at, Delay::new(at - now))),
+                _ => self.delay = Some((at, after(at - now))),
             }
         }
     }

@@ -38,8 +38,17 @@ pub(crate) trait Sleep: Future<Output = ()> + Unpin {
 
 impl Sleep for Delay {
     fn new(duration: Duration) -> Self {
-        Delay::new(duration)
+        after(duration)
     }
+}
+
+/// What is further off than this comes then; a clock need not be able to say when.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A delay of any duration that somebody may have configured. Every delay of the crate is made here: a
+/// timer's own arithmetic panics where a clock ends.
+pub(crate) fn after(duration: Duration) -> Delay {
+    Delay::new(duration.min(LONGEST))
 }
 
 /// A future that is done when nothing is left to be done in the background. It must be run once per

@@ -26,6 +26,11 @@ impl Places {
     pub(crate) fn take(&self, places: usize) -> Option<Self> {
         (Arc::strong_count(&self.0) <= places).then(|| self.clone())
     }
+
+    /// Whether any is taken.
+    pub(crate) fn is_taken(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 /// What goes before and between the application's bytes.

@@ -28,7 +28,7 @@ use futures::{AsyncRead, AsyncWrite};
 pub(crate) use self::{
     ahead::Budget,
     core::{Note, Status},
-    drive::{Drive, Timeouts},
+    drive::{Drive, LONGEST, Timeouts, after},
     half::Migratable,
     leg::{Leg, Places},
     mailbox::Mailbox,

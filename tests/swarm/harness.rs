@@ -498,7 +498,8 @@ impl Net {
         self.dialer.dial(&self.listener, address).await
     }
 
-    async fn circuit(&mut self) -> Multiaddr {
+    /// The listener's address at a relay.
+    pub async fn circuit(&mut self) -> Multiaddr {
         if let Some((_, address)) = &self.relay {
             return address.clone();
         }

@@ -120,6 +120,18 @@ impl Proxy {
         address
     }
 
+    /// The address under which this proxy stands for a TCP address.
+    #[allow(dead_code)]
+    pub async fn front(&self, target: &Multiaddr) -> Multiaddr {
+        let port = target.iter().find_map(|part| match part {
+            Protocol::Tcp(port) => Some(port),
+            _ => None,
+        });
+        let target = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
+        let front = self.tcp(target).await.port();
+        format!("/ip4/127.0.0.1/tcp/{front}").parse().unwrap()
+    }
+
     /// A connection through this proxy.
     pub async fn connect(&self, net: &Net, kind: Kind) -> Pair {
         let listen = match kind {

@@ -9,10 +9,14 @@ use libp2p_stream_migration::{Config, Event, PreferDirect};
 use crate::harness::*;
 
 const GRACE: Duration = Duration::from_millis(100);
+/// Enough for what is on its way here, and no more, since it has to pass.
+const LINGER: Duration = Duration::from_secs(1);
 
 fn node(plain: bool) -> Node {
     let setup = Setup {
-        config: Config::default().with_prune_grace(Some(GRACE)),
+        config: Config::default()
+            .with_prune_grace(Some(GRACE))
+            .with_old_leg_linger(LINGER),
         plain,
         ..Default::default()
     };
@@ -123,7 +127,9 @@ async fn other_behaviours_streams_are_not_harmed() {
 async fn gossip_and_requests_are_not_harmed() {
     let node = || {
         let setup = Setup {
-            config: Config::default().with_prune_grace(Some(GRACE)),
+            config: Config::default()
+                .with_prune_grace(Some(GRACE))
+                .with_old_leg_linger(LINGER),
             neighbours: true,
             ..Default::default()
         };
@@ -183,6 +189,7 @@ async fn a_stream_that_is_dropped_unheard_keeps_nothing() {
     let node = || {
         let config = Config::default()
             .with_prune_grace(Some(GRACE))
+            .with_old_leg_linger(LINGER)
             // The count would be heard at once.
             .with_verify(false);
         let setup = Setup {

@@ -232,7 +232,9 @@ async fn is_called() {
 #[tokio::test]
 async fn has_a_connection_closed() {
     for by_policy in [true, false] {
-        let config = eager().with_prune_grace(Some(Duration::from_millis(50)));
+        let config = eager()
+            .with_prune_grace(Some(Duration::from_millis(50)))
+            .with_old_leg_linger(Duration::from_millis(50));
         let mut scene = scene(config).await;
         let keys = [0, 1].map(|n: usize| scene.streams[n].0.key());
         let (peer, old) = (scene.net.listener.id, scene.old.here);

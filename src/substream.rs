@@ -1,0 +1,98 @@
+//! A substream as this crate has it.
+
+use std::{
+    fmt,
+    io::{self, IoSlice, IoSliceMut},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{AsyncRead, AsyncWrite};
+use libp2p_swarm::Stream;
+
+use crate::stream::Places;
+
+/// A substream of a connection. If the prefix is agreed on it, its handler keeps the connection alive as
+/// long as it is there, and the swarm does not count it: so the swarm's count is that of all others, and
+/// says whether anybody else uses the connection (*Pruning*).
+pub(crate) struct Substream {
+    io: Stream,
+    _held: Option<Places>,
+}
+
+impl Substream {
+    /// A substream that is, or will be, a leg.
+    pub(crate) fn leg(mut io: Stream, legs: &Places) -> Self {
+        io.ignore_for_keep_alive();
+        Self {
+            io,
+            _held: Some(legs.clone()),
+        }
+    }
+
+    /// A substream that is the application's own.
+    pub(crate) fn plain(io: Stream) -> Self {
+        Self { io, _held: None }
+    }
+
+    /// The swarm's stream, of a plain one.
+    pub(crate) fn into_plain(self) -> Stream {
+        self.io
+    }
+}
+
+impl fmt::Debug for Substream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Substream").finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Substream {
+    #[inline]
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+
+    #[inline]
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_read_vectored(cx, bufs)
+    }
+}
+
+impl AsyncWrite for Substream {
+    #[inline]
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    #[inline]
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    #[inline]
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_close(cx)
+    }
+}
