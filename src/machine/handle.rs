@@ -25,6 +25,7 @@ impl Machine {
             Input::Verdict(verdict) => self.verdict(verdict),
             Input::AckWritten => self.ack_written(),
             Input::Switched(count) => self.switched(count),
+            Input::ReadAll => self.advance(),
             Input::Cancelled(slot) => self.cancelled(slot),
             Input::End(slot, eof) => self.end(slot, eof),
             Input::ReadFailed(slot) => self.read_failed(slot),
@@ -110,7 +111,8 @@ impl Machine {
                 // "No wait on an old leg is for ever": whom do we wait for? A responder's old leg may be
                 // well, and the count that it waits for lost with the new one.
                 let closing = agreed.out_switched.is_some() && !self.current.closed;
-                if agreed.in_end.is_none() || closing {
+                let reading = agreed.in_end.is_none() && !agreed.in_switched;
+                if reading || closing {
                     self.put(Output::Probe(Slot::Current));
                 }
                 if agreed.verify && agreed.count.is_none() {
@@ -123,14 +125,12 @@ impl Machine {
 
     /// That connection is gone, though its legs do not say so.
     pub(super) fn probe_failed(&mut self, slot: Slot) {
-        let Phase::Agreed(agreed) = self.phase else {
+        if !self.is_agreed() {
             return;
-        };
+        }
         match slot {
             Slot::Current => {
-                if agreed.in_end.is_none() {
-                    self.read_failed(Slot::Current);
-                }
+                self.read_failed(Slot::Current);
                 if self.is_agreed() && !self.current.closed {
                     self.write_failed(Slot::Current);
                 }

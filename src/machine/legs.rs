@@ -109,20 +109,8 @@ impl Machine {
                     self.abort(Abort::LegLost);
                 }
             }
-            (Slot::Current, Phase::Agreed(agreed)) => {
-                if agreed.in_end.is_some() {
-                    return;
-                }
-                // *Failure*, the exception: what has been counted has not been lost, provided that our
-                // own out side has left.
-                if agreed.verify && agreed.out_switched.is_some() {
-                    self.current.read = true;
-                    agreed.in_end = Some(InEnd::Error);
-                    self.advance();
-                } else {
-                    self.abort(Abort::LegLost);
-                }
-            }
+            // *Failure*, the exception: what has been counted has not been lost.
+            (Slot::Current, Phase::Agreed(_)) => self.old_leg_lost(),
             (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Acking { .. }) => {
                 if self.in_ended {
                     self.current.read = true;
@@ -156,15 +144,7 @@ impl Machine {
                 // Else it was our ack, to an initiator that may have taken its `Migrate` back: what it
                 // said is still to be read, and the leg's end aborts.
             }
-            (Slot::Current, Phase::Agreed(agreed)) => {
-                if agreed.out_switched.is_some() && agreed.verify {
-                    // The remote's comparison with our count decides.
-                    self.current.closed = true;
-                    self.complete_if_done();
-                } else {
-                    self.abort(Abort::LegLost);
-                }
-            }
+            (Slot::Current, Phase::Agreed(_)) => self.old_leg_refuses(),
             (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Acking { .. }) => {
                 self.current.refused = true;
                 if !self.current.closed {

@@ -261,8 +261,16 @@ impl Machine {
             (Phase::Agreed(agreed), Out::Open) if agreed.out_switched.is_some() => {
                 WriteTo::Leg(Slot::New)
             }
+            (_, Out::Open) if self.will_write_elsewhere() => WriteTo::Hold,
             (_, Out::Open) => WriteTo::Leg(Slot::Current),
         }
+    }
+
+    /// Whether the old leg takes nothing more and the new one will, but does not yet.
+    #[must_use]
+    pub(crate) fn will_write_elsewhere(&self) -> bool {
+        let agreed = matches!(&self.phase, Phase::Agreed(a) if a.out_switched.is_none());
+        agreed && self.current.refused && self.out != Out::Failed
     }
 
     /// Where the application's bytes come from.
@@ -301,6 +309,13 @@ impl Machine {
     #[must_use]
     pub(crate) fn awaits_count(&self) -> bool {
         matches!(&self.phase, Phase::Agreed(a) if a.verify && a.count.is_none())
+    }
+
+    /// Whether as much has been read as the remote's count says, and the machine has not been told:
+    /// [`Input::ReadAll`].
+    #[must_use]
+    pub(crate) fn has_read_all(&self) -> bool {
+        matches!(&self.phase, Phase::Agreed(a) if !a.in_switched && a.count == Some(self.received))
     }
 
     /// Whether the answer on our attempt's leg is being waited for.

@@ -28,6 +28,8 @@ pub(crate) enum Rule {
     DoubtNeedsProof,
     /// 15: in doubt, the `Migrate` of a peer that does not verify is dropped.
     DoubtNeedsVerify,
+    /// 16: a count that has been reached is enough, whatever becomes of the old leg.
+    CountIsEnough,
     /// Who has denied a stream once denies every later `Migrate` for it. Not in TRACES.md; a peer
     /// that forgets is what makes 11 matter.
     DenyIsForGood,

@@ -88,30 +88,72 @@ impl Machine {
         }
     }
 
+    /// The old leg's end will not come, or not as one. Between two that verify the counts decide: ours
+    /// whether the remote has read all, the remote's whether we have.
+    pub(super) fn old_leg_lost(&mut self) {
+        let Phase::Agreed(agreed) = &mut self.phase else {
+            return;
+        };
+        if agreed.in_end.is_some() || agreed.in_switched {
+            return;
+        }
+        let count_decides = agreed.out_switched.is_some() || obeys!(self, CountIsEnough);
+        match &mut self.phase {
+            Phase::Agreed(agreed) if agreed.verify && count_decides => {
+                self.current.read = true;
+                agreed.in_end = Some(InEnd::Error);
+                self.advance();
+            }
+            _ => self.abort(Abort::LegLost),
+        }
+    }
+
+    /// The old leg takes nothing more.
+    pub(super) fn old_leg_refuses(&mut self) {
+        let Phase::Agreed(agreed) = self.phase else {
+            return;
+        };
+        if !agreed.verify {
+            self.abort(Abort::LegLost);
+        } else if agreed.out_switched.is_some() {
+            // The remote's comparison with our count decides.
+            self.current.closed = true;
+            self.complete_if_done();
+        } else if obeys!(self, CountIsEnough) {
+            // As it will once we have said it. What comes until then, waits for the new leg.
+            self.current.refused = true;
+            self.current.closed = self.current.fin;
+        } else {
+            self.abort(Abort::LegLost);
+        }
+    }
+
     /// Does whatever the old leg's end and the count now allow.
     pub(super) fn advance(&mut self) {
         let Phase::Agreed(mut agreed) = self.phase else {
             return;
         };
-        if let Some(end) = agreed.in_end
-            && !agreed.in_switched
-        {
-            if agreed.verify {
-                match agreed.count {
-                    Some(count) if count == self.received => agreed.in_switched = true,
-                    Some(count) if count > self.received => return self.abort(Abort::Cut),
-                    Some(_) => return self.abort(Abort::Violation),
-                    None if !agreed.initiator && !obeys!(self, CountIsCommit) => {}
-                    None => return,
-                }
-            } else {
-                match end {
-                    InEnd::Error => return self.abort(Abort::LegLost),
-                    InEnd::Eof(eof) if eof.ambiguous && eof.proof == Proof::Disagrees => {
-                        return self.abort(Abort::Unproven);
+        if !agreed.in_switched {
+            match (agreed.in_end, agreed.count) {
+                (None, Some(_)) if !obeys!(self, CountIsEnough) => return,
+                // The count tells by itself whether all has been read, and then it does not matter what
+                // becomes of the old leg: its path may be silent, and its end never come.
+                (_, Some(count)) if count == self.received => agreed.in_switched = true,
+                (_, Some(count)) if count < self.received => return self.abort(Abort::Violation),
+                (None, _) => return,
+                (Some(_), Some(_)) => return self.abort(Abort::Cut),
+                (Some(_), None) if agreed.verify => {
+                    if agreed.initiator || obeys!(self, CountIsCommit) {
+                        return;
                     }
-                    InEnd::Eof(_) | InEnd::Earlier => agreed.in_switched = true,
                 }
+                (Some(InEnd::Error), None) => return self.abort(Abort::LegLost),
+                (Some(InEnd::Eof(eof)), None)
+                    if eof.ambiguous && eof.proof == Proof::Disagrees =>
+                {
+                    return self.abort(Abort::Unproven);
+                }
+                (Some(InEnd::Eof(_) | InEnd::Earlier), None) => agreed.in_switched = true,
             }
             self.phase = Phase::Agreed(agreed);
             if agreed.out_switched.is_none() {

@@ -101,6 +101,8 @@ pub(crate) enum Input {
     AckWritten,
     /// The remote's count was read on [`Slot::New`].
     Switched(u64),
+    /// All that the remote's count says has been read: [`Machine::has_read_all`](super::Machine::has_read_all).
+    ReadAll,
     /// The remote took its `Migrate` back, on [`Slot::New`] or [`Slot::Theirs`].
     Cancelled(Slot),
     /// An EOF was read.
@@ -270,6 +272,8 @@ pub(crate) enum Refused {
 pub(crate) enum WriteTo {
     /// To this leg.
     Leg(Slot),
+    /// Not known yet: wait for the machine.
+    Hold,
     /// Nowhere: the application closed the stream.
     Closed,
     /// Nowhere: the leg refused a write before.

@@ -184,13 +184,26 @@ impl<L: Io, C: Connection> Core<L, C> {
         let span = leg.map_or_else(tracing::Span::none, Leg::span);
         let _entered = span.enter();
         tracing::trace!(id = self.machine.id().0, ?input);
-        // Whether it is an end of the old leg is only known when the migration is, and then it may be
+        let reads_old_leg = |machine: &Machine| {
+            machine.is_migrating() && machine.read_from() == ReadFrom::Leg(Slot::Current)
+        };
+        let before = reads_old_leg(&self.machine);
+        self.machine.handle(input);
+        // Whether that is because of the switch is only known when the migration is, and then it may be
         // over at once.
-        if matches!(input, Input::End(Slot::Current, _)) && self.machine.is_migrating() {
+        if before && !reads_old_leg(&self.machine) {
             self.moving().paused_at = Some(Instant::now());
         }
-        self.machine.handle(input);
         self.carry_out_all();
+    }
+
+    /// So many bytes have been read from where the machine says.
+    #[inline]
+    pub(super) fn has_read(&mut self, n: usize) {
+        self.machine.read(n as u64);
+        if self.machine.has_read_all() {
+            self.handle(Input::ReadAll);
+        }
     }
 
     fn carry_out_all(&mut self) {
@@ -370,8 +383,14 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     /// The first byte after a switch may have been read.
     fn resume(&mut self) {
-        let ReadFrom::Leg(slot) = self.machine.read_from() else {
-            return;
+        let slot = match self.machine.read_from() {
+            ReadFrom::Leg(slot) => slot,
+            ReadFrom::Hold => return,
+            // It never will be.
+            ReadFrom::Ended | ReadFrom::Aborted(_) => {
+                self.moving.iter_mut().for_each(|it| it.paused_at = None);
+                return;
+            }
         };
         let heard = |leg: &mut Leg<L, C>| (leg.counts().1 > 0).then_some(leg.connection());
         if let Some(connection) = self.leg(slot).and_then(heard)

@@ -125,7 +125,7 @@ impl<L: Io, C: Connection> Migratable<L, C> {
                         core.pump(read, write);
                     }
                     Ok(n) => {
-                        core.machine.read(n as u64);
+                        core.has_read(n);
                         return Poll::Ready(Ok(n));
                     }
                     Err(_) => {
@@ -139,7 +139,7 @@ impl<L: Io, C: Connection> Migratable<L, C> {
 
     fn poll_write_from(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.poll(Party::Writer, cx, |core, _, write| {
-            let slot = writable(core)?;
+            let slot = ready!(writable(core))?;
             let Some(leg) = core.leg(slot) else {
                 return Poll::Ready(Err(aborted(Abort::LegLost)));
             };
@@ -148,16 +148,17 @@ impl<L: Io, C: Connection> Migratable<L, C> {
                     core.machine.wrote(n as u64);
                     Poll::Ready(Ok(n))
                 }
-                Err(error) => Poll::Ready(Err(write_failed(core, slot, error))),
+                Err(error) => write_failed(core, slot, error).map(Err),
             }
         })
     }
 }
 
 /// Where to write, or why not.
-fn writable<L: Io, C: Connection>(core: &Core<L, C>) -> io::Result<Slot> {
-    match core.machine.write_to() {
+fn writable<L: Io, C: Connection>(core: &Core<L, C>) -> Poll<io::Result<Slot>> {
+    Poll::Ready(match core.machine.write_to() {
         WriteTo::Leg(slot) => Ok(slot),
+        WriteTo::Hold => return Poll::Pending,
         WriteTo::Aborted(abort) => Err(aborted(abort)),
         WriteTo::Closed => Err(io::Error::new(
             io::ErrorKind::BrokenPipe,
@@ -167,19 +168,21 @@ fn writable<L: Io, C: Connection>(core: &Core<L, C>) -> io::Result<Slot> {
             io::ErrorKind::BrokenPipe,
             "the remote takes no more data",
         )),
-    }
+    })
 }
 
-/// A write error as a plain stream would report it, unless it costs the whole stream.
+/// A write error as a plain stream would report it, unless it costs the whole stream; or nothing, if the
+/// new leg of a migration will do what the old one has failed to.
 fn write_failed<L: Io, C: Connection>(
     core: &mut Core<L, C>,
     slot: Slot,
     error: io::Error,
-) -> io::Error {
+) -> Poll<io::Error> {
     core.handle(Input::WriteFailed(slot));
     match core.machine.write_to() {
-        WriteTo::Aborted(abort) => aborted(abort),
-        _ => error,
+        WriteTo::Aborted(abort) => Poll::Ready(aborted(abort)),
+        _ if core.machine.will_write_elsewhere() => Poll::Pending,
+        _ => Poll::Ready(error),
     }
 }
 
@@ -223,15 +226,21 @@ impl<L: Io, C: Connection> AsyncWrite for Migratable<L, C> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll(Party::Writer, cx, |core, _, write| {
             let slot = match core.machine.write_to() {
-                WriteTo::Closed => return Poll::Ready(Ok(())),
-                _ => writable(core)?,
+                // What was written goes out with the end, and whether it has, closing tells.
+                WriteTo::Closed if core.close_reported => return Poll::Ready(Ok(())),
+                WriteTo::Closed if core.machine.will_write_elsewhere() => return Poll::Pending,
+                WriteTo::Closed => core.machine.closes(),
+                _ => ready!(writable(core))?,
             };
             let Some(leg) = core.leg(slot) else {
-                return Poll::Ready(Err(aborted(Abort::LegLost)));
+                return Poll::Ready(match core.machine.write_to() {
+                    WriteTo::Closed => Ok(()),
+                    _ => Err(aborted(Abort::LegLost)),
+                });
             };
             match ready!(leg.poll_flush(write)) {
                 Ok(()) => Poll::Ready(Ok(())),
-                Err(error) => Poll::Ready(Err(write_failed(core, slot, error))),
+                Err(error) => write_failed(core, slot, error).map(Err),
             }
         })
     }
@@ -243,10 +252,14 @@ impl<L: Io, C: Connection> AsyncWrite for Migratable<L, C> {
             }
             match core.machine.write_to() {
                 WriteTo::Closed => {}
+                WriteTo::Hold => core.handle(Input::CloseWrite),
                 _ => {
-                    writable(core)?;
+                    ready!(writable(core))?;
                     core.handle(Input::CloseWrite);
                 }
+            }
+            if core.machine.will_write_elsewhere() {
+                return Poll::Pending;
             }
             let slot = core.machine.closes();
             let Some(leg) = core.leg(slot) else {
@@ -260,7 +273,7 @@ impl<L: Io, C: Connection> AsyncWrite for Migratable<L, C> {
                     core.close_reported = true;
                     Poll::Ready(Ok(()))
                 }
-                Err(error) => Poll::Ready(Err(write_failed(core, slot, error))),
+                Err(error) => write_failed(core, slot, error).map(Err),
             }
         })
     }

@@ -318,6 +318,9 @@ impl<L: Io, C: Connection> Leg<L, C> {
     }
 
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closed {
+            return Poll::Ready(Ok(()));
+        }
         ready!(self.poll_queued(cx))?;
         self.usable()?;
         let polled = Pin::new(&mut self.io).poll_flush(cx);

@@ -160,7 +160,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             Poll::Pending => return false,
             Poll::Ready(Ok(0)) => return self.poll_end(Slot::Current, write).is_ready(),
             Poll::Ready(Ok(n)) => {
-                self.machine.read(n as u64);
+                self.has_read(n);
                 if self.dropped {
                     self.ahead.discard();
                 }

@@ -485,7 +485,7 @@ impl World {
                     return Err(format!("byte {n} is not the next one"));
                 }
                 machine.read(1);
-                return Ok(None);
+                return Ok(machine.has_read_all().then_some(Input::ReadAll));
             }
             _ => return Err(format!("{item:?} read on {slot:?}")),
         }))
