@@ -129,9 +129,9 @@ setters! {
     /// on where it is, and the policy tries again later.
     with_answer_timeout: answer_timeout: Duration;
 
-    /// How long an agreed migration may make no progress before the connection that it waits for is
-    /// probed by opening a substream, how long the answer may take, and how long a stream that was closed
-    /// and dropped may take to end. Default: 30 s. A connection that does not answer is given up, though
+    /// How long an agreed migration may make no progress, or a stream that was closed and dropped take to
+    /// end, before the connection that it waits for is probed by opening a substream; and how long the
+    /// answer may take. Default: 30 s. A connection that does not answer is given up, though
     /// its transport has not noticed; so a migration onto or off a path that has gone silent ends, one way
     /// or the other, within about twice this. A remote that is only slow answers, and is waited for.
     with_progress_timeout: progress_timeout: Duration;

@@ -255,6 +255,10 @@ fn without_a_rule_something_breaks() {
         ..plain
     };
     let lost = Config { losses: 1, ..B };
+    let silent = Config {
+        silent: true,
+        ..lost
+    };
     let prune = Config { prune: true, ..B };
     let prune_plain = Config {
         prune: true,
@@ -311,6 +315,12 @@ fn without_a_rule_something_breaks() {
                 connections: YY,
                 ..late_plain
             },
+        ),
+        (16, rule(Rule::CountIsEnough), silent),
+        (
+            17,
+            rule(Rule::DetachedIsWaitedFor),
+            Config { drops: 1, ..SLOW },
         ),
     ];
     for (number, mutant, config) in mutants {

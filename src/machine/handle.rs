@@ -36,7 +36,8 @@ impl Machine {
             Input::Dropped { closed, answered } => self.dropped(closed, answered),
             Input::Timeout => self.timeout(),
             Input::ProbeAnswered => {
-                if self.is_agreed() {
+                // Who answers is only slow.
+                if self.is_agreed() || self.waits_detached() {
                     self.put(Output::Arm(Timer::Progress));
                 }
             }
@@ -102,11 +103,14 @@ impl Machine {
                 self.back_to_stable(held);
             }
             Phase::Acking { held, .. } => self.nothing_was_switched(held, Failure::TimedOut),
-            Phase::Stable if self.listening && !self.strict && self.current.closed => {
-                // It has had its time to answer, and has all that we wrote.
-                self.listening = false;
+            Phase::Agreed(_) | Phase::Stable
+                if self.detached && !obeys!(self, DetachedIsWaitedFor) =>
+            {
+                self.abort(Abort::TimedOut);
             }
-            Phase::Agreed(_) | Phase::Stable if self.detached => self.abort(Abort::TimedOut),
+            Phase::Stable if self.has_heard_enough() => self.listening = false,
+            // A reader may take its time, and we have ours; but is anybody there?
+            Phase::Stable if self.waits_detached() => self.put(Output::Probe(Slot::Current)),
             Phase::Agreed(agreed) => {
                 // "No wait on an old leg is for ever": whom do we wait for? A responder's old leg may be
                 // well, and the count that it waits for lost with the new one.
@@ -123,8 +127,22 @@ impl Machine {
         }
     }
 
+    /// The application has let go of the stream, and it is not at its end.
+    fn waits_detached(&self) -> bool {
+        self.detached && self.phase == Phase::Stable
+    }
+
+    /// The remote was waited for until it has said that it agrees to the protocol, and has said something.
+    /// It need not say more: it has all that we wrote.
+    fn has_heard_enough(&self) -> bool {
+        self.listening && !self.strict && self.current.closed && self.received > 0
+    }
+
     /// That connection is gone, though its legs do not say so.
     pub(super) fn probe_failed(&mut self, slot: Slot) {
+        if self.waits_detached() && slot == Slot::Current {
+            return self.abort(Abort::TimedOut);
+        }
         if !self.is_agreed() {
             return;
         }

@@ -30,6 +30,8 @@ pub(crate) enum Rule {
     DoubtNeedsVerify,
     /// 16: a count that has been reached is enough, whatever becomes of the old leg.
     CountIsEnough,
+    /// 17: a stream that the application has let go of waits for a slow remote as any other does.
+    DetachedIsWaitedFor,
     /// Who has denied a stream once denies every later `Migrate` for it. Not in TRACES.md; a peer
     /// that forgets is what makes 11 matter.
     DenyIsForGood,

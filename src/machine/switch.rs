@@ -148,9 +148,7 @@ impl Machine {
                     }
                 }
                 (Some(InEnd::Error), None) => return self.abort(Abort::LegLost),
-                (Some(InEnd::Eof(eof)), None)
-                    if eof.ambiguous && eof.proof == Proof::Disagrees =>
-                {
+                (Some(InEnd::Eof(eof)), None) if eof.ambiguous && eof.proof == Proof::Disagrees => {
                     return self.abort(Abort::Unproven);
                 }
                 (Some(InEnd::Eof(_) | InEnd::Earlier), None) => agreed.in_switched = true,

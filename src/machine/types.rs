@@ -205,7 +205,7 @@ pub(crate) enum Output {
 pub(crate) enum Timer {
     /// For the answer to `Migrate`, or for our own ack to be written.
     Answer,
-    /// For anything to happen in an agreed migration, and for a detached stream to end.
+    /// For anything to happen in an agreed migration, or for a detached stream to end.
     Progress,
 }
 

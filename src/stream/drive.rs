@@ -17,8 +17,8 @@ use crate::machine::{Input, Timer};
 pub(crate) struct Timeouts {
     /// For an answer to `Migrate`; also for an ack, a deny or a cancellation to be written.
     pub(crate) answer: Duration,
-    /// For anything to happen in an agreed migration before the old connection is probed, and for a
-    /// dropped stream to end.
+    /// For anything to happen in an agreed migration, or for a dropped stream to end, before the connection
+    /// that it waits for is probed.
     pub(crate) progress: Duration,
 }
 

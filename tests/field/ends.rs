@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use futures::AsyncWriteExt;
-use libp2p_stream_migration::{Abort, Config, Event};
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
+use libp2p::StreamProtocol;
+use libp2p_stream_migration::{Abort, Config, Event, PROTOCOL_NAME};
 
 use crate::{harness::*, proxy::Proxy};
 
 /// How long no progress is put up with.
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 fn impatient() -> Setup {
     Setup {
@@ -72,4 +73,132 @@ async fn a_quiet_stream_leaves_a_silent_path() {
             }
         }
     }
+}
+
+/// I send a file over a stream that has moved, close it and let go of it. The other side needs longer for
+/// reading it than anything here has patience; it gets every byte and then the end, as from any stream.
+///
+/// A2
+#[tokio::test]
+async fn a_reader_may_take_its_time() {
+    futures::join!(
+        slow_reader(Kind::Tcp),
+        slow_reader(Kind::Quic),
+        slow_reader(Kind::Relayed)
+    );
+}
+
+async fn slow_reader(new: Kind) {
+    let mut net = Net::with(Node::with(impatient()), Node::with(impatient()));
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let first = net.connect(Kind::Tcp).await;
+    let second = net.connect(new).await;
+    let peer = net.listener.id;
+    let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, first.here).await;
+    let migration = net.dialer.control.migrate(ours.key(), second.here);
+    within("the migration", migration).await.unwrap();
+    within("writing", write(&mut ours, 1, 0, 100_000)).await;
+    within("closing", ours.close()).await.unwrap();
+    drop(ours);
+    // That time passes is what is tested.
+    tokio::time::sleep(3 * PATIENCE).await;
+    within("all of it", read(&mut theirs, 1, 0, 100_000)).await;
+    within("the end", read_end(&mut theirs)).await;
+    // It holds the stream. Here that is no fault, and nothing is aborted.
+    tokio::time::sleep(2 * PATIENCE).await;
+    let ended = |event: &Event| matches!(event, Event::StreamEnded { .. });
+    assert!(!net.dialer.events().iter().any(ended));
+    drop(theirs);
+    assert_eq!(how_it_ended(&net.dialer).await, Ok(()));
+}
+
+/// The same, and the stream is still on its way when it is let go of: the other side has not read what
+/// the old path has brought, more than is read ahead for it.
+///
+/// A2
+#[tokio::test]
+async fn a_reader_may_take_its_time_in_a_migration() {
+    for (old, new) in [(Kind::Tcp, Kind::Quic), (Kind::Quic, Kind::Tcp)] {
+        let slow = || {
+            let setup = impatient();
+            let config = setup.config.with_read_ahead_per_stream(4096);
+            Node::with(Setup { config, ..setup })
+        };
+        let mut net = Net::with(slow(), slow());
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let first = net.connect(old).await;
+        let second = net.connect(new).await;
+        let peer = net.listener.id;
+        let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, first.here).await;
+        write(&mut ours, 1, 0, 100_000).await;
+        let mut control = net.dialer.control.clone();
+        let migration = control.migrate(ours.key(), second.here);
+        let agreed = |event: &Event| matches!(event, Event::MigrationAgreed { .. });
+        futures::pin_mut!(migration);
+        within("the agreement", async {
+            futures::select! {
+                result = migration.as_mut().fuse() => panic!("{result:?}"),
+                () = net.dialer.count("agreement", 1, agreed).fuse() => {}
+            }
+        })
+        .await;
+        within("writing", write(&mut ours, 1, 100_000, 150_000)).await;
+        within("closing", ours.close()).await.unwrap();
+        drop(ours);
+        // That time passes is what is tested.
+        tokio::time::sleep(3 * PATIENCE).await;
+        within("all of it", read(&mut theirs, 1, 0, 150_000)).await;
+        within("the end", read_end(&mut theirs)).await;
+        let mut rest = Vec::new();
+        theirs.close().await.unwrap();
+        assert_eq!(theirs.read_to_end(&mut rest).await.unwrap(), 0);
+        drop(theirs);
+        within("the migration", migration).await.unwrap();
+        assert_eq!(how_it_ended(&net.dialer).await, Ok(()));
+        assert_eq!(how_it_ended(&net.listener).await, Ok(()));
+    }
+}
+
+/// I open a stream with `V1Lazy`, write, close and drop it, before the other side has answered; and it takes
+/// its time for that. Over QUIC its answer must not fail, or what was written is lost with it.
+///
+/// A2
+#[tokio::test]
+async fn an_answer_may_take_its_time() {
+    let lazy = Setup {
+        identify: true,
+        lazy: true,
+        ..impatient()
+    };
+    let raw = Setup {
+        config: Config::default().with_protocol_name(StreamProtocol::new("/raw")),
+        identify: true,
+        ..Default::default()
+    };
+    let mut net = Net::with(Node::with(lazy), Node::with(raw));
+    let mut prefixes = net.listener.control.accept(PROTOCOL_NAME).unwrap();
+    let _served = net.listener.control.accept(PROTOCOL).unwrap();
+    let pair = net.connect(Kind::Quic).await;
+    net.dialer
+        .wait("what the other serves", |seen| {
+            matches!(seen, Seen::Identified(_)).then_some(())
+        })
+        .await;
+    let control = &mut net.dialer.control;
+    let opened = control.open_stream_on(net.listener.id, pair.here, PROTOCOL);
+    let mut ours = within("opening", opened).await.unwrap();
+    write(&mut ours, 1, 0, 1000).await;
+    ours.close().await.unwrap();
+    drop(ours);
+    let (_, _, mut leg) = within("the leg", prefixes.next()).await.unwrap();
+    // That time passes is what is tested.
+    tokio::time::sleep(3 * PATIENCE).await;
+    let mut length = [0];
+    leg.read_exact(&mut length).await.unwrap();
+    let mut label = vec![0; length[0].into()];
+    leg.read_exact(&mut label).await.unwrap();
+    let selected = multistream_select::listener_select_proto(leg, [PROTOCOL]);
+    let (_, mut theirs) = within("the answer", selected).await.unwrap();
+    within("all of it", read(&mut theirs, 1, 0, 1000)).await;
+    within("the end", read_end(&mut theirs)).await;
 }

@@ -314,6 +314,8 @@ impl World {
                 {
                     for pipe in &mut leg.pipes {
                         if !keep {
+                            self.budgets.lossy |=
+                                pipe.first().is_some_and(|item| item != Item::Fin);
                             pipe.clear();
                         }
                     }

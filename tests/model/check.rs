@@ -129,7 +129,8 @@ impl Step {
             let fires: Vec<_> = timers.map(Self::Fire).collect();
             if !fires.is_empty() && world.budgets.waited {
                 let before = fingerprint(world);
-                let excused = (0..2).any(|side| world.is_stuck_in_promise(side));
+                let excused = (0..2)
+                    .any(|side| world.is_stuck_in_promise(side) || world.waits_for_a_holder(side));
                 if !excused
                     && fires
                         .iter()

@@ -74,6 +74,13 @@ impl World {
             && self.leg_in(0, Slot::Current) == self.leg_in(1, Slot::Current)
     }
 
+    /// The application has let go of the stream; the other side's holds it, and may.
+    pub(crate) fn waits_for_a_holder(&self, side: usize) -> bool {
+        let [peer, other] = [&self.peers[side], &self.peers[1 - side]];
+        let holds = !other.dropped && !other.closed && other.machine.over().is_none();
+        peer.dropped && holds && !peer.machine.is_migrating()
+    }
+
     fn slots_left(&self, side: usize) -> bool {
         [Slot::Ours, Slot::Theirs, Slot::New]
             .iter()

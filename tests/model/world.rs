@@ -77,6 +77,8 @@ pub(crate) struct Budgets {
     pub(crate) rude: bool,
     /// An abort was excused; what it does to the other side is, too.
     pub(crate) excused: bool,
+    /// Something but an end was lost with a connection that went silent.
+    pub(crate) lossy: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -148,6 +150,7 @@ impl World {
                 waited: false,
                 rude: false,
                 excused: false,
+                lossy: false,
             },
             exception: None,
         }
@@ -183,6 +186,7 @@ impl World {
         self.legs[leg].write(side, item, lost);
         if silent {
             self.legs[leg].seats[side].void = false;
+            self.budgets.lossy |= item != Item::Fin;
         }
     }
 
@@ -222,6 +226,10 @@ impl World {
         let ended = peer.machine.read_from() == ReadFrom::Ended;
         let was_over = peer.machine.over().is_some();
         let doubtful = peer.machine.is_in_doubt() || peer.machine.awaits_answer();
+        let agreed = peer.machine.is_agreed();
+        let legs_lost = [Slot::Current, Slot::New]
+            .map(|slot| self.leg_in(side, slot).is_none_or(|leg| self.is_lost(leg)));
+        let peer = &mut self.peers[side];
         let close = match input {
             Input::Closed(slot) if peer.closed => slot == peer.machine.closes(),
             _ => false,
@@ -239,6 +247,9 @@ impl World {
             self.judge_end(config, side, input)?;
         }
         if let (false, Some(Err(abort))) = (was_over, self.peers[side].machine.over()) {
+            if agreed && legs_lost == [true, false] {
+                self.judge_silence(config, side, abort)?;
+            }
             self.judge_abort(config, side, abort, doubtful)?;
         }
         if config.acks == Acks::AtOnce && self.peers[side].ack.is_some() {
@@ -414,6 +425,20 @@ impl World {
         }
     }
 
+    /// A stream that was quiet when the connection of its old leg went silent has lost nothing, and goes
+    /// on.
+    fn judge_silence(&self, config: &Config, side: usize, abort: Abort) -> Result<(), Violation> {
+        let budgets = &self.budgets;
+        let both = config.verify == [true, true];
+        if !both || !config.silent || budgets.lossy || budgets.rude || budgets.excused {
+            return Ok(());
+        }
+        let name = name(side);
+        Err(format!(
+            "{name}: {abort:?}, though nothing was lost with the old leg"
+        ))
+    }
+
     /// Nothing is aborted that did not have to be.
     fn judge_abort(
         &mut self,
@@ -425,10 +450,6 @@ impl World {
         let budgets = &mut self.budgets;
         if abort == Abort::Violation {
             return Err(format!("{} blames an honest peer", name(side)));
-        }
-        if abort == Abort::TimedOut && self.peers[side].dropped {
-            // The deadline of a detached stream, whose application has had its answer.
-            return Ok(());
         }
         if budgets.rude || budgets.losses < config.losses || budgets.excused {
             return Ok(());
