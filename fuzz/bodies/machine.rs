@@ -127,6 +127,9 @@ impl Driver {
             }
         } else if let ReadFrom::Leg(_) = self.machine.read_from() {
             self.machine.read(n >> 1);
+            if self.machine.has_read_all() {
+                self.handle(Input::ReadAll);
+            }
         }
         let after = self.machine.counts();
         assert!(before.0 <= after.0 && before.1 <= after.1);
@@ -183,6 +186,7 @@ impl Driver {
                 answered: operation & 0x80 == 0,
             },
             13 => Input::Timeout,
+            14 => Input::ReadAll,
             _ => Input::ProbeAnswered,
         }
     }
@@ -223,6 +227,7 @@ impl Driver {
             Input::Verdict(_) => self.asked,
             Input::AckWritten => machine.awaits_ack_written(),
             Input::Switched(_) | Input::Cancelled(Slot::New) => machine.awaits_count(),
+            Input::ReadAll => machine.has_read_all(),
             Input::Cancelled(slot) => slot == Slot::Theirs && leg(slot).is_some(),
             Input::End(slot, _) => matches!(slot, Slot::Current | Slot::New) && is_read(slot),
             Input::ReadFailed(slot) | Input::Unexpected(slot) => match slot {
@@ -402,7 +407,7 @@ impl Driver {
         );
     }
 
-    /// Whatever has happened, a stream that nobody holds goes away by its timer alone.
+    /// Whatever has happened, a stream that nobody holds goes away by its timer alone, if nobody is there.
     fn end(&mut self) {
         let closed = self.close_reported;
         self.handle(Input::Dropped {
@@ -412,6 +417,11 @@ impl Driver {
         for _ in 0..3 {
             if !self.over {
                 self.handle(Input::Timeout);
+            }
+            for slot in SLOTS {
+                if std::mem::take(&mut self.probing[slot as usize]) && !self.over {
+                    self.handle(Input::ProbeFailed(slot));
+                }
             }
         }
         assert!(self.over, "the stream never ends: {:?}", self.machine);

@@ -182,7 +182,7 @@ impl Pair {
 
     fn write(&mut self, side: usize, n: u64) {
         let peer = &mut self.sides[side];
-        if peer.dropped || peer.closed {
+        if peer.dropped || peer.closed || n == 0 {
             return;
         }
         if let WriteTo::Leg(slot) = peer.machine.write_to() {
@@ -315,6 +315,9 @@ impl Pair {
                 let machine = &mut self.sides[side].machine;
                 assert_eq!(position, machine.counts().1, "lost, repeated or reordered");
                 machine.read(n);
+                if machine.has_read_all() {
+                    self.input(side, Input::ReadAll);
+                }
             }
             Item::Fin if message => self.input(side, Input::ReadFailed(slot)),
             Item::Fin => self.input(side, Input::End(slot, Eof::new(proof, false))),

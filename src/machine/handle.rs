@@ -111,12 +111,18 @@ impl Machine {
             Phase::Stable if self.has_heard_enough() => self.listening = false,
             // A reader may take its time, and we have ours; but is anybody there?
             Phase::Stable if self.waits_detached() => self.put(Output::Probe(Slot::Current)),
+            Phase::Agreed(agreed) if agreed.in_switched && agreed.in_end.is_none() => {
+                // It has had its time, and we have all that it was to bring.
+                self.old_leg_lost();
+                if self.is_agreed() {
+                    self.timeout();
+                }
+            }
             Phase::Agreed(agreed) => {
                 // "No wait on an old leg is for ever": whom do we wait for? A responder's old leg may be
                 // well, and the count that it waits for lost with the new one.
                 let closing = agreed.out_switched.is_some() && !self.current.closed;
-                let reading = agreed.in_end.is_none() && !agreed.in_switched;
-                if reading || closing {
+                if agreed.in_end.is_none() || closing {
                     self.put(Output::Probe(Slot::Current));
                 }
                 if agreed.verify && agreed.count.is_none() {

@@ -291,14 +291,15 @@ impl Machine {
         }
     }
 
-    /// A leg that has to be read although the application's input has ended: its end must come, and
-    /// data on it is a violation (*Half-closed streams*).
+    /// A leg that has to be read although the application's input has ended, or is elsewhere: its end must
+    /// come, and data on it is a violation (*Half-closed streams*).
     #[must_use]
     pub(crate) fn check(&self) -> Option<Slot> {
-        if !self.in_ended {
-            return None;
-        }
         match &self.phase {
+            Phase::Agreed(agreed) if agreed.in_switched && agreed.in_end.is_none() => {
+                Some(Slot::Current)
+            }
+            _ if !self.in_ended => None,
             Phase::Aborted(_) | Phase::Finished => None,
             Phase::Agreed(agreed) if agreed.in_switched => (!agreed.new.read).then_some(Slot::New),
             _ => (!self.current.read).then_some(Slot::Current),

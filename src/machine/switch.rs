@@ -94,18 +94,16 @@ impl Machine {
         let Phase::Agreed(agreed) = &mut self.phase else {
             return;
         };
-        if agreed.in_end.is_some() || agreed.in_switched {
+        if agreed.in_end.is_some() {
             return;
         }
         let count_decides = agreed.out_switched.is_some() || obeys!(self, CountIsEnough);
-        match &mut self.phase {
-            Phase::Agreed(agreed) if agreed.verify && count_decides => {
-                self.current.read = true;
-                agreed.in_end = Some(InEnd::Error);
-                self.advance();
-            }
-            _ => self.abort(Abort::LegLost),
+        if !agreed.verify || !count_decides {
+            return self.abort(Abort::LegLost);
         }
+        agreed.in_end = Some(InEnd::Error);
+        self.current.read = true;
+        self.advance();
     }
 
     /// The old leg takes nothing more.
@@ -136,8 +134,8 @@ impl Machine {
         if !agreed.in_switched {
             match (agreed.in_end, agreed.count) {
                 (None, Some(_)) if !obeys!(self, CountIsEnough) => return,
-                // The count tells by itself whether all has been read, and then it does not matter what
-                // becomes of the old leg: its path may be silent, and its end never come.
+                // The count tells by itself whether all has been read: the old leg's path may be silent,
+                // and its end never come.
                 (_, Some(count)) if count == self.received => agreed.in_switched = true,
                 (_, Some(count)) if count < self.received => return self.abort(Abort::Violation),
                 (None, _) => return,
@@ -165,7 +163,9 @@ impl Machine {
         let Phase::Agreed(agreed) = self.phase else {
             return;
         };
-        if agreed.out_switched.is_none() || !agreed.in_switched || !self.current.closed {
+        // Its end is waited for even so, for a while: what is more than was counted has to be noticed.
+        let switched = agreed.out_switched.is_some() && agreed.in_switched;
+        if !switched || agreed.in_end.is_none() || !self.current.closed {
             return;
         }
         self.id = agreed.id;

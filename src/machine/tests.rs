@@ -428,6 +428,10 @@ fn a_count_that_is_reached_needs_no_end() {
             assert_eq!(machine.write_to(), WriteTo::Leg(Slot::New));
             assert_eq!(machine.read_from(), ReadFrom::Leg(Slot::New));
             machine.handle(Input::Closed(Slot::Current));
+            // More than was counted would be noticed, but not for ever.
+            assert_eq!(machine.check(), Some(Slot::Current));
+            assert!(machine.is_migrating());
+            machine.handle(Input::Timeout);
             assert_eq!((machine.id(), machine.over()), (StreamId(1), None));
         } else {
             // Two bytes are missing.

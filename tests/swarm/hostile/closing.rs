@@ -66,7 +66,12 @@ async fn closed_at(step: usize, ours_asks: bool, verify: bool, kinds: (Kind, Kin
     let gives_up = if ours_asks {
         (2..=5).contains(&step)
     } else {
-        verify && step == 4 && !old_one
+        verify
+            && if old_one {
+                step == 2 || step == 3
+            } else {
+                step == 4
+            }
     };
     // On a connection that we have closed ourselves, this may never return.
     let rest = tokio::spawn(async move {
@@ -102,7 +107,12 @@ async fn closed_at(step: usize, ours_asks: bool, verify: bool, kinds: (Kind, Kin
         assert!(ours.write(&[0]).await.is_err(), "{what}");
     }
     // What can go on has to.
-    let must_go_on = if old_one { step >= 7 } else { step < 2 };
+    let counted = verify && !ours_asks && step >= 4;
+    let must_go_on = if old_one {
+        step >= 7 || counted
+    } else {
+        step < 2
+    };
     assert!(result.is_ok() || !must_go_on, "{result:?}: {what}");
     if let Some(migration) = migration {
         let _ = within(&what, migration).await.unwrap();
