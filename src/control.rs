@@ -1,6 +1,10 @@
 //! The handle by which an application opens, accepts, moves and lists streams.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use futures::{
     SinkExt,
@@ -13,6 +17,7 @@ use crate::{
     accept::{Acceptors, AlreadyRegistered, IncomingStreams},
     event::{Abort, Failure},
     negotiate::Stream,
+    offer::{Held, Reopening},
     policy::Verdict,
     stream::StreamKey,
     view::{ConnectionInfo, Mobility, StreamInfo},
@@ -66,7 +71,74 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct StreamRequest {
     pub(crate) protocol: StreamProtocol,
-    pub(crate) reply: oneshot::Sender<Result<Stream, OpenStreamError>>,
+    pub(crate) reply: Reply,
+    /// Whether the remote serves the protocol inside the prefix.
+    pub(crate) inside: Inside,
+    /// It is tried a second time, because the first offer was not answered.
+    pub(crate) again: bool,
+    /// What is left of the stream that was opened for it before.
+    pub(crate) held: Option<Held>,
+}
+
+/// What is known of a protocol inside the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inside {
+    Unknown,
+    /// It was refused there some time ago, and served on a plain stream.
+    Remembered,
+    /// It was refused there just now.
+    Refused,
+}
+
+/// Who waits for a stream.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Caller(oneshot::Sender<Result<Stream, OpenStreamError>>),
+    /// A stream that the application holds already, and that becomes a plain one.
+    Reopening(Reopening),
+}
+
+impl StreamRequest {
+    pub(crate) fn new(
+        protocol: StreamProtocol,
+        reply: oneshot::Sender<Result<Stream, OpenStreamError>>,
+    ) -> Self {
+        Self {
+            protocol,
+            reply: Reply::Caller(reply),
+            inside: Inside::Unknown,
+            again: false,
+            held: None,
+        }
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_canceled(&self) -> bool {
+        match &self.reply {
+            Reply::Caller(reply) => reply.is_canceled(),
+            Reply::Reopening(reopening) => reopening.is_canceled(),
+        }
+    }
+
+    /// Ready when nobody waits for it any more.
+    pub(crate) fn poll_canceled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.reply {
+            Reply::Caller(reply) => reply.poll_canceled(cx),
+            Reply::Reopening(_) => Poll::Pending,
+        }
+    }
+
+    /// Tells whoever waits that there will be no stream.
+    pub(crate) fn fail(self, error: OpenStreamError) {
+        match self.reply {
+            Reply::Caller(reply) => {
+                let _ = reply.send(Err(error));
+            }
+            Reply::Reopening(reopening) => {
+                reopening.reopened(Err(error));
+            }
+        }
+    }
 }
 
 /// Opens, accepts, moves and lists streams. Made by
@@ -95,14 +167,15 @@ impl Control {
     /// Opens a stream to the peer on the best connection: one that has room, and of those, as the policy
     /// [says](crate::Policy::compare); direct before relayed; the oldest. Dials the peer if there is none.
     ///
-    /// If the peer does not speak the migration protocol, the stream is a plain one
-    /// ([`Stream::is_migratable`]).
+    /// If the peer does not speak the migration protocol, or serves this protocol by something else than
+    /// this crate, the stream is a plain one ([`Stream::is_migratable`]).
     ///
     /// # Errors
     ///
     /// [`OpenStreamError::UnsupportedProtocol`] if the peer does not support the protocol. When Identify
     /// has told that it does, its answer is not waited for, and a peer that has changed its mind shows as
-    /// an error of the first read.
+    /// an error of the first read. [`OpenStreamError::Io`] if the peer does not answer, which says nothing
+    /// of what it supports.
     pub async fn open_stream(
         &mut self,
         peer: PeerId,
@@ -135,7 +208,7 @@ impl Control {
         self.ask(|reply| Command::Open {
             peer,
             connection,
-            request: StreamRequest { protocol, reply },
+            request: StreamRequest::new(protocol, reply),
         })
         .await
         .unwrap_or_else(|| Err(gone()))

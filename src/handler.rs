@@ -7,6 +7,7 @@
 use std::{
     cell::Cell,
     collections::{HashSet, VecDeque},
+    convert::Infallible,
     future::{Ready, ready},
     io,
     sync::Arc,
@@ -34,7 +35,7 @@ use web_time::Instant;
 use crate::{
     Config,
     accept::Acceptors,
-    control::StreamRequest,
+    control::{Inside, StreamRequest},
     protocol::codec::{self, ReadError, Request},
     spare,
     stream::{LONGEST, Places, StreamKey, after},
@@ -73,6 +74,13 @@ pub struct Open {
     offer: Offer,
 }
 
+impl Open {
+    /// Whether nobody waits for it any more.
+    fn is_canceled(&self) -> bool {
+        matches!(&self.purpose, Purpose::Stream(request) if request.is_canceled())
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offer {
     /// Not decided yet.
@@ -101,7 +109,7 @@ pub(crate) enum News {
     /// It could not be opened.
     OpenFailed {
         purpose: Purpose,
-        error: StreamUpgradeError<std::convert::Infallible>,
+        error: StreamUpgradeError<Infallible>,
     },
     /// The remote opened a stream or a leg.
     Requested { stream: Substream, request: Request },
@@ -110,6 +118,8 @@ pub(crate) enum News {
         stream: Stream,
         protocol: StreamProtocol,
     },
+    /// What the remote says that it speaks has changed.
+    ProtocolsChanged,
     /// Nothing has used the connection for so long that nothing can be on its way there.
     Unused,
     /// The remote opened more than may be waiting for its first message.
@@ -176,15 +186,33 @@ impl Handler {
     /// *Opening*: what Identify says decides; without it, the prefix and the protocol are offered
     /// together, so that a remote without the prefix costs nothing.
     fn offer(&self, purpose: &Purpose) -> Offer {
-        match (purpose, self.knows(&self.prefix)) {
-            (Purpose::Stream(_), Some(true)) => Offer::Prefix,
-            (Purpose::Stream(_), Some(false)) => Offer::Plain,
-            (Purpose::Stream(_), None) => Offer::Both,
-            _ => Offer::Prefix,
+        let Purpose::Stream(request) = purpose else {
+            return Offer::Prefix;
+        };
+        match self.knows(&self.prefix) {
+            _ if request.inside != Inside::Unknown => Offer::Plain,
+            // What it said may be stale.
+            _ if request.again => Offer::Both,
+            Some(true) => Offer::Prefix,
+            Some(false) => Offer::Plain,
+            None => Offer::Both,
         }
     }
 
-    fn request(&mut self, mut open: Open) -> SubstreamProtocol<Upgrade, Open> {
+    /// Whether no more streams can wait. Whoever has given up holds no place.
+    fn is_full(&mut self) -> bool {
+        if self.queue.len() >= self.max_queued {
+            self.queue.retain(|open| !open.is_canceled());
+        }
+        self.queue.len() >= self.max_queued
+    }
+
+    /// What is to be opened next. Whoever has given up meanwhile is passed over.
+    fn next(&mut self) -> Option<Open> {
+        std::iter::from_fn(|| self.queue.pop_front()).find(|open| !open.is_canceled())
+    }
+
+    fn request(&mut self, mut open: Open) -> SubstreamProtocol<Ask, Open> {
         if open.offer == Offer::Undecided {
             open.offer = self.offer(&open.purpose);
         }
@@ -192,18 +220,30 @@ impl Handler {
             Purpose::Stream(request) => Some(request.protocol.clone()),
             _ => None,
         };
-        let protocols: Vec<_> = match (open.offer, protocol) {
-            (Offer::Plain, Some(protocol)) => vec![protocol],
-            (Offer::Both, Some(protocol)) => vec![self.prefix.clone(), protocol],
-            _ => vec![self.prefix.clone()],
+        let name = |name: StreamProtocol| Name { name, last: false };
+        let mut protocols: Vec<_> = match (open.offer, protocol) {
+            (Offer::Plain, Some(protocol)) => vec![name(protocol)],
+            (Offer::Both, Some(protocol)) => vec![name(self.prefix.clone()), name(protocol)],
+            _ => vec![name(self.prefix.clone())],
         };
+        // A swarm that negotiates lazily does not wait for the answer to the last offer. Here it has to,
+        // if nobody knows it, and so there is one more.
+        if let Purpose::Stream(request) = &open.purpose
+            && open.offer != Offer::Prefix
+            && self.knows(&request.protocol) != Some(true)
+        {
+            protocols.push(Name {
+                name: request.protocol.clone(),
+                last: true,
+            });
+        }
         self.opening += 1;
         let timeout = match open.purpose {
             Purpose::Probe(_) => Some(self.probe_timeout),
             Purpose::Leg(_) => Some(self.leg_timeout),
             Purpose::Stream(_) | Purpose::Watch(_) | Purpose::Released => None,
         };
-        let protocol = SubstreamProtocol::new(Upgrade(protocols.into()), open);
+        let protocol = SubstreamProtocol::new(Ask(protocols), open);
         match timeout {
             Some(timeout) => protocol.with_timeout(timeout),
             None => protocol,
@@ -212,6 +252,7 @@ impl Handler {
 
     fn opened(&mut self, open: Open, stream: Stream, protocol: &StreamProtocol) {
         let known = match &open.purpose {
+            Purpose::Stream(request) if request.is_canceled() => return,
             Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
             _ => false,
         };
@@ -228,15 +269,18 @@ impl Handler {
         });
     }
 
-    fn open_failed(&mut self, open: Open, error: StreamUpgradeError<std::convert::Infallible>) {
+    fn open_failed(&mut self, mut open: Open, error: StreamUpgradeError<Infallible>) {
         let refused = matches!(error, StreamUpgradeError::NegotiationFailed);
         let narrowed = matches!(open.offer, Offer::Prefix | Offer::Plain);
-        if refused && narrowed && matches!(open.purpose, Purpose::Stream(_)) {
-            // What Identify said was stale.
-            self.queue.push_front(Open {
-                offer: Offer::Both,
-                ..open
-            });
+        if refused
+            && narrowed
+            && let Purpose::Stream(request) = &mut open.purpose
+            && request.inside != Inside::Refused
+        {
+            // What Identify said, or what was seen before, was stale.
+            request.inside = Inside::Unknown;
+            open.offer = Offer::Both;
+            self.queue.push_front(open);
             return;
         }
         self.events.push_back(News::OpenFailed {
@@ -327,14 +371,14 @@ impl Usage {
 impl ConnectionHandler for Handler {
     type FromBehaviour = FromBehaviour;
     type ToBehaviour = ToBehaviour;
-    type InboundProtocol = Upgrade;
-    type OutboundProtocol = Upgrade;
+    type InboundProtocol = Accept;
+    type OutboundProtocol = Ask;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = Open;
 
-    fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
+    fn listen_protocol(&self) -> SubstreamProtocol<Accept> {
         self.usage.protocols_asked();
-        SubstreamProtocol::new(Upgrade(self.acceptors.protocols()), ())
+        SubstreamProtocol::new(Accept(self.acceptors.protocols()), ())
     }
 
     /// A migration's target has to stay until its substream is open.
@@ -349,13 +393,13 @@ impl ConnectionHandler for Handler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Upgrade, Open, ToBehaviour>> {
+    ) -> Poll<ConnectionHandlerEvent<Ask, Open, ToBehaviour>> {
         self.poll_unused(cx);
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
         }
         if self.opening < MAX_OPENING
-            && let Some(open) = self.queue.pop_front()
+            && let Some(open) = self.next()
         {
             let protocol = self.request(open);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
@@ -397,7 +441,7 @@ impl ConnectionHandler for Handler {
             }
             Purpose::Released => {}
             // Migrations are bounded by the number of streams; they are not refused.
-            Purpose::Stream(_) if self.queue.len() >= self.max_queued => {
+            Purpose::Stream(_) if self.is_full() => {
                 let error = io::Error::new(
                     io::ErrorKind::WouldBlock,
                     format!(
@@ -411,7 +455,7 @@ impl ConnectionHandler for Handler {
         }
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), Open>) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Accept, Ask, (), Open>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (stream, protocol),
@@ -426,6 +470,12 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 self.opening = self.opening.saturating_sub(1);
+                let error = match error {
+                    StreamUpgradeError::Apply(Refused) => StreamUpgradeError::NegotiationFailed,
+                    StreamUpgradeError::Timeout => StreamUpgradeError::Timeout,
+                    StreamUpgradeError::NegotiationFailed => StreamUpgradeError::NegotiationFailed,
+                    StreamUpgradeError::Io(error) => StreamUpgradeError::Io(error),
+                };
                 self.open_failed(info, error);
             }
             ConnectionEvent::RemoteProtocolsChange(change) => {
@@ -438,15 +488,36 @@ impl ConnectionHandler for Handler {
                         }
                     }
                 }
+                self.events.push_back(News::ProtocolsChanged);
             }
             _ => {}
         }
     }
 }
 
-/// Agrees on a protocol and leaves it at that.
+/// The name of a protocol in an offer.
 #[derive(Debug, Clone)]
-pub struct Upgrade(Arc<[StreamProtocol]>);
+pub struct Name {
+    name: StreamProtocol,
+    /// It was offered before. Agreed on, it is refused: a swarm that negotiates lazily takes the last offer
+    /// for agreed when those before it were refused.
+    last: bool,
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        self.name.as_ref()
+    }
+}
+
+/// The remote does not support what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the remote does not support the protocol")]
+pub struct Refused;
+
+/// Agrees on a protocol that the remote asks for, and leaves it at that.
+#[derive(Debug, Clone)]
+pub struct Accept(Arc<[StreamProtocol]>);
 
 /// Iterates over a shared list, which the swarm asks for at every poll of a connection.
 #[derive(Debug, Clone)]
@@ -465,7 +536,7 @@ impl Iterator for Protocols {
     }
 }
 
-impl UpgradeInfo for Upgrade {
+impl UpgradeInfo for Accept {
     type Info = StreamProtocol;
     type InfoIter = Protocols;
 
@@ -477,9 +548,9 @@ impl UpgradeInfo for Upgrade {
     }
 }
 
-impl InboundUpgrade<Stream> for Upgrade {
+impl InboundUpgrade<Stream> for Accept {
     type Output = (Stream, StreamProtocol);
-    type Error = std::convert::Infallible;
+    type Error = Infallible;
     type Future = Ready<Result<Self::Output, Self::Error>>;
 
     fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
@@ -487,12 +558,28 @@ impl InboundUpgrade<Stream> for Upgrade {
     }
 }
 
-impl OutboundUpgrade<Stream> for Upgrade {
+/// Asks for a protocol and leaves it at that.
+#[derive(Debug)]
+pub struct Ask(Vec<Name>);
+
+impl UpgradeInfo for Ask {
+    type Info = Name;
+    type InfoIter = std::vec::IntoIter<Name>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl OutboundUpgrade<Stream> for Ask {
     type Output = (Stream, StreamProtocol);
-    type Error = std::convert::Infallible;
+    type Error = Refused;
     type Future = Ready<Result<Self::Output, Self::Error>>;
 
-    fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
-        ready(Ok((stream, protocol)))
+    fn upgrade_outbound(self, stream: Stream, Name { name, last }: Name) -> Self::Future {
+        ready(match last {
+            false => Ok((stream, name)),
+            true => Err(Refused),
+        })
     }
 }

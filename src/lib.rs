@@ -12,6 +12,7 @@ mod machine;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod negotiate;
+mod offer;
 mod policy;
 mod protocol;
 mod spare;

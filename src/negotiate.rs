@@ -4,22 +4,24 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Wake, Waker, ready},
+    task::{Context, Poll, ready},
 };
 
-use futures::{AsyncRead, AsyncWrite, AsyncWriteExt, task::AtomicWaker};
+use futures::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
-use multistream_select::{Negotiated, NegotiationError, Version};
+use multistream_select::NegotiationError;
 
 use crate::{
     accept::Acceptors,
     machine::StreamId,
+    offer::{self, Answer, Held, Pending, Settled, Side},
     protocol::codec::{self, Request},
-    stream::{Migratable, Shared, StreamKey},
+    stream::{Migratable, Shared, Status, StreamKey},
     substream::Substream,
 };
 
@@ -45,35 +47,25 @@ pub struct Stream {
     /// Shared by all the peer's streams.
     peer: Arc<PeerId>,
     protocol: StreamProtocol,
-    /// A lazy negotiation that failed panics when it is used again; so it is not.
+    /// The offer has come to nothing, or a lazily negotiated substream has failed, which panics when it is
+    /// used again; so it is not.
     broken: Option<io::ErrorKind>,
-    /// Until the answer to a lazy offer has been read.
-    unanswered: Option<Arc<Both>>,
-}
-
-/// A lazy negotiation flushes when it is read from, and a leg keeps only the last waker per direction:
-/// the reader's would take the place of the writer's. So until the answer is there, whatever is woken
-/// wakes both.
-#[derive(Default)]
-struct Both {
-    reader: AtomicWaker,
-    writer: AtomicWaker,
-}
-
-impl Wake for Both {
-    fn wake(self: Arc<Self>) {
-        self.reader.wake();
-        self.writer.wake();
-    }
 }
 
 type SwarmMigratable = Migratable<Substream, ConnectionId>;
 
 enum Inner {
+    /// The protocol is agreed; what negotiated it is gone.
     Migratable {
-        io: Agreement,
+        io: SwarmMigratable,
         shared: Arc<SwarmShared>,
         /// The connection as it was last known.
+        first: ConnectionId,
+    },
+    /// The remote has still to answer, or has refused and is asked for a plain stream.
+    Offered {
+        pending: Arc<Pending>,
+        shared: Arc<SwarmShared>,
         first: ConnectionId,
     },
     Plain {
@@ -82,15 +74,9 @@ enum Inner {
         connection: ConnectionId,
         sent: u64,
         received: u64,
+        /// It was closed for writing while it was offered.
+        closed: bool,
     },
-}
-
-/// How far the protocol is agreed on.
-enum Agreement {
-    /// It is; what negotiated it is gone.
-    Agreed(SwarmMigratable),
-    /// The remote's answer comes before its first byte.
-    Offered(Box<Negotiated<SwarmMigratable>>),
 }
 
 impl Stream {
@@ -107,30 +93,30 @@ impl Stream {
                 connection,
                 sent: 0,
                 received: 0,
+                closed: false,
             },
             key,
             peer,
             protocol,
             broken: None,
-            unanswered: None,
         }
     }
 
-    fn migratable(
-        io: Agreement,
-        shared: Arc<SwarmShared>,
-        peer: Arc<PeerId>,
-        first: ConnectionId,
-        protocol: StreamProtocol,
-    ) -> Self {
-        let offered = matches!(io, Agreement::Offered(_));
+    fn new(key: StreamKey, io: Inner, peer: Arc<PeerId>, protocol: StreamProtocol) -> Self {
         Self {
-            key: shared.key(),
-            io: Inner::Migratable { io, shared, first },
+            key,
+            io,
             peer,
             protocol,
             broken: None,
-            unanswered: offered.then(Arc::default),
+        }
+    }
+
+    /// The offer that the behaviour has to go on with, though the application polls nothing.
+    pub(crate) fn pending(&self) -> Option<Arc<Pending>> {
+        match &self.io {
+            Inner::Offered { pending, .. } => Some(pending.clone()),
+            Inner::Migratable { .. } | Inner::Plain { .. } => None,
         }
     }
 
@@ -141,8 +127,19 @@ impl Stream {
 
     /// The stream's present ID on the wire, which each migration changes. `None` for a plain stream.
     pub fn id(&self) -> Option<StreamId> {
+        self.status().map(|status| status.id)
+    }
+
+    /// Where the stream stands, if it is migratable.
+    fn status(&self) -> Option<Status<ConnectionId>> {
         match &self.io {
-            Inner::Migratable { shared, .. } => Some(shared.status().id),
+            Inner::Migratable { shared, .. } => Some(shared.status()),
+            Inner::Offered {
+                pending, shared, ..
+            } => match pending.plain_sent() {
+                None => Some(shared.status()),
+                Some(_) => None,
+            },
             Inner::Plain { .. } => None,
         }
     }
@@ -160,29 +157,42 @@ impl Stream {
     /// The connection that carries what is written now.
     pub fn connection(&self) -> ConnectionId {
         match &self.io {
-            Inner::Migratable { shared, first, .. } => shared.status().connection.unwrap_or(*first),
+            Inner::Migratable { shared, first, .. } | Inner::Offered { shared, first, .. } => {
+                shared.status().connection.unwrap_or(*first)
+            }
             Inner::Plain { connection, .. } => *connection,
         }
     }
 
-    /// Whether the stream can be moved: whether the remote speaks the protocol.
+    /// Whether the stream can be moved: whether the remote speaks the migration protocol, and serves this
+    /// protocol inside it. A peer that Identify says supports both may still turn out to serve this one on
+    /// plain streams only; then the stream becomes a plain one when the remote's answer comes.
     pub fn is_migratable(&self) -> bool {
-        matches!(self.io, Inner::Migratable { .. })
+        match &self.io {
+            Inner::Migratable { .. } => true,
+            Inner::Offered { pending, .. } => pending.plain_sent().is_none(),
+            Inner::Plain { .. } => false,
+        }
     }
 
-    /// Bytes written so far over all legs, the negotiation of the protocol included.
+    /// Bytes written so far over all legs, the negotiation of the protocol included; of a plain stream,
+    /// without it.
     pub fn bytes_out(&self) -> u64 {
         match &self.io {
             Inner::Migratable { shared, .. } => shared.status().sent,
+            Inner::Offered {
+                pending, shared, ..
+            } => pending.plain_sent().unwrap_or_else(|| shared.status().sent),
             Inner::Plain { sent, .. } => *sent,
         }
     }
 
-    /// Bytes read so far over all legs, the negotiation of the protocol and what was read ahead included.
+    /// Bytes read so far over all legs, the negotiation of the protocol and what was read ahead included; of
+    /// a plain stream, without it.
     pub fn bytes_in(&self) -> u64 {
         match &self.io {
-            Inner::Migratable { shared, .. } => shared.status().received,
             Inner::Plain { received, .. } => *received,
+            _ => self.status().map_or(0, |status| status.received),
         }
     }
 
@@ -193,13 +203,52 @@ impl Stream {
         }
     }
 
-    fn after_read(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if polled.is_ready()
-            && self.unanswered.take().is_some()
-            && let Inner::Migratable { shared, .. } = &self.io
-        {
-            shared.set_unanswered(false);
+    /// Ready at once, but for an offer that is not settled.
+    #[inline]
+    fn poll_settle(&mut self, side: Side, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        match &self.io {
+            Inner::Offered { .. } => self.poll_offered(side, cx),
+            Inner::Migratable { .. } | Inner::Plain { .. } => Poll::Ready(Ok(())),
         }
+    }
+
+    #[cold]
+    fn poll_offered(&mut self, side: Side, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let Inner::Offered {
+            pending,
+            shared,
+            first,
+        } = &self.io
+        else {
+            return Poll::Ready(Ok(()));
+        };
+        self.io = match ready!(pending.poll_settled(side, cx)) {
+            Settled::Agreed(io) => Inner::Migratable {
+                io: *io,
+                shared: shared.clone(),
+                first: *first,
+            },
+            Settled::Plain {
+                io,
+                connection,
+                sent,
+                closed,
+            } => Inner::Plain {
+                io,
+                connection,
+                sent,
+                received: 0,
+                closed,
+            },
+            Settled::Failed(error) => {
+                self.broken = Some(error.kind());
+                return Poll::Ready(Err(error));
+            }
+        };
+        Poll::Ready(Ok(()))
+    }
+
+    fn after_read(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match (&polled, &mut self.io) {
             (Poll::Ready(Err(error)), _) => self.broken = Some(error.kind()),
             (Poll::Ready(Ok(n)), Inner::Plain { received, .. }) => *received += *n as u64,
@@ -216,6 +265,14 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Inner::Offered { pending, .. } = &self.io {
+            pending.let_go();
+        }
+    }
+}
+
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")
@@ -229,32 +286,23 @@ impl fmt::Debug for Stream {
 }
 
 macro_rules! delegate {
-    ($self:expr, $side:ident, $cx:ident, $io:ident => $poll:expr) => {{
-        let waker = $self.unanswered.as_ref().map(|both| {
-            both.$side.register($cx.waker());
-            Waker::from(both.clone())
-        });
-        let waker = waker.as_ref().unwrap_or($cx.waker());
-        let $cx = &mut Context::from_waker(waker);
+    ($self:expr, $side:ident, $cx:ident, $io:ident => $poll:expr, $pending:ident => $offered:expr) => {{
+        $self.usable()?;
+        if let Poll::Ready(Err(error)) = $self.poll_settle(Side::$side, $cx) {
+            return Poll::Ready(Err(error));
+        }
         match &mut $self.io {
-            Inner::Migratable {
-                io: Agreement::Agreed(io),
-                ..
-            } => {
+            Inner::Migratable { io, .. } => {
                 let $io = Pin::new(io);
-                $poll
-            }
-            Inner::Migratable {
-                io: Agreement::Offered(io),
-                ..
-            } => {
-                let $io = Pin::new(&mut **io);
                 $poll
             }
             Inner::Plain { io, .. } => {
                 let $io = Pin::new(&mut **io);
                 $poll
             }
+            Inner::Offered {
+                pending: $pending, ..
+            } => $offered,
         }
     }};
 }
@@ -265,8 +313,8 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.usable()?;
-        let polled = delegate!(self, reader, cx, io => io.poll_read(cx, buf));
+        let polled = delegate!(self, Reader, cx,
+            io => io.poll_read(cx, buf), _offer => Poll::Pending);
         self.after_read(polled)
     }
 
@@ -275,8 +323,8 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.usable()?;
-        let polled = delegate!(self, reader, cx, io => io.poll_read_vectored(cx, bufs));
+        let polled = delegate!(self, Reader, cx,
+            io => io.poll_read_vectored(cx, bufs), _offer => Poll::Pending);
         self.after_read(polled)
     }
 }
@@ -287,8 +335,8 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.usable()?;
-        let polled = delegate!(self, writer, cx, io => io.poll_write(cx, buf));
+        let polled = delegate!(self, Writer, cx,
+            io => io.poll_write(cx, buf), offer => offer.poll_write(cx, buf));
         self.after_write(polled)
     }
 
@@ -297,21 +345,36 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.usable()?;
-        let polled = delegate!(self, writer, cx, io => io.poll_write_vectored(cx, bufs));
+        let polled = delegate!(self, Writer, cx,
+        io => io.poll_write_vectored(cx, bufs),
+        offer => {
+            let first = bufs.iter().find(|buf| !buf.is_empty());
+            offer.poll_write(cx, first.map_or(&[], |buf| buf))
+        });
         self.after_write(polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.usable()?;
-        delegate!(self, writer, cx, io => io.poll_flush(cx))
+        delegate!(self, Writer, cx, io => io.poll_flush(cx), offer => offer.poll_flush(cx))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.usable()?;
-        ready!(delegate!(self, writer, cx, io => io.poll_close(cx)))?;
-        Poll::Ready(Ok(()))
+        if matches!(self.io, Inner::Plain { closed: true, .. }) {
+            return Poll::Ready(Ok(()));
+        }
+        delegate!(self, Writer, cx, io => io.poll_close(cx), offer => offer.poll_close(cx))
     }
+}
+
+/// Why the protocol was not agreed on.
+#[derive(Debug)]
+pub(crate) enum Unagreed {
+    /// The remote does not serve it inside the prefix.
+    Refused(Held),
+    /// The stream has failed or ended before the remote's answer.
+    Unanswered(io::Error, Option<Held>),
+    /// The remote has not answered in time, or nobody waits for its answer any more.
+    TimedOut,
 }
 
 /// Offers a protocol on a stream that we have labelled. If the remote is known to support it, its
@@ -319,26 +382,39 @@ impl AsyncWrite for Stream {
 pub(crate) async fn dial(
     shared: Arc<SwarmShared>,
     peer: Arc<PeerId>,
-    connection: ConnectionId,
+    first: ConnectionId,
     protocol: StreamProtocol,
     known: bool,
-) -> Result<Stream, NegotiationError> {
+) -> Result<Stream, Unagreed> {
     let mut io = Migratable::new(shared.clone());
-    let offer = [protocol];
-    let (protocol, io) = if known {
-        let lazily = multistream_select::dialer_select_proto(io, offer, Version::V1Lazy);
-        let (protocol, mut io) = lazily.await?;
-        // A lazy offer would wait for the first write, and could be lost by a drop after it.
-        io.flush().await?;
+    let key = shared.key();
+    if let Err(error) = write_offer(&mut io, &protocol).await {
+        return Err(Unagreed::Unanswered(error, Some(Held::new(io))));
+    }
+    if known {
         shared.set_unanswered(true);
-        (protocol, Agreement::Offered(Box::new(io)))
-    } else {
-        // It is answered when this returns, and nothing is left in what negotiated it.
-        let (protocol, _) =
-            multistream_select::dialer_select_proto(&mut io, offer, Version::V1).await?;
-        (protocol, Agreement::Agreed(io))
-    };
-    Ok(Stream::migratable(io, shared, peer, connection, protocol))
+        let inner = Inner::Offered {
+            pending: Pending::new(io, shared.clone(), protocol.clone()),
+            shared,
+            first,
+        };
+        return Ok(Stream::new(key, inner, peer, protocol));
+    }
+    let mut reader = offer::Reader::new(protocol.clone());
+    match poll_fn(|cx| reader.poll(&mut io, cx)).await {
+        Ok(Answer::Yes) => {
+            let inner = Inner::Migratable { io, shared, first };
+            Ok(Stream::new(key, inner, peer, protocol))
+        }
+        Ok(Answer::No) => Err(Unagreed::Refused(offer::let_go(&shared, io))),
+        Err(error) => Err(Unagreed::Unanswered(error, Some(Held::new(io)))),
+    }
+}
+
+async fn write_offer(io: &mut SwarmMigratable, protocol: &StreamProtocol) -> io::Result<()> {
+    io.write_all(&offer::offer(protocol)?).await?;
+    // What waits for the first write could be lost by a drop before it.
+    io.flush().await
 }
 
 /// What a stream that the remote has labelled turns out to be.
@@ -365,8 +441,13 @@ pub(crate) async fn listen(
     // It is answered when this returns, and nothing is left in what negotiated it.
     let (protocol, _) = multistream_select::listener_select_proto(&mut io, protocols).await?;
     if !acceptors.is_prefix(&protocol) {
-        let io = Agreement::Agreed(io);
-        let stream = Stream::migratable(io, shared, peer, connection, protocol);
+        let key = shared.key();
+        let inner = Inner::Migratable {
+            io,
+            shared,
+            first: connection,
+        };
+        let stream = Stream::new(key, inner, peer, protocol);
         return Ok(Listened::Stream(stream));
     }
     // One level and no more: what comes now is a message, and no label.

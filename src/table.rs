@@ -112,13 +112,13 @@ pub(crate) struct Table<L, C, X> {
 }
 
 impl<L: Io, C: Connection, X> Table<L, C, X> {
-    pub(crate) fn new(local: PeerId, caps: Caps) -> Self {
+    pub(crate) fn new(local: PeerId, caps: Caps, first_id: Option<u64>) -> Self {
         Self {
             local,
             caps,
             peers: HashMap::new(),
             streams: HashMap::new(),
-            allocator: IdAllocator::default(),
+            allocator: IdAllocator::new(first_id),
             next_key: 0,
             next_early: 0,
         }
@@ -164,11 +164,12 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         self.peer(peer).budget.clone()
     }
 
-    /// An ID of ours for a new stream or a new leg; `None` once there are none left.
-    pub(crate) fn allocate(&mut self, peer: PeerId) -> Option<StreamId> {
+    /// An ID of ours for a new stream or a new leg.
+    pub(crate) fn allocate(&mut self, peer: PeerId) -> StreamId {
         let parity = self.peer(peer).parity;
-        let ids = &self.peers.get(&peer)?.ids;
-        self.allocator.next(parity, |id| ids.contains_key(&id))
+        let ids = self.peers.get(&peer).map(|peer| &peer.ids);
+        let in_use = |id: StreamId| ids.is_some_and(|ids| ids.contains_key(&id));
+        self.allocator.next(parity, in_use)
     }
 
     /// A key for a new stream.

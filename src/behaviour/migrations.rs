@@ -81,10 +81,11 @@ impl Behaviour {
             return self.outgoing_failed(key, MigrateError::AlreadyThere(connection));
         }
         let leg = self.leg(peer, connection, stream);
-        let (Some(mut leg), Some(id)) = (leg, self.table.allocate(peer)) else {
+        let Some(mut leg) = leg else {
             let error = MigrateError::UnknownConnection(connection);
             return self.outgoing_failed(key, error);
         };
+        let id = self.table.allocate(peer);
         let Some(entry) = self.table.get(key) else {
             return;
         };

@@ -4,6 +4,8 @@
 mod connections;
 mod extra;
 mod migrations;
+mod offers;
+mod outside;
 mod policy;
 mod prune;
 mod rate;
@@ -31,6 +33,8 @@ use web_time::Instant;
 use self::{
     connections::Connections,
     extra::Extra,
+    offers::OfferDriven,
+    outside::Outside,
     prune::{Legs, Records},
     streams::Negotiated,
     timers::Timers,
@@ -97,6 +101,10 @@ pub struct Behaviour {
     dialing: HashMap<PeerId, Vec<StreamRequest>>,
     drives: FuturesUnordered<Drive<Substream, ConnectionId>>,
     negotiations: FuturesUnordered<BoxFuture<'static, Negotiated>>,
+    /// Offers that the application does not wait for.
+    offers: FuturesUnordered<BoxFuture<'static, OfferDriven>>,
+    /// Protocols that peers serve on plain streams only.
+    outside: Outside,
     due: Timers<Due>,
     /// Denials of migrations of streams that have ended, being written.
     denials: FuturesUnordered<BoxFuture<'static, ()>>,
@@ -135,11 +143,13 @@ impl Behaviour {
             connections: Connections::default(),
             records: Records::default(),
             turns: Turns::default(),
-            table: Table::new(local_peer_id, caps),
+            table: Table::new(local_peer_id, caps, config.first_id),
             mailbox: Arc::default(),
             dialing: HashMap::new(),
             drives: FuturesUnordered::new(),
             negotiations: FuturesUnordered::new(),
+            offers: FuturesUnordered::new(),
+            outside: Outside::default(),
             due: Timers::default(),
             denials: FuturesUnordered::new(),
             actions: VecDeque::new(),
@@ -167,8 +177,13 @@ impl Behaviour {
             Command::Open {
                 peer,
                 connection,
-                request,
-            } => self.open(peer, connection, request),
+                mut request,
+            } => {
+                if !request.is_canceled() {
+                    request.inside = self.outside.find(peer, &request.protocol);
+                    self.open(peer, connection, request);
+                }
+            }
             Command::Migrate { key, to, reply } => self.migrate(key, to, Asker::Control(reply)),
             Command::Answer {
                 key,
@@ -250,6 +265,10 @@ impl Behaviour {
         while let Poll::Ready(Some(negotiated)) = self.negotiations.poll_next_unpin(cx) {
             progress = true;
             self.negotiated(negotiated);
+        }
+        while let Poll::Ready(Some(driven)) = self.offers.poll_next_unpin(cx) {
+            progress = true;
+            self.offer_driven(driven);
         }
         while let Poll::Ready(Some(())) = self.denials.poll_next_unpin(cx) {}
         while let Poll::Ready(due) = self.due.poll_next(cx) {
@@ -336,6 +355,7 @@ impl NetworkBehaviour for Behaviour {
             News::Plain { stream, protocol } => {
                 self.accepted_plain(peer, connection, stream, protocol);
             }
+            News::ProtocolsChanged => self.outside.forget(peer),
             News::Unused => self.unused(peer, connection),
             News::Refused => self.event(Event::Refused {
                 peer,

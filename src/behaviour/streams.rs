@@ -1,10 +1,15 @@
 //! Streams come and go: opening, labels, negotiation, the end.
 
-use std::{future::Future, io, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    sync::Arc,
+    task::Poll,
+};
 
 use futures::{
     TryFutureExt,
-    channel::oneshot,
     future::{Either, select},
 };
 use libp2p_core::ConnectedPoint;
@@ -13,7 +18,6 @@ use libp2p_swarm::{
     ConnectionId, DialError, NotifyHandler, StreamProtocol, StreamUpgradeError, ToSwarm,
     dial_opts::{DialOpts, PeerCondition},
 };
-use multistream_select::NegotiationError;
 
 use super::{Behaviour, Due, Extra, Legs, SwarmLeg};
 use crate::{
@@ -23,7 +27,7 @@ use crate::{
     control::StreamRequest,
     handler::{FromBehaviour, Purpose},
     machine::{Setup, StreamId},
-    negotiate::{self, Listened, Stream},
+    negotiate::{self, Listened, Stream, Unagreed},
     protocol::codec::Request,
     stream::{Shared, StreamKey, after},
     substream::Substream,
@@ -35,10 +39,9 @@ pub(super) struct Negotiated {
     peer: PeerId,
     connection: ConnectionId,
     key: StreamKey,
-    protocol: Option<StreamProtocol>,
-    /// Who waits for the stream; `None` if the remote opened it.
-    reply: Option<oneshot::Sender<Result<Stream, OpenStreamError>>>,
-    result: Result<Listened, OpenStreamError>,
+    /// What the stream was opened for; `None` if the remote opened it.
+    request: Option<StreamRequest>,
+    result: Result<Listened, Unagreed>,
 }
 
 impl Behaviour {
@@ -94,6 +97,7 @@ impl Behaviour {
             self.table.disconnected(peer);
             self.turns.forget_peer(peer);
             self.calls.remove(&peer);
+            self.outside.forget(peer);
         }
         self.tell(peer, &Change::Disconnected(connection));
         if !last {
@@ -108,7 +112,7 @@ impl Behaviour {
         }
         for request in self.dialing.remove(&peer).unwrap_or_default() {
             let error = io::Error::new(io::ErrorKind::NotConnected, error.to_string());
-            let _ = request.reply.send(Err(error.into()));
+            request.fail(error.into());
         }
     }
 
@@ -132,7 +136,7 @@ impl Behaviour {
             (None, Some(id)) => {
                 let message = format!("there is no connection {id} to {peer}");
                 let error = io::Error::new(io::ErrorKind::NotConnected, message);
-                let _ = request.reply.send(Err(error.into()));
+                request.fail(error.into());
             }
             (None, None) => self.dial(peer, request),
         }
@@ -141,15 +145,14 @@ impl Behaviour {
     fn dial(&mut self, peer: PeerId, request: StreamRequest) {
         let waiting = self.dialing.entry(peer).or_default();
         // Whoever has given up does not count.
-        waiting.retain(|request| !request.reply.is_canceled());
+        waiting.retain(|request| !request.is_canceled());
         if waiting.len() >= self.config.max_pending_opens {
             let message = format!(
                 "{} streams are already waiting for {peer} to be dialed",
                 waiting.len()
             );
             let error = io::Error::new(io::ErrorKind::WouldBlock, message);
-            let _ = request.reply.send(Err(error.into()));
-            return;
+            return request.fail(error.into());
         }
         waiting.push(request);
         self.actions.push_back(ToSwarm::Dial {
@@ -180,19 +183,7 @@ impl Behaviour {
             Purpose::Stream(request) if prefix => {
                 self.label(peer, connection, stream, request, known);
             }
-            Purpose::Stream(StreamRequest { protocol, reply }) => {
-                self.event(Event::PlainStream {
-                    peer,
-                    connection,
-                    protocol: protocol.clone(),
-                    opener: Opener::Local,
-                });
-                let key = self.table.next_key();
-                let name = self.table.name(peer);
-                let stream = stream.into_plain();
-                let stream = Stream::plain(stream, key, name, connection, protocol);
-                let _ = reply.send(Ok(stream));
-            }
+            Purpose::Stream(request) => self.opened_plain(peer, connection, stream, request),
             Purpose::Leg(key) => self.leg_opened(key, connection, stream),
             Purpose::Probe(key) => self.probed(key, connection, true),
             Purpose::Watch(_) | Purpose::Released => {}
@@ -203,10 +194,11 @@ impl Behaviour {
         &mut self,
         connection: ConnectionId,
         purpose: Purpose,
-        error: StreamUpgradeError<std::convert::Infallible>,
+        error: StreamUpgradeError<Infallible>,
     ) {
         match purpose {
-            Purpose::Stream(StreamRequest { protocol, reply }) => {
+            Purpose::Stream(request) => {
+                let protocol = request.protocol.clone();
                 let error = match error {
                     StreamUpgradeError::Timeout => {
                         OpenStreamError::Io(io::ErrorKind::TimedOut.into())
@@ -217,7 +209,7 @@ impl Behaviour {
                     }
                     StreamUpgradeError::Io(error) => OpenStreamError::Io(error),
                 };
-                let _ = reply.send(Err(error));
+                request.fail(error);
             }
             Purpose::Leg(key) => {
                 self.outgoing_failed(key, MigrateError::NoLeg(error.to_string()));
@@ -296,28 +288,28 @@ impl Behaviour {
         peer: PeerId,
         connection: ConnectionId,
         stream: Substream,
-        StreamRequest { protocol, reply }: StreamRequest,
+        mut request: StreamRequest,
         known: bool,
     ) {
+        request.held = None;
         let id = self.table.allocate(peer);
-        let admitted = id.filter(|id| self.table.admits(peer, *id).is_ok());
         let leg = self.leg(peer, connection, stream);
-        let (Some(id), Some(leg)) = (admitted, leg) else {
+        let (Ok(()), Some(leg)) = (self.table.admits(peer, id), leg) else {
             let message = format!(
                 "the limit of {} streams to {peer} is reached, or the connection is gone",
                 self.config.max_streams_per_peer
             );
             let error = io::Error::new(io::ErrorKind::WouldBlock, message);
-            let _ = reply.send(Err(error.into()));
-            return;
+            return request.fail(error.into());
         };
+        let protocol = request.protocol.clone();
         let mobility = self.mobility_of(&protocol);
         let shared = self.new_shared(peer, leg, id, Opener::Local, mobility);
         let key = shared.key();
         let name = self.table.name(peer);
-        let dial = negotiate::dial(shared, name, connection, protocol.clone(), known)
-            .map_ok(Listened::Stream);
-        self.negotiate(peer, connection, key, Some(protocol), Some(reply), dial);
+        let dial =
+            negotiate::dial(shared, name, connection, protocol, known).map_ok(Listened::Stream);
+        self.negotiate(peer, connection, key, Some(request), dial);
     }
 
     // ---- Inbound -----------------------------------------------------------------------------------
@@ -363,8 +355,9 @@ impl Behaviour {
         let shared = self.new_shared(peer, leg, id, Opener::Remote, mobility);
         let key = shared.key();
         let name = self.table.name(peer);
-        let listen = negotiate::listen(shared, name, connection, self.acceptors.clone());
-        self.negotiate(peer, connection, key, None, None, listen);
+        let listen = negotiate::listen(shared, name, connection, self.acceptors.clone())
+            .map_err(|error| Unagreed::Unanswered(error.into(), None));
+        self.negotiate(peer, connection, key, None, listen);
         // *Overtaking*: what came before the label.
         for early in self.table.take_early(peer, id) {
             self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);
@@ -427,31 +420,25 @@ impl Behaviour {
         peer: PeerId,
         connection: ConnectionId,
         key: StreamKey,
-        protocol: Option<StreamProtocol>,
-        reply: Option<oneshot::Sender<Result<Stream, OpenStreamError>>>,
-        negotiation: impl Future<Output = Result<Listened, NegotiationError>> + Send + 'static,
+        mut request: Option<StreamRequest>,
+        negotiation: impl Future<Output = Result<Listened, Unagreed>> + Send + 'static,
     ) {
         let timeout = after(self.config.negotiation_timeout);
         self.negotiations.push(Box::pin(async move {
-            let result = match select(Box::pin(negotiation), timeout).await {
-                Either::Left((Ok(listened), _)) => Ok(listened),
-                Either::Left((Err(NegotiationError::Failed), _)) => match &protocol {
-                    Some(protocol) => Err(OpenStreamError::UnsupportedProtocol(protocol.clone())),
-                    None => Err(OpenStreamError::Io(io::Error::other(
-                        NegotiationError::Failed,
-                    ))),
-                },
-                Either::Left((Err(NegotiationError::ProtocolError(error)), _)) => {
-                    Err(OpenStreamError::Io(error.into()))
-                }
-                Either::Right(_) => Err(OpenStreamError::Io(io::ErrorKind::TimedOut.into())),
+            let given_up = poll_fn(|cx| match &mut request {
+                Some(request) => request.poll_canceled(cx),
+                None => Poll::Pending,
+            });
+            let no_longer = select(timeout, given_up);
+            let result = match select(Box::pin(negotiation), no_longer).await {
+                Either::Left((result, _)) => result,
+                Either::Right(_) => Err(Unagreed::TimedOut),
             };
             Negotiated {
                 peer,
                 connection,
                 key,
-                protocol,
-                reply,
+                request,
                 result,
             }
         }));
@@ -462,8 +449,7 @@ impl Behaviour {
             peer,
             connection,
             key,
-            protocol,
-            reply,
+            request,
             result,
         } = negotiated;
         let result = match result {
@@ -488,8 +474,12 @@ impl Behaviour {
             Err(_) => None,
         };
         let mobility = agreed.as_ref().map(|agreed| self.mobility_of(agreed));
+        let mut connection = connection;
         if let Some(entry) = self.table.get_mut(key) {
-            entry.extra.protocol = agreed.clone().or(protocol);
+            // It may have moved meanwhile.
+            connection = entry.shared.status().connection.unwrap_or(connection);
+            let offered = request.as_ref().map(|request| request.protocol.clone());
+            entry.extra.protocol = agreed.clone().or(offered);
             if let Some(mobility) = mobility.filter(|_| !entry.extra.mobility_said) {
                 entry.extra.mobility = mobility;
             }
@@ -502,14 +492,12 @@ impl Behaviour {
             });
             self.tell(peer, &Change::StreamChanged(key));
         }
-        match (reply, result) {
-            (Some(reply), result) => {
-                // Whoever has given up drops the stream, which aborts it.
-                let _ = reply.send(result);
-            }
+        match (request, result) {
+            (Some(request), Ok(stream)) => self.offered(peer, connection, request, stream),
+            (Some(request), Err(unagreed)) => self.unagreed(peer, connection, request, unagreed),
             (None, Ok(stream)) => self.deliver(peer, connection, stream),
             (None, Err(error)) => {
-                tracing::debug!(%peer, %key, %error, "no protocol agreed on an inbound stream");
+                tracing::debug!(%peer, %key, ?error, "no protocol agreed on an inbound stream");
             }
         }
         self.place(key);

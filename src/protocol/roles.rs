@@ -6,28 +6,36 @@ use sha2::{Digest, Sha256};
 
 use crate::machine::StreamId;
 
+/// Where the counter begins is below this, if chance decides.
+const FIRST: u64 = 1 << 40;
+/// Where the counter begins anew, at 0.
+const WRAP: u64 = 1 << 62;
+
 /// Allocates the IDs of the streams and legs that we label. One for all peers, so that IDs stay unique
 /// when a peer comes back that has not let go of its streams of before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct IdAllocator {
     counter: u64,
 }
 
 impl IdAllocator {
-    /// The next ID of this parity for which `in_use` is false; `None` when all 2^63 have been tried.
-    pub(crate) fn next(
-        &mut self,
-        parity: Parity,
-        in_use: impl Fn(StreamId) -> bool,
-    ) -> Option<StreamId> {
+    /// Counts from this number on, or from one that nobody knows: a process that was restarted with its
+    /// key must not meet the IDs of its former life, which its peers may still hold.
+    pub(crate) fn new(first: Option<u64>) -> Self {
+        // Without a source of randomness there would be no keys either.
+        let first = first.unwrap_or_else(|| getrandom::u64().unwrap_or_default() % FIRST);
+        Self {
+            counter: first % WRAP,
+        }
+    }
+
+    /// The next ID of this parity for which `in_use` is false. There is one: nobody has 2^62 in use.
+    pub(crate) fn next(&mut self, parity: Parity, in_use: impl Fn(StreamId) -> bool) -> StreamId {
         loop {
-            if self.counter >> 63 != 0 {
-                return None;
-            }
             let id = StreamId(self.counter << 1 | u64::from(parity.0));
-            self.counter += 1;
+            self.counter = (self.counter + 1) % WRAP;
             if !in_use(id) {
-                return Some(id);
+                return id;
             }
         }
     }
@@ -76,6 +84,8 @@ fn bytes(peer: &PeerId) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -112,13 +122,20 @@ mod tests {
         };
         let even = Parity::of(&lower, &higher);
         let odd = Parity::of(&higher, &lower);
-        let mut ids = IdAllocator::default();
-        assert_eq!(ids.next(even, |_| false), Some(StreamId(0)));
-        assert_eq!(ids.next(even, |_| false), Some(StreamId(2)));
-        assert_eq!(ids.next(odd, |_| false), Some(StreamId(5)));
-        assert_eq!(ids.next(even, |id| id.0 < 12), Some(StreamId(12)));
-        ids.counter = (1 << 63) - 1;
-        assert_eq!(ids.next(odd, |_| false), Some(StreamId(u64::MAX)));
-        assert_eq!(ids.next(odd, |_| false), None);
+        let mut ids = IdAllocator::new(Some(0));
+        assert_eq!(ids.next(even, |_| false), StreamId(0));
+        assert_eq!(ids.next(even, |_| false), StreamId(2));
+        assert_eq!(ids.next(odd, |_| false), StreamId(5));
+        assert_eq!(ids.next(even, |id| id.0 < 12), StreamId(12));
+        let mut ids = IdAllocator::new(Some(u64::MAX));
+        assert_eq!(ids.next(odd, |_| false), StreamId((1 << 63) - 1));
+        assert_eq!(ids.next(odd, |id| id.0 < 4), StreamId(5));
+    }
+
+    #[test]
+    fn ids_begin_anywhere_below_the_first_limit() {
+        let firsts: HashSet<_> = (0..8).map(|_| IdAllocator::new(None).counter).collect();
+        assert!(firsts.iter().all(|first| *first < FIRST));
+        assert!(firsts.len() > 1, "{firsts:?}");
     }
 }

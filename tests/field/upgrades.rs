@@ -1,1 +1,442 @@
-//! Rolling upgrades: nodes that serve a protocol in different ways.
+//! A node is upgraded step by step: this behaviour serves some of its protocols, something else the rest.
+
+use std::{pin::Pin, task::Poll};
+
+use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, future::poll_fn, join};
+use libp2p::{PeerId, swarm::ConnectionId};
+use libp2p_stream_migration::{
+    Config, Event, IncomingStreams, OpenStreamError, PROTOCOL_NAME, Stream,
+};
+
+use crate::harness::*;
+
+/// A node with this behaviour and libp2p-stream, which serves [`PROTOCOL`].
+fn both(identify: bool, lazy: bool) -> (Node, libp2p_stream::IncomingStreams) {
+    let mut node = Node::with(Setup {
+        plain: true,
+        identify,
+        lazy,
+        ..Default::default()
+    });
+    let incoming = node.plain.as_mut().unwrap().accept(PROTOCOL).unwrap();
+    (node, incoming)
+}
+
+fn ours(identify: bool, lazy: bool) -> Node {
+    Node::with(Setup {
+        identify,
+        lazy,
+        ..Default::default()
+    })
+}
+
+async fn identified(node: &Node) {
+    let identified = |seen: &Seen| matches!(seen, Seen::Identified(_)).then_some(());
+    node.wait("identify", identified).await;
+}
+
+/// All labelled streams of the node are over, in order.
+async fn books_balance(node: &mut Node, peer: PeerId) {
+    within("the table is empty", async {
+        while !node.control.streams(peer).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let events = node.events();
+    let started = |event: &&Event| matches!(event, Event::StreamStarted { .. });
+    let ended = |event: &&Event| matches!(event, Event::StreamEnded { .. });
+    let started = events.iter().filter(started).count();
+    assert_eq!(started, events.iter().filter(ended).count());
+}
+
+fn labelled(node: &Node) -> usize {
+    let started = |event: &&Event| matches!(event, Event::StreamStarted { .. });
+    node.events().iter().filter(started).count()
+}
+
+const WAYS: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
+
+/// A node has this behaviour and libp2p-stream, and another node opens a protocol that libp2p-stream
+/// serves there: it is a plain stream, at the first time and at the second, which is not labelled first.
+/// B3 · interfold 1403
+#[tokio::test]
+async fn a_protocol_that_another_behaviour_serves() {
+    for kind in KINDS {
+        for (identify, lazy) in WAYS {
+            let (there, mut incoming) = both(identify, lazy);
+            let mut net = Net::with(ours(identify, lazy), there);
+            let pair = net.connect(kind).await;
+            let peer = net.listener.id;
+            if identify {
+                identified(&net.dialer).await;
+            }
+            let mut labels = Vec::new();
+            for _ in 0..2 {
+                let opened = net.dialer.control.open_stream(peer, PROTOCOL);
+                let mut ours = within("the stream", opened).await.unwrap();
+                let request = async {
+                    write(&mut ours, 1, 0, 1000).await;
+                    ours.close().await.unwrap();
+                    read(&mut ours, 2, 0, 3000).await;
+                    read_end(&mut ours).await;
+                };
+                let response = async {
+                    let (_, mut theirs) = incoming.next().await.unwrap();
+                    assert_eq!(read_to_end(&mut theirs, 1, 0).await, 1000);
+                    write(&mut theirs, 2, 0, 3000).await;
+                    theirs.close().await.unwrap();
+                };
+                let what = format!("{kind:?}, identify: {identify}, lazy: {lazy}");
+                within(&what, async { join!(request, response) }).await;
+                assert!(!ours.is_migratable());
+                assert_eq!((ours.id(), ours.connection()), (None, pair.here));
+                assert_eq!((ours.bytes_out(), ours.bytes_in()), (1000, 3000));
+                labels.push(labelled(&net.dialer));
+            }
+            assert_eq!(labels, [1, 1]);
+            books_balance(&mut net.dialer, peer).await;
+            let back = net.dialer.id;
+            books_balance(&mut net.listener, back).await;
+        }
+    }
+}
+
+/// A protocol that nobody serves is refused as that, whatever the peer consists of.
+/// B3 · go-libp2p PR 168
+#[tokio::test]
+async fn a_protocol_that_nobody_serves() {
+    for (identify, lazy) in WAYS {
+        let mut nodes = vec![both(identify, lazy).0, ours(identify, lazy)];
+        for (plain, identify) in [(true, identify), (false, false)] {
+            nodes.push(Node::with(Setup {
+                migration: false,
+                plain,
+                identify,
+                lazy,
+                ..Default::default()
+            }));
+        }
+        for there in nodes {
+            let mut net = Net::with(ours(identify, lazy), there);
+            net.connect(Kind::Tcp).await;
+            let peer = net.listener.id;
+            let unknown = libp2p::StreamProtocol::new("/unknown");
+            for _ in 0..2 {
+                let opened = net.dialer.control.open_stream(peer, unknown.clone());
+                let error = within("the refusal", opened).await.map(drop);
+                assert!(
+                    matches!(&error, Err(OpenStreamError::UnsupportedProtocol(p)) if *p == unknown),
+                    "identify: {identify}, lazy: {lazy}: {error:?}"
+                );
+            }
+            books_balance(&mut net.dialer, peer).await;
+        }
+    }
+}
+
+/// A message is written, the stream closed and dropped at once, or never touched again: it arrives, though
+/// the remote serves the protocol by something else and its refusal comes later.
+/// B3 · polkadot-sdk PR 2771
+#[tokio::test]
+async fn said_and_gone() {
+    for kind in [Kind::Tcp, Kind::Quic] {
+        for lazy in [false, true] {
+            for keep in [false, true] {
+                let (there, mut incoming) = both(true, lazy);
+                let mut net = Net::with(ours(true, lazy), there);
+                net.connect(kind).await;
+                let peer = net.listener.id;
+                identified(&net.dialer).await;
+                let opened = net.dialer.control.open_stream(peer, PROTOCOL);
+                let mut ours = within("the stream", opened).await.unwrap();
+                write(&mut ours, 1, 0, 1000).await;
+                within("closing", ours.close()).await.unwrap();
+                let kept = keep.then_some(ours);
+                let (_, mut theirs) = within("the message", incoming.next()).await.unwrap();
+                let end = within("the end", read_to_end(&mut theirs, 1, 0)).await;
+                assert_eq!(end, 1000);
+                drop(kept);
+                books_balance(&mut net.dialer, peer).await;
+            }
+        }
+    }
+}
+
+/// A remote that speaks the protocol by hand, and refuses what Identify says that it serves when it is
+/// told to.
+struct Refuser {
+    net: Net,
+    inside: IncomingStreams,
+    plain: IncomingStreams,
+    pair: Pair,
+}
+
+impl Refuser {
+    async fn new(kind: Kind) -> Self {
+        let refuser = Node::with(Setup {
+            config: Config::default().with_protocol_name(libp2p::StreamProtocol::new("/raw")),
+            identify: true,
+            ..Default::default()
+        });
+        let mut net = Net::with(ours(true, false), refuser);
+        let inside = net.listener.control.accept(PROTOCOL_NAME).unwrap();
+        let plain = net.listener.control.accept(PROTOCOL).unwrap();
+        let pair = net.connect(kind).await;
+        identified(&net.dialer).await;
+        Self {
+            net,
+            inside,
+            plain,
+            pair,
+        }
+    }
+
+    async fn open(&mut self) -> Stream {
+        let peer = self.net.listener.id;
+        let opened = self.net.dialer.control.open_stream(peer, PROTOCOL);
+        within("the stream", opened).await.unwrap()
+    }
+
+    /// The labelled stream there, its label and the offer read.
+    async fn labelled(&mut self) -> Stream {
+        let (_, connection, mut leg) = within("a leg", self.inside.next()).await.unwrap();
+        assert_ne!(connection, ConnectionId::new_unchecked(usize::MAX));
+        // The label, then the header and the name of the protocol.
+        for _ in 0..3 {
+            let mut length = [0];
+            leg.read_exact(&mut length).await.unwrap();
+            let mut line = vec![0; length[0].into()];
+            leg.read_exact(&mut line).await.unwrap();
+        }
+        leg
+    }
+
+    async fn refuse(leg: &mut Stream) {
+        leg.write_all(b"\x13/multistream/1.0.0\n\x03na\n")
+            .await
+            .unwrap();
+        leg.flush().await.unwrap();
+    }
+
+    async fn reopened(&mut self) -> Stream {
+        within("the plain stream", self.plain.next())
+            .await
+            .unwrap()
+            .2
+    }
+}
+
+/// What is written before the remote has answered is kept up to 64 KiB; then the writer waits for the
+/// answer, as at a full window. All of it arrives on the plain stream.
+/// B3
+#[tokio::test]
+async fn a_long_message_waits_for_the_answer() {
+    for kind in [Kind::Tcp, Kind::Quic] {
+        let mut refuser = Refuser::new(kind).await;
+        let mut ours = refuser.open().await;
+        assert!(ours.is_migratable());
+        let mut kept = 0;
+        let all = vec![7; 200_000];
+        poll_fn(|cx| {
+            while let Poll::Ready(n) = Pin::new(&mut ours).poll_write(cx, &all[kept..]) {
+                kept += n.unwrap();
+                assert!(kept < all.len(), "nothing holds the writer up");
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert!(kept <= 64 << 10, "{kept}");
+        let mut leg = refuser.labelled().await;
+        Refuser::refuse(&mut leg).await;
+        let mut theirs = refuser.reopened().await;
+        let writing = async {
+            ours.write_all(&all[kept..]).await.unwrap();
+            ours.close().await.unwrap();
+            assert!(!ours.is_migratable());
+            assert_eq!(ours.bytes_out(), all.len() as u64);
+        };
+        let mut read = Vec::new();
+        within("the message", async {
+            join!(writing, theirs.read_to_end(&mut read)).1.unwrap()
+        })
+        .await;
+        assert_eq!(read, all);
+        drop(leg);
+    }
+}
+
+/// The remote's refusal finds the application at any moment: nothing written, written and not flushed,
+/// half-closed, reading, both; and it goes on as if the stream had been a plain one from the beginning.
+/// B3
+#[tokio::test]
+async fn the_refusal_finds_the_application_anywhere() {
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Moment {
+        Fresh,
+        Written,
+        Flushed,
+        Closed,
+    }
+    for kind in [Kind::Tcp, Kind::Quic] {
+        for moment in [
+            Moment::Fresh,
+            Moment::Written,
+            Moment::Flushed,
+            Moment::Closed,
+        ] {
+            // Whether a read waits for the refusal, and whether the remote lets go of the stream with it.
+            for (reading, drops) in [(false, false), (true, false), (false, true), (true, true)] {
+                let what = format!("{kind:?}, {moment:?}, reading: {reading}, drops: {drops}");
+                let mut refuser = Refuser::new(kind).await;
+                let ours = refuser.open().await;
+                let mut leg = refuser.labelled().await;
+                let (mut reader, mut writer) = ours.split();
+                if moment != Moment::Fresh {
+                    writer.write_all(b"request").await.unwrap();
+                }
+                if moment == Moment::Flushed {
+                    writer.flush().await.unwrap();
+                }
+                if moment == Moment::Closed {
+                    writer.close().await.unwrap();
+                }
+                let mut response = Vec::new();
+                let answer = async {
+                    let read = reader.read_to_end(&mut response);
+                    let refused = async {
+                        Refuser::refuse(&mut leg).await;
+                        if drops {
+                            drop(leg);
+                        }
+                    };
+                    match reading {
+                        true => join!(refused, read).1.unwrap(),
+                        false => {
+                            refused.await;
+                            0
+                        }
+                    };
+                };
+                let rest = async {
+                    if moment == Moment::Fresh {
+                        writer.write_all(b"request").await.unwrap();
+                    }
+                    if moment != Moment::Closed {
+                        writer.close().await.unwrap();
+                    }
+                };
+                let there = async {
+                    let mut theirs = refuser.reopened().await;
+                    let mut request = Vec::new();
+                    theirs.read_to_end(&mut request).await.unwrap();
+                    assert_eq!(request, b"request");
+                    theirs.write_all(b"response").await.unwrap();
+                    theirs.close().await.unwrap();
+                };
+                within(&what, async { join!(answer, rest, there) }).await;
+                if !reading {
+                    within(&what, reader.read_to_end(&mut response))
+                        .await
+                        .unwrap();
+                }
+                assert_eq!(response, b"response", "{what}");
+                let ours = reader.reunite(writer).unwrap();
+                assert_eq!((ours.bytes_out(), ours.bytes_in()), (7, 8), "{what}");
+                assert!(!ours.is_migratable());
+                drop(ours);
+                let peer = refuser.net.listener.id;
+                books_balance(&mut refuser.net.dialer, peer).await;
+            }
+        }
+    }
+}
+
+/// A stream is dropped without being closed while its protocol is being refused: nothing more is opened
+/// for it, and nothing stays behind.
+/// B3
+#[tokio::test]
+async fn let_go_of_while_it_is_refused() {
+    let mut refuser = Refuser::new(Kind::Tcp).await;
+    let peer = refuser.net.listener.id;
+    for _ in 0..2 {
+        let mut ours = refuser.open().await;
+        ours.write_all(b"request").await.unwrap();
+        let leg = refuser.labelled().await;
+        drop(ours);
+        books_balance(&mut refuser.net.dialer, peer).await;
+        drop(leg);
+    }
+    assert_eq!(labelled(&refuser.net.dialer), 2);
+    // The connection goes while the answer is waited for: an error, and no clean end.
+    let mut ours = refuser.open().await;
+    ours.write_all(b"request").await.unwrap();
+    let _leg = refuser.labelled().await;
+    refuser.net.dialer.close(refuser.pair.here);
+    let read = within("an error", ours.read(&mut [0])).await;
+    assert!(read.is_err(), "{read:?}");
+}
+
+/// The remote lets go of a stream before it has answered: that is no refusal of the protocol. What has
+/// waited for the answer is tried once more, and then is an error that says so.
+/// B2
+#[tokio::test]
+async fn an_end_before_the_answer_is_no_refusal() {
+    for kind in [Kind::Tcp, Kind::Quic] {
+        let mut refuser = Refuser::new(kind).await;
+        let peer = refuser.net.listener.id;
+        let protocol = libp2p::StreamProtocol::new("/unknown-to-identify");
+        let (refused, ()) = within("the opening", async {
+            let opened = refuser.net.dialer.control.open_stream(peer, protocol);
+            let drops = async {
+                for _ in 0..2 {
+                    let (_, _, leg) = refuser.inside.next().await.unwrap();
+                    drop(leg);
+                }
+            };
+            join!(opened, drops)
+        })
+        .await;
+        assert!(
+            matches!(refused, Err(OpenStreamError::Io(_))),
+            "{refused:?}"
+        );
+        // What was not waited for: an error of the first read.
+        let mut ours = refuser.open().await;
+        drop(refuser.labelled().await);
+        let read = within("an error", ours.read(&mut [0])).await;
+        assert!(read.is_err(), "{read:?}");
+        books_balance(&mut refuser.net.dialer, peer).await;
+    }
+}
+
+/// The remote answers before it has read the request, closes and lets go, while the request is still being
+/// written: the answer can be read, as on a plain stream.
+/// A4
+#[tokio::test]
+async fn the_answer_comes_before_the_request_is_written() {
+    for kind in [Kind::Tcp, Kind::Quic] {
+        let mut refuser = Refuser::new(kind).await;
+        let mut ours = refuser.open().await;
+        let mut leg = refuser.labelled().await;
+        leg.write_all(b"\x13/multistream/1.0.0\n\x0c/test/1.0.0\ntoo long")
+            .await
+            .unwrap();
+        leg.flush().await.unwrap();
+        if kind == Kind::Quic {
+            // There, a drop alone would end it too; on yamux, it would say nothing after a close.
+            leg.close().await.unwrap();
+        }
+        drop(leg);
+        within("the writer hears of it", async {
+            let request = vec![0; 16 * 1024];
+            while ours.write(&request).await.is_ok() {}
+        })
+        .await;
+        let mut answer = [0; 8];
+        within("the answer", ours.read_exact(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(&answer, b"too long");
+    }
+}

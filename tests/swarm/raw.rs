@@ -77,7 +77,8 @@ impl Scene {
 
     pub(crate) async fn with(config: Config, old: Kind, new: Kind) -> Self {
         let ours = Setup {
-            config,
+            // What the raw peer reads by hand is then short.
+            config: config.with_first_id(0),
             ..Default::default()
         };
         let mut net = Net::with(raw_node(), Node::with(ours));

@@ -64,7 +64,7 @@ impl World {
             read_ahead_per_peer: 1 << 26,
         };
         let mut world = Self {
-            table: Table::new(local, caps),
+            table: Table::new(local, caps, Some(0)),
             policy: Chain::default(),
             local,
             peer,
@@ -80,7 +80,7 @@ impl World {
 
     fn open(&mut self) -> StreamKey {
         let key = self.table.next_key();
-        let id = self.table.allocate(self.peer).expect("there are more");
+        let id = self.table.allocate(self.peer);
         self.table.admits(self.peer, id).expect("it is new");
         let (leg, _) = End::with_window(0);
         let connection = self.connections[key.0 as usize % 2].id;
