@@ -54,6 +54,8 @@ const LOG: usize = 4096;
 
 /// Nothing on the way to a listening node takes longer than this, unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// For what has ended on a connection to arrive.
+const LINGER: Duration = Duration::from_secs(5);
 
 impl Policy for AfterAWhile {
     fn place(&mut self, stream: &StreamInfo, _: &PeerView<'_>) -> Placement {
@@ -113,7 +115,9 @@ pub struct Node {
 impl Node {
     pub async fn start(keypair: Keypair, role: Role) -> Result<Self, Box<dyn Error>> {
         let id = keypair.public().to_peer_id();
-        let config = stream_migration::Config::default();
+        // Who looks on need not wait longer for the relayed connection's end: paths are fast here, and
+        // what has ended on it (Identify, hole punching) has arrived by then.
+        let config = stream_migration::Config::default().with_old_leg_linger(LINGER);
         let policy = Chain::new(AfterAWhile).then(Chain::default());
         let streams = stream_migration::Behaviour::with_policy(id, config, policy);
         let control = streams.new_control();
