@@ -35,6 +35,11 @@ impl<L, C, X> Entry<L, C, X> {
     pub(crate) fn peer(&self) -> PeerId {
         *self.peer
     }
+
+    /// Whether all the peer's connections have gone since it began.
+    pub(crate) fn is_stranded(&self) -> bool {
+        self.stranded
+    }
 }
 
 /// A `Migrate` that arrived before the label of the stream that it names.
@@ -238,6 +243,41 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
 
     pub(crate) fn get_mut(&mut self, key: StreamKey) -> Option<&mut Entry<L, C, X>> {
         self.streams.get_mut(&key).map(Box::as_mut)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (StreamKey, &Entry<L, C, X>)> {
+        self.streams.iter().map(|(key, entry)| (*key, &**entry))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.streams.is_empty() && self.peers.is_empty()
+    }
+
+    /// Each stream is counted, and answers to its IDs and no other; nothing is kept of a peer that is not
+    /// there and has no streams.
+    #[cfg(test)]
+    pub(crate) fn check(&self, there: &std::collections::BTreeSet<PeerId>) {
+        let mut ids = 0;
+        for (key, entry) in self.iter() {
+            ids += entry.ids.len();
+            let peer = &self.peers[&entry.peer];
+            assert!(entry.ids.iter().all(|id| peer.ids[id] == key), "{key:?}");
+            assert_ne!(entry.stranded, !entry.ids.is_empty(), "{key:?}");
+        }
+        let known = self
+            .peers
+            .values()
+            .map(|peer| peer.ids.len())
+            .sum::<usize>();
+        assert_eq!(ids, known);
+        for (name, peer) in &self.peers {
+            let streams = self.iter().filter(|(_, entry)| *entry.peer == *name);
+            assert_eq!(streams.count(), peer.streams);
+            assert_eq!(peer.connected, there.contains(name));
+            assert!(peer.connected || peer.streams > 0);
+        }
     }
 
     /// All live streams of a peer.

@@ -57,6 +57,16 @@ impl Connections {
         connections.iter_mut().find(|info| info.id == id)
     }
 
+    #[cfg(test)]
+    pub(super) fn all(&self) -> Vec<&ConnectionInfo> {
+        assert!(
+            self.peers
+                .values()
+                .all(|connections| !connections.is_empty())
+        );
+        self.peers.values().flatten().collect()
+    }
+
     pub(super) fn of(&self, peer: PeerId) -> &[ConnectionInfo] {
         self.peers.get(&peer).map_or(&[], Vec::as_slice)
     }

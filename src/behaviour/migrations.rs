@@ -5,7 +5,7 @@ use libp2p_swarm::ConnectionId;
 use web_time::Instant;
 
 use super::{
-    Behaviour, Due, Legs, SwarmLeg,
+    Behaviour, Due, Extra, Legs, SwarmLeg,
     policy::{Backoff, Patience},
     turns::{Asker, Outgoing},
 };
@@ -13,9 +13,13 @@ use crate::{
     Abort, Change, Event, Failure, MigrateError, Violation,
     handler::Purpose,
     machine::Refused,
+    policy,
     stream::{Note, Status, StreamKey},
     substream::Substream,
+    view::Streams,
 };
+
+type Entry = crate::table::Entry<Substream, ConnectionId, Extra>;
 
 impl From<Refused> for MigrateError {
     fn from(refused: Refused) -> Self {
@@ -40,14 +44,29 @@ impl Behaviour {
     }
 
     fn may_migrate(&self, key: StreamKey, to: ConnectionId) -> Result<(), MigrateError> {
-        let entry = self
+        if self
             .table
             .get(key)
-            .ok_or(MigrateError::UnknownStream(key))?;
-        let extra = &entry.extra;
-        if extra.is_committed() {
+            .is_some_and(|it| it.extra.is_committed())
+        {
             return Err(MigrateError::AlreadyMigrating);
         }
+        self.may_go_there(key, to, false)
+    }
+
+    /// Whether a migration to this connection may be started, now that it is its turn; a policy's is bound
+    /// by more than the application's.
+    pub(super) fn may_go_there(
+        &self,
+        key: StreamKey,
+        to: ConnectionId,
+        by_policy: bool,
+    ) -> Result<(), MigrateError> {
+        let entry = self.table.get(key);
+        // An ID of before may stand for another stream, or for none, by now.
+        let entry = entry.filter(|entry| !entry.is_stranded());
+        let entry = entry.ok_or(MigrateError::UnknownStream(key))?;
+        let extra = &entry.extra;
         entry.shared.may_start()?;
         let target = self.connections.get(entry.peer(), to);
         let target = target.ok_or(MigrateError::UnknownConnection(to))?;
@@ -60,6 +79,13 @@ impl Behaviour {
         if !extra.mobility.allows(target) {
             return Err(MigrateError::NotAllowed(extra.mobility));
         }
+        let overruled = || {
+            let stream = self.table.one(key);
+            stream.is_none_or(|stream| !policy::may_go(&stream, target))
+        };
+        if by_policy && overruled() {
+            return Err(MigrateError::NotAllowed(extra.mobility));
+        }
         Ok(())
     }
 
@@ -69,16 +95,17 @@ impl Behaviour {
         connection: ConnectionId,
         stream: Substream,
     ) {
-        let Some(entry) = self.table.get(key) else {
+        let Some((entry, outgoing)) = self.opening(key, connection) else {
             return;
         };
         let peer = entry.peer();
-        // The remote may have moved it while our substream was being opened.
-        let there = entry.shared.status().connection == Some(connection);
-        let placement = entry.extra.outgoing();
-        let placement = placement.is_some_and(Outgoing::is_placement);
-        if there || placement && !self.still_wanted(key, connection) {
-            return self.outgoing_failed(key, MigrateError::AlreadyThere(connection));
+        let (by_policy, placement) = (!outgoing.is_from_outside(), outgoing.is_placement());
+        // Much may have happened while our substream was being opened.
+        if let Err(error) = self.may_go_there(key, connection, by_policy) {
+            return self.outgoing_failed(key, error);
+        }
+        if placement && !self.still_wanted(key, connection) {
+            return self.outgoing_given_up(key, Failure::Cancelled, MigrateError::Failed);
         }
         let leg = self.leg(peer, connection, stream);
         let Some(mut leg) = leg else {
@@ -86,7 +113,7 @@ impl Behaviour {
             return self.outgoing_failed(key, error);
         };
         let id = self.table.allocate(peer);
-        let Some(entry) = self.table.get(key) else {
+        let Some(entry) = self.table.get_mut(key) else {
             return;
         };
         let initiator = true;
@@ -100,6 +127,9 @@ impl Behaviour {
         ));
         match entry.shared.start(leg, id) {
             Ok(()) => {
+                if let Some(outgoing) = entry.extra.outgoing_mut() {
+                    outgoing.asked();
+                }
                 self.table.refresh(key);
                 self.drive(key);
             }
@@ -107,20 +137,56 @@ impl Behaviour {
         }
     }
 
-    /// The connection that a migration is to go to is gone before it had a leg there.
+    /// The stream, if a leg is being opened for it on this connection. An attempt that came to nothing may
+    /// have left one that comes late.
+    fn opening(&self, key: StreamKey, connection: ConnectionId) -> Option<(&Entry, &Outgoing)> {
+        let entry = self.table.get(key)?;
+        let outgoing = entry.extra.outgoing()?;
+        let opening = outgoing.is_opening_on(connection);
+        opening.then_some((entry, outgoing))
+    }
+
+    /// The leg could not be opened.
+    pub(super) fn leg_failed(&mut self, key: StreamKey, connection: ConnectionId, error: String) {
+        if self.opening(key, connection).is_some() {
+            self.outgoing_failed(key, MigrateError::NoLeg(error));
+        }
+    }
+
+    /// The connection that a migration is to go to is gone before `Migrate` was sent there. After that, the
+    /// stream tells.
     pub(super) fn target_lost(&mut self, key: StreamKey, connection: ConnectionId) {
-        let lost = self.table.get(key).is_some_and(|entry| {
+        let waiting = self.table.get(key).is_some_and(|entry| {
             let outgoing = entry.extra.outgoing();
-            outgoing.is_some_and(|outgoing| outgoing.to == connection)
-                && !entry.shared.status().migrating
+            outgoing.is_some_and(|it| it.is_waiting() && it.to == connection)
         });
-        if lost {
+        if waiting || self.opening(key, connection).is_some() {
             self.outgoing_failed(key, MigrateError::UnknownConnection(connection));
         }
     }
 
     /// An attempt of ours failed before `Migrate` was sent.
     pub(super) fn outgoing_failed(&mut self, key: StreamKey, error: MigrateError) {
+        let reason = match error {
+            // The remote's attempt came first.
+            MigrateError::AlreadyMigrating | MigrateError::AlreadyThere(_) => Failure::Yielded,
+            MigrateError::Denied => Failure::Denied,
+            // It may not go there any more.
+            MigrateError::NotAllowed(_) | MigrateError::Draining(_) | MigrateError::Ended => {
+                Failure::Cancelled
+            }
+            _ => Failure::LegLost,
+        };
+        self.outgoing_given_up(key, reason, |_| error);
+    }
+
+    fn outgoing_given_up(
+        &mut self,
+        key: StreamKey,
+        reason: Failure,
+        error: impl FnOnce(Failure) -> MigrateError,
+    ) {
+        let error = error(reason);
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
@@ -132,11 +198,6 @@ impl Behaviour {
             self.turns.leave(&outgoing);
             return outgoing.resolve(Err(error));
         }
-        // The remote's attempt came first.
-        let reason = match error {
-            MigrateError::AlreadyMigrating | MigrateError::AlreadyThere(_) => Failure::Yielded,
-            _ => Failure::LegLost,
-        };
         let by_policy = outgoing.is_placement().then_some(outgoing.to);
         tracing::debug!(%peer, %key, %error, "migration not started");
         outgoing.resolve(Err(error));
@@ -156,7 +217,10 @@ impl Behaviour {
             return;
         };
         let peer = entry.peer();
-        let again = !matches!(reason, Failure::Denied | Failure::Yielded);
+        let again = !matches!(
+            reason,
+            Failure::Denied | Failure::Yielded | Failure::Cancelled
+        );
         let moves = entry.extra.moves();
         let (backoff, epoch) = (&mut moves.backoff, moves.epoch);
         let retry_in = by_policy.filter(|_| again).map(|to| backoff.failed(to));

@@ -1,6 +1,8 @@
 //! The [`NetworkBehaviour`]: owns the table, the connections' views, and everything that runs in the
 //! background; translates between the swarm and the rest.
 
+#[cfg(test)]
+mod books;
 mod connections;
 mod extra;
 mod migrations;

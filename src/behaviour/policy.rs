@@ -53,14 +53,16 @@ pub(super) enum Patience {
     Over,
 }
 
-/// The wait after a failed attempt of the policy's.
-#[derive(Debug, Clone, Copy, Default)]
+/// The waits after failed attempts of the policy's.
+#[derive(Debug, Default)]
 pub(super) struct Backoff {
-    /// Failures since the last success.
+    /// Failures since the last success, wherever they were to go: of two targets that take turns, each
+    /// waits longer than the other did before.
     failures: u32,
-    /// While waiting: where the attempt that failed was to go. Another place is another matter.
-    waiting: Option<ConnectionId>,
-    /// Of the wait.
+    /// Where attempts were to go that have failed, each with the number of its wait. Another place is
+    /// another matter.
+    waiting: Vec<(ConnectionId, u32)>,
+    /// Of the last wait.
     pub(super) number: u32,
 }
 
@@ -72,10 +74,24 @@ impl Backoff {
     /// How long to wait after one more failure.
     pub(super) fn failed(&mut self, to: ConnectionId) -> Duration {
         let doublings = self.failures.min(16);
-        self.failures += 1;
-        self.number += 1;
-        self.waiting = Some(to);
+        self.failures = self.failures.saturating_add(1);
+        self.number = self.number.wrapping_add(1);
+        self.waiting.retain(|(waiting, _)| *waiting != to);
+        self.waiting.push((to, self.number));
         (Self::FIRST * 2_u32.pow(doublings)).min(Self::LAST)
+    }
+
+    /// Whether an attempt to go there has to wait.
+    fn waits(&self, to: ConnectionId) -> bool {
+        self.waiting.iter().any(|(waiting, _)| *waiting == to)
+    }
+
+    /// Ends the wait of this number, if it is still waited.
+    fn over(&mut self, number: u32) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(_, waiting)| *waiting != number);
+        self.waiting.shrink_to_fit();
+        self.waiting.len() < before
     }
 }
 
@@ -189,11 +205,9 @@ impl Behaviour {
 
     /// Asks the policy where the stream should be, and has it moved there.
     pub(super) fn place(&mut self, key: StreamKey) {
-        if self
-            .table
-            .get(key)
-            .is_none_or(|entry| entry.extra.is_committed() || entry.shared.may_start().is_err())
-        {
+        if self.table.get(key).is_none_or(|entry| {
+            entry.is_stranded() || entry.extra.is_committed() || entry.shared.may_start().is_err()
+        }) {
             return;
         }
         match self.destination(key) {
@@ -230,7 +244,7 @@ impl Behaviour {
             return;
         }
         let moves = entry.extra.moves();
-        if moves.backoff.waiting == Some(to) {
+        if moves.backoff.waits(to) {
             return;
         }
         match (wait, moves.patience) {
@@ -259,9 +273,8 @@ impl Behaviour {
         if let Some(entry) = self.table.get_mut(key)
             && let moves = entry.extra.moves()
             && moves.epoch == epoch
-            && moves.backoff.number == number
+            && moves.backoff.over(number)
         {
-            moves.backoff.waiting = None;
             self.place(key);
         }
     }
@@ -295,6 +308,8 @@ impl Behaviour {
                 to,
                 for_good: answer == Answer::Deny,
             });
+            // The question kept it from being moved.
+            self.place(key);
         }
     }
 
@@ -309,6 +324,10 @@ impl Behaviour {
             let here = self.connections.get(stream.peer, stream.connection);
             let relayed = here.is_none_or(|here| here.relayed);
             return match stream.mobility {
+                // Whoever said so may say something else now.
+                Mobility::PinnedTo(there) if self.connections.get(stream.peer, there).is_none() => {
+                    Verdict::NotNow
+                }
                 // A denial would bar its way off this relay, too.
                 Mobility::NeverRelayed if relayed => Verdict::NotNow,
                 _ => Verdict::Deny,
@@ -366,10 +385,13 @@ impl Behaviour {
             && let moves = entry.extra.moves()
             && moves.asked == asked
             && let Some(to) = moves.asked_about.take()
-            && entry.shared.status().asked
         {
-            self.answer(key, to, Answer::NotNow);
-            self.heard_from(key);
+            if entry.shared.status().asked {
+                self.answer(key, to, Answer::NotNow);
+                self.heard_from(key);
+            }
+            // The question kept it from being moved.
+            self.place(key);
         }
     }
 

@@ -67,6 +67,25 @@ impl Records {
         self.connections.get_mut(&connection)
     }
 
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> impl Iterator<Item = ConnectionId> {
+        self.connections.keys().copied()
+    }
+
+    /// What each has to do with the connection's view, and with the streams that there are.
+    #[cfg(test)]
+    pub(super) fn check(
+        &self,
+        infos: &[&crate::ConnectionInfo],
+        lives: impl Fn(StreamKey) -> bool,
+    ) {
+        for info in infos {
+            let record = &self.connections[&info.id];
+            assert!(record.unconfirmed.iter().all(|key| lives(*key)));
+            assert!(record.drains.is_empty() || info.draining && info.streams > 0);
+        }
+    }
+
     /// A place for one more unanswered `Migrate` on the connection, if there is one.
     pub(super) fn place(&mut self, connection: ConnectionId, places: usize) -> Option<Places> {
         self.get_mut(connection)?.places.take(places)

@@ -21,8 +21,7 @@ use libp2p_swarm::{
 
 use super::{Behaviour, Due, Extra, Legs, SwarmLeg};
 use crate::{
-    Change, ConnectionInfo, DrainError, Event, Limit, MigrateError, Mobility, OpenStreamError,
-    Opener, Violation,
+    Change, ConnectionInfo, DrainError, Event, Limit, Mobility, OpenStreamError, Opener, Violation,
     accept::{NotDelivered, Queue},
     control::StreamRequest,
     handler::{FromBehaviour, Purpose},
@@ -212,7 +211,7 @@ impl Behaviour {
                 request.fail(error);
             }
             Purpose::Leg(key) => {
-                self.outgoing_failed(key, MigrateError::NoLeg(error.to_string()));
+                self.leg_failed(key, connection, error.to_string());
             }
             // Refused is answered.
             Purpose::Probe(key) => {

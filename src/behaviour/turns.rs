@@ -2,6 +2,8 @@
 //! for room on the connection to which they go. A muxer that gets too many streams may end the whole
 //! connection.
 
+#[cfg(test)]
+use std::collections::BTreeSet;
 use std::collections::{BTreeMap, HashMap};
 
 use futures::channel::oneshot;
@@ -38,7 +40,9 @@ pub(super) enum Asker {
 enum Stage {
     /// In the queue, with this number.
     Waiting(u64),
-    /// Until it is answered.
+    /// Until its leg is open.
+    Opening(Places),
+    /// `Migrate` is sent: from now on the stream says what comes of it.
     Asking {
         _place: Places,
     },
@@ -77,6 +81,37 @@ impl Outgoing {
     /// Whether it has not been started.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting(_))
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_a_place(&self) -> bool {
+        matches!(self.stage, Stage::Opening(_) | Stage::Asking { .. })
+    }
+
+    /// Of its wait.
+    #[cfg(test)]
+    pub(super) fn number(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Waiting(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// Whether its leg is being opened on this connection.
+    pub(super) fn is_opening_on(&self, connection: ConnectionId) -> bool {
+        matches!(self.stage, Stage::Opening(_)) && self.to == connection
+    }
+
+    /// Whether the application asked for it.
+    pub(super) fn is_from_outside(&self) -> bool {
+        matches!(self.asker, Asker::Control(_))
+    }
+
+    /// `Migrate` is sent.
+    pub(super) fn asked(&mut self) {
+        if let Stage::Opening(place) = std::mem::replace(&mut self.stage, Stage::Agreed) {
+            self.stage = Stage::Asking { _place: place };
+        }
     }
 
     /// What is agreed may take as long as its reader, and holds nobody up.
@@ -125,6 +160,31 @@ impl Turns {
         let (_, key) = self.waiting.get_mut(&connection)?.pop_first()?;
         self.tidy(connection);
         Some(key)
+    }
+
+    /// Those wait that say so, and those have places that hold them.
+    #[cfg(test)]
+    pub(super) fn check(
+        &self,
+        waiting: &BTreeMap<ConnectionId, BTreeSet<(u64, u64)>>,
+        places: &HashMap<PeerId, usize>,
+        peers: &BTreeSet<PeerId>,
+    ) {
+        let wait = self.waiting.iter().map(|(to, keys)| {
+            let keys = keys.iter().map(|(number, key)| (*number, key.0));
+            (*to, keys.collect())
+        });
+        assert_eq!(wait.collect::<BTreeMap<_, _>>(), *waiting);
+        for (peer, taken) in &self.places {
+            assert!(peers.contains(peer));
+            let holders = places.get(peer).copied().unwrap_or_default();
+            assert_eq!(taken.taken(), holders, "places of {peer}");
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.waiting.is_empty()
     }
 
     fn tidy(&mut self, connection: ConnectionId) {
@@ -195,22 +255,18 @@ impl Behaviour {
     }
 
     fn turn(&mut self, peer: PeerId, key: StreamKey, to: ConnectionId, place: Places) {
+        // Things may have changed since it was asked for.
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let refused = entry.shared.may_start().err();
-        let there = entry.shared.status().connection == Some(to);
-        if refused.is_some() || there {
-            if let Some(outgoing) = entry.extra.take_outgoing() {
-                outgoing.resolve(Err(match refused {
-                    Some(refused) => refused.into(),
-                    None => MigrateError::AlreadyThere(to),
-                }));
-            }
+        let Some(outgoing) = entry.extra.outgoing() else {
             return;
+        };
+        let by_policy = !outgoing.is_from_outside();
+        let may_change = outgoing.may_change();
+        if let Err(error) = self.may_go_there(key, to, by_policy) {
+            return self.outgoing_failed(key, error);
         }
-        // Things may have changed since the policy was asked.
-        let may_change = entry.extra.outgoing().is_some_and(Outgoing::may_change);
         if may_change && !self.still_wanted(key, to) {
             return self.unwanted(key);
         }
@@ -218,7 +274,7 @@ impl Behaviour {
             return;
         };
         if let Some(outgoing) = entry.extra.outgoing_mut() {
-            outgoing.stage = Stage::Asking { _place: place };
+            outgoing.stage = Stage::Opening(place);
         }
         let from = entry.shared.status().connection;
         self.change_legs(key, |legs| legs.opening = Some(to));

@@ -221,7 +221,7 @@ pub enum Failure {
     TimedOut,
     /// The remote started at the same time; ours gave way.
     Yielded,
-    /// The remote took its `Migrate` back.
+    /// Who had started it took it back before it was agreed.
     Cancelled,
 }
 

@@ -27,6 +27,14 @@ impl Places {
         (Arc::strong_count(&self.0) <= places).then(|| self.clone())
     }
 
+    /// How many are taken.
+    #[cfg(test)]
+    // Who includes this source elsewhere does not count.
+    #[allow(dead_code)]
+    pub(crate) fn taken(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
+
     /// Whether any is taken.
     pub(crate) fn is_taken(&self) -> bool {
         Arc::strong_count(&self.0) > 1
