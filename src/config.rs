@@ -1,10 +1,11 @@
 //! Settings.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use libp2p_core::ConnectedPoint;
 use libp2p_swarm::StreamProtocol;
 
-use crate::{Mobility, PROTOCOL_NAME};
+use crate::{LegKind, Mobility, PROTOCOL_NAME};
 
 /// When our policy starts migrations (*Who moves the stream*). Migrations of the remote are accepted
 /// from either side in both settings, and an explicit [`Control::migrate`](crate::Control::migrate)
@@ -50,6 +51,25 @@ pub struct Config {
     pub(crate) accept_timeout: Duration,
     pub(crate) mobility: HashMap<StreamProtocol, Mobility>,
     pub(crate) first_id: Option<u64>,
+    pub(crate) leg_kind: Option<LegKinds>,
+}
+
+/// What the application says of the connections that it knows better.
+#[derive(Clone)]
+pub(crate) struct LegKinds(Arc<LegKindOf>);
+
+type LegKindOf = dyn Fn(&ConnectedPoint, LegKind) -> LegKind + Send + Sync;
+
+impl LegKinds {
+    pub(crate) fn of(&self, endpoint: &ConnectedPoint, told: LegKind) -> LegKind {
+        (self.0)(endpoint, told)
+    }
+}
+
+impl fmt::Debug for LegKinds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LegKinds")
+    }
 }
 
 impl Config {
@@ -72,6 +92,36 @@ impl Config {
     #[must_use]
     pub fn with_first_id(mut self, first_id: u64) -> Self {
         self.first_id = Some(first_id);
+        self
+    }
+
+    /// How streams end on a connection, for transports and muxers that are not libp2p's own: asked once for
+    /// each connection, with what its address tells, which is also the default. Called from the
+    /// behaviour's `poll`, so it must not block; nothing is kept of it but the answer.
+    ///
+    /// It decides how an end is proven. [`LegKind::Unknown`] is right for whatever has not been measured;
+    /// a kind that does not fit costs healthy streams, or bytes. See `docs/legs.md`.
+    ///
+    /// ```
+    /// use libp2p_core::multiaddr::Protocol;
+    /// use libp2p_stream_migration::{Config, LegKind};
+    ///
+    /// // A transport of our own, with yamux on top.
+    /// let config = Config::default().with_leg_kind(|endpoint, told| {
+    ///     let mut parts = endpoint.get_remote_address().iter();
+    ///     match parts.any(|part| matches!(part, Protocol::Unix(_))) {
+    ///         true => LegKind::Yamux,
+    ///         false => told,
+    ///     }
+    /// });
+    /// # drop(config);
+    /// ```
+    #[must_use]
+    pub fn with_leg_kind(
+        mut self,
+        kind: impl Fn(&ConnectedPoint, LegKind) -> LegKind + Send + Sync + 'static,
+    ) -> Self {
+        self.leg_kind = Some(LegKinds(Arc::new(kind)));
         self
     }
 }
@@ -105,6 +155,7 @@ impl Default for Config {
             accept_timeout: Duration::from_secs(30),
             mobility: HashMap::new(),
             first_id: None,
+            leg_kind: None,
         }
     }
 }

@@ -34,6 +34,6 @@ pub use crate::{
         PreferTransport, Stay, Verdict,
     },
     protocol::{PROTOCOL_NAME, roles::designated_peer},
-    stream::StreamKey,
+    stream::{LegKind, StreamKey},
     view::{ConnectionInfo, Mobility, Opener, PeerView, StreamInfo, Transport},
 };

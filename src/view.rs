@@ -8,7 +8,11 @@ use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
 use web_time::Instant;
 
-use crate::{machine::StreamId, protocol::roles, stream::StreamKey};
+use crate::{
+    machine::StreamId,
+    protocol::roles,
+    stream::{LegKind, StreamKey},
+};
 
 /// Who opened a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +37,8 @@ pub struct ConnectionInfo {
     pub relayed: bool,
     /// What carries it; for a relayed connection, what carries the hop to the relay.
     pub transport: Transport,
+    /// How streams end on it; [`Config::with_leg_kind`](crate::Config::with_leg_kind) has the last word.
+    pub leg_kind: LegKind,
     /// Whether we dialed it; of a hole punch, whether we took the dialer's role. The remote sees the
     /// opposite.
     pub dialer: bool,
@@ -55,17 +61,20 @@ impl ConnectionInfo {
                 send_back_addr,
             } => (send_back_addr, Some(local_addr)),
         };
-        // `p2p-circuit` is tested first: a relayed address contains the relay's transport too.
-        let relayed = is_relayed(address) || local.is_some_and(is_relayed);
-        let transport = Transport::of(address)
-            .or_else(|| local.and_then(Transport::of))
-            .unwrap_or(Transport::Other);
+        let (relayed, transport) = carried(address);
+        let (relayed_here, transport_here) = local.map_or((false, Transport::Unknown), carried);
+        let relayed = relayed || relayed_here;
+        let transport = match transport {
+            Transport::Unknown => transport_here,
+            told => told,
+        };
         Self {
             id,
             peer,
             address: address.clone(),
             relayed,
             transport,
+            leg_kind: LegKind::of(relayed, transport),
             dialer: matches!(
                 endpoint,
                 ConnectedPoint::Dialer {
@@ -78,17 +87,22 @@ impl ConnectionInfo {
             draining: false,
         }
     }
-
-    /// Whether a reset or a loss reads as an EOF on this connection's streams, as it does with yamux.
-    /// The muxer's kind is not visible to a behaviour, so this goes by the address: everything but a
-    /// direct QUIC-like connection runs yamux, the relayed ones included.
-    pub(crate) fn is_ambiguous(&self) -> bool {
-        self.relayed || !matches!(self.transport, Transport::Quic | Transport::WebTransport)
-    }
 }
 
-fn is_relayed(address: &Multiaddr) -> bool {
-    address.iter().any(|part| part == Protocol::P2pCircuit)
+/// Whether an address goes through a relay, and what carries it, or its hop to the relay.
+fn carried(address: &Multiaddr) -> (bool, Transport) {
+    let (mut relayed, mut transport) = (false, Transport::Unknown);
+    for part in address {
+        match part {
+            Protocol::P2pCircuit => relayed = true,
+            // The relay has only introduced the two.
+            Protocol::WebRTC if relayed => (relayed, transport) = (false, Transport::WebRtc),
+            // A relayed address begins with the relay's; what comes after says nothing of the connection.
+            _ if relayed => {}
+            part => transport = Transport::of(&part).unwrap_or(transport),
+        }
+    }
+    (relayed, transport)
 }
 
 /// What carries a connection, told by its address.
@@ -107,26 +121,36 @@ pub enum Transport {
     WebRtc,
     /// Within this process.
     Memory,
-    /// Something else.
-    Other,
+    /// Not told: the address names none of these. The side that has dialed a name may not know
+    /// (`/dnsaddr`), while the other side does; so no policy takes it for better, worse or different.
+    Unknown,
 }
 
 impl Transport {
-    fn of(address: &Multiaddr) -> Option<Self> {
-        let mut found = None;
-        for part in address {
-            found = Some(match part {
-                Protocol::Tcp(_) => Self::Tcp,
-                Protocol::Quic | Protocol::QuicV1 => Self::Quic,
-                Protocol::Ws(_) | Protocol::Wss(_) => Self::WebSocket,
-                Protocol::WebTransport => Self::WebTransport,
-                Protocol::WebRTC | Protocol::WebRTCDirect => Self::WebRtc,
-                Protocol::Memory(_) => Self::Memory,
-                Protocol::P2pCircuit => break,
-                _ => continue,
-            });
+    fn of(part: &Protocol<'_>) -> Option<Self> {
+        Some(match part {
+            Protocol::Tcp(_) => Self::Tcp,
+            Protocol::Quic | Protocol::QuicV1 => Self::Quic,
+            Protocol::Ws(_) | Protocol::Wss(_) => Self::WebSocket,
+            Protocol::WebTransport => Self::WebTransport,
+            Protocol::WebRTC | Protocol::WebRTCDirect => Self::WebRtc,
+            Protocol::Memory(_) => Self::Memory,
+            _ => return None,
+        })
+    }
+}
+
+impl LegKind {
+    /// By what the address tells. What is relayed is multiplexed anew, whatever carries the hop.
+    fn of(relayed: bool, transport: Transport) -> Self {
+        match transport {
+            _ if relayed => Self::Yamux,
+            Transport::Tcp | Transport::WebSocket | Transport::Memory => Self::Yamux,
+            Transport::Quic => Self::Quic,
+            Transport::WebRtc => Self::WebRtc,
+            // Nobody has measured the former.
+            Transport::WebTransport | Transport::Unknown => Self::Unknown,
         }
-        found
     }
 }
 
@@ -307,7 +331,9 @@ mod tests {
             for endpoint in [inbound, outbound] {
                 let info = ConnectionInfo::new(ConnectionId::new_unchecked(0), peer, &endpoint);
                 assert_eq!((info.relayed, info.transport), (relayed, transport));
-                assert_eq!(info.is_ambiguous(), relayed || transport != Transport::Quic);
+                let quic = !relayed && transport == Transport::Quic;
+                let kind = if quic { LegKind::Quic } else { LegKind::Yamux };
+                assert_eq!(info.leg_kind, kind);
             }
         }
     }

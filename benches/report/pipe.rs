@@ -173,7 +173,7 @@ pub fn shared<L: stream::Io, C: stream::Connection>(
 impl<L: stream::Io> Sides<L> {
     pub fn new((opener, acceptor): (L, L)) -> Self {
         let side = |key, leg| {
-            let leg = stream::Leg::new(leg, 0, true);
+            let leg = stream::Leg::new(leg, 0, stream::LegKind::Yamux);
             let budget = Budget::new(1 << 20, 1 << 26);
             let shared = shared(StreamKey(key), StreamId(0), leg, budget);
             Side {
@@ -193,7 +193,7 @@ impl<L: stream::Io> Sides<L> {
     /// Moves the stream onto this leg, on which the prefix has been agreed; all of it, to the end.
     pub fn migrate(&mut self, id: u64, (opener, acceptor): (L, L)) {
         let id = StreamId(id);
-        let leg = stream::Leg::new(opener, 1, true);
+        let leg = stream::Leg::new(opener, 1, stream::LegKind::Yamux);
         assert!(self.opener.shared.start(leg, id).is_ok(), "it may start");
         let mut acceptor = Some(acceptor);
         for _ in 0..1000 {
@@ -201,7 +201,7 @@ impl<L: stream::Io> Sides<L> {
             if let Some(mut leg) = acceptor.take() {
                 match codec::read(&mut leg).now_or_never() {
                     Some(Ok(Request::Migrate { id, from, verify })) => {
-                        let leg = stream::Leg::new(leg, 1, true);
+                        let leg = stream::Leg::new(leg, 1, stream::LegKind::Yamux);
                         let moved = self.acceptor.shared.migrate(leg, id, from, verify);
                         assert!(moved.is_ok(), "it is not over");
                     }

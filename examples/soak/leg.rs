@@ -13,6 +13,8 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite};
 
+use crate::stream::LegKind;
+
 /// How a leg ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -20,6 +22,15 @@ pub enum Kind {
     Yamux,
     /// Losses are errors; a drop is a FIN and a refusal to read on.
     Quic,
+}
+
+impl From<Kind> for LegKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Yamux => Self::Yamux,
+            Kind::Quic => Self::Quic,
+        }
+    }
 }
 
 /// What crosses a leg.

@@ -170,10 +170,10 @@ impl Peer {
                 Poll::Pending => index += 1,
                 Poll::Ready(request) => {
                     let Inbound { io, connection, .. } = self.inbound.swap_remove(index);
-                    let ambiguous = kinds[usize::from(connection)] == Kind::Yamux;
+                    let kind = kinds[usize::from(connection)].into();
                     if let Ok(Request::Migrate { id, from, verify }) = request {
                         self.early.push(Early {
-                            leg: Leg::new(io, connection, ambiguous),
+                            leg: Leg::new(io, connection, kind),
                             id,
                             from,
                             verify,

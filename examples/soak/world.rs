@@ -99,7 +99,7 @@ pub fn run(case: Case) -> Outcome {
     let (one, other, wire) = Wire::new(case.kinds[0]);
     let mut side = 0;
     let peers = [one, other].map(|io| {
-        let leg = Leg::new(io, 0, case.kinds[0] == Kind::Yamux);
+        let leg = Leg::new(io, 0, case.kinds[0].into());
         let peer = Peer::new(side, leg, case.verify[side as usize], case.refusals);
         side += 1;
         peer
@@ -226,7 +226,7 @@ impl World {
             (other, one)
         };
         self.wires.push((to, wire));
-        peer.start(Leg::new(ours, to, kind == Kind::Yamux));
+        peer.start(Leg::new(ours, to, kind.into()));
         self.peers[1 - side].accept(theirs, to);
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use libp2p_core::ConnectedPoint;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
@@ -20,13 +19,13 @@ impl Connections {
     }
 
     /// The connection's address has changed.
-    pub(super) fn moved(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
-        if let Some(info) = self.get_mut(peer, id) {
+    pub(super) fn moved(&mut self, new: ConnectionInfo) {
+        if let Some(info) = self.get_mut(new.peer, new.id) {
             *info = ConnectionInfo {
                 established: info.established,
                 streams: info.streams,
                 draining: info.draining,
-                ..ConnectionInfo::new(id, peer, endpoint)
+                ..new
             };
         }
     }

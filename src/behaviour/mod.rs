@@ -325,7 +325,8 @@ impl NetworkBehaviour for Behaviour {
                 new,
                 ..
             }) => {
-                self.connections.moved(peer_id, connection_id, new);
+                let info = self.look_at(connection_id, peer_id, new);
+                self.connections.moved(info);
                 self.connection_changed(peer_id, connection_id);
             }
             FromSwarm::DialFailure(DialFailure {

@@ -52,7 +52,7 @@ impl Behaviour {
         connection: ConnectionId,
         endpoint: &ConnectedPoint,
     ) {
-        let info = ConnectionInfo::new(connection, peer, endpoint);
+        let info = self.look_at(connection, peer, endpoint);
         self.connections.add(info.clone());
         self.records.add(connection);
         self.event(Event::ConnectionEstablished(info));
@@ -62,6 +62,21 @@ impl Behaviour {
         }
         self.tell(peer, &Change::Connected(connection));
         self.place_all(peer);
+    }
+
+    /// A connection as its endpoint shows it.
+    pub(super) fn look_at(
+        &self,
+        connection: ConnectionId,
+        peer: PeerId,
+        endpoint: &ConnectedPoint,
+    ) -> ConnectionInfo {
+        let info = ConnectionInfo::new(connection, peer, endpoint);
+        let said = self.config.leg_kind.as_ref();
+        ConnectionInfo {
+            leg_kind: said.map_or(info.leg_kind, |said| said.of(endpoint, info.leg_kind)),
+            ..info
+        }
     }
 
     pub(super) fn connection_changed(&mut self, peer: PeerId, connection: ConnectionId) {
@@ -278,7 +293,7 @@ impl Behaviour {
         stream: Substream,
     ) -> Option<SwarmLeg> {
         let info = self.connections.get(peer, connection)?;
-        Some(SwarmLeg::new(stream, connection, info.is_ambiguous()))
+        Some(SwarmLeg::new(stream, connection, info.leg_kind))
     }
 
     /// *Opening*: a label, then the application's protocol on the labelled stream.

@@ -178,6 +178,6 @@ labels! {
         WebTransport => "webtransport",
         WebRtc => "webrtc",
         Memory => "memory",
-        Other => "other",
+        Unknown => "unknown",
     }
 }

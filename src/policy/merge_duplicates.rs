@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::Policy;
-use crate::view::{ConnectionInfo, PeerView};
+use crate::view::{ConnectionInfo, PeerView, Transport};
 
 /// Of direct connections over the same transport, keeps one. Both peers come to the same one without
 /// talking, by what both know:
@@ -14,13 +14,17 @@ use crate::view::{ConnectionInfo, PeerView};
 ///    may differ, and so may their addresses. There, the older is better *to the designated peer*, and to
 ///    the other they are equal. So only the designated peer moves streams, and the other goes along.
 ///
-/// Relayed connections are not merged: they may go through different relays, with limits of their own.
+/// Relayed connections are not merged: they may go through different relays, with limits of their own. Nor
+/// is one whose transport is not known here ([`Transport::Unknown`]): if the other peer knows it, and it is
+/// a duplicate, the other peer may move streams, and this one goes along.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MergeDuplicates;
 
 impl Policy for MergeDuplicates {
     fn compare(&self, a: &ConnectionInfo, b: &ConnectionInfo, peer: &PeerView<'_>) -> Ordering {
-        if a.relayed || b.relayed || a.transport != b.transport {
+        // An unknown one that was equal to each of two that differ would lead in circles.
+        let unknown = a.transport == Transport::Unknown;
+        if a.relayed || b.relayed || a.transport != b.transport || unknown {
             return Ordering::Equal;
         }
         let designated = peer.is_designated();

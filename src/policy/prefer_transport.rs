@@ -6,8 +6,9 @@ use super::Policy;
 use crate::view::{ConnectionInfo, PeerView, Transport};
 
 /// Connections over a transport that comes earlier in the order are better; those that are not in it
-/// come last, and are equal. Says nothing of a relayed connection beside a direct one: put it after
-/// [`PreferDirect`](super::PreferDirect) in a [`Chain`](super::Chain).
+/// come last, and are equal. Says nothing of a connection whose transport is not known
+/// ([`Transport::Unknown`]), nor of a relayed one, whose two peers each know their own way to the relay
+/// and not the other's: put it after [`PreferDirect`](super::PreferDirect) in a [`Chain`](super::Chain).
 #[derive(Debug, Clone)]
 pub struct PreferTransport(Vec<Transport>);
 
@@ -33,7 +34,12 @@ impl Default for PreferTransport {
 
 impl Policy for PreferTransport {
     fn compare(&self, a: &ConnectionInfo, b: &ConnectionInfo, _: &PeerView<'_>) -> Ordering {
-        if a.relayed != b.relayed {
+        // Only what both peers know may order two connections. One who knows less moves nothing, and goes
+        // along with the other.
+        let unknown = [a, b]
+            .iter()
+            .any(|info| info.transport == Transport::Unknown);
+        if a.relayed || b.relayed || unknown {
             return Ordering::Equal;
         }
         self.rank(a.transport).cmp(&self.rank(b.transport))

@@ -20,6 +20,7 @@ use super::*;
 use crate::{
     machine::StreamId,
     protocol::roles::is_designated,
+    stream::LegKind,
     view::{Mobility, Opener, Streams, Transport},
 };
 
@@ -59,6 +60,7 @@ fn connection(number: usize) -> ConnectionInfo {
         address: Multiaddr::empty(),
         relayed: false,
         transport: Transport::Tcp,
+        leg_kind: LegKind::Yamux,
         dialer: true,
         established: Instant::now(),
         streams: 0,
@@ -175,7 +177,7 @@ fn the_default_order_of_transports() {
         Transport::Quic,
         Transport::Tcp,
         Transport::WebSocket,
-        Transport::Other,
+        Transport::Memory,
     ];
     for (at, better) in order.into_iter().enumerate() {
         for worse in order.into_iter().skip(at + 1) {
@@ -185,7 +187,7 @@ fn the_default_order_of_transports() {
 }
 
 #[test]
-fn transport_says_nothing_of_relayed_beside_direct() {
+fn transport_says_nothing_of_what_is_relayed_or_not_known() {
     let relayed_over = |transport| ConnectionInfo {
         relayed: true,
         ..over(1, transport)
@@ -193,10 +195,14 @@ fn transport_says_nothing_of_relayed_beside_direct() {
     let policy = PreferTransport::default();
     let quic = relayed_over(Transport::Quic);
     assert_eq!(compared(&policy, &quic, &connection(2)), Equal);
-    assert_eq!(
-        compared(&policy, &quic, &relayed_over(Transport::Tcp)),
-        Less
-    );
+    // What carries the hop to the relay is another matter at the other peer.
+    let tcp = relayed_over(Transport::Tcp);
+    assert_eq!(compared(&policy, &quic, &tcp), Equal);
+    let unknown = over(1, Transport::Unknown);
+    for other in [Transport::Quic, Transport::Memory, Transport::Unknown] {
+        assert_eq!(compared(&policy, &unknown, &over(2, other)), Equal);
+        assert_eq!(compared(&MergeDuplicates, &unknown, &over(2, other)), Equal);
+    }
 }
 
 #[test]
@@ -523,6 +529,8 @@ fn what_a_policy_says_itself_comes_before_its_order() {
 struct Link {
     relayed: bool,
     transport: Transport,
+    /// Whether each of the two does not know it.
+    unknown: [bool; 2],
     designated_dialed: bool,
     /// Its place in the order of establishment, as each of the two saw it: the designated peer first.
     order: [u8; 2],
@@ -547,9 +555,12 @@ fn link() -> impl Strategy<Value = Link> {
     ]);
     let draining = || prop::bool::weighted(0.2);
     let flags = (any::<bool>(), any::<bool>(), draining(), draining());
-    (transport, flags, any::<[u8; 2]>()).prop_map(|(transport, flags, order)| Link {
+    let unknown = [prop::bool::weighted(0.2), prop::bool::weighted(0.2)];
+    let link = (transport, flags, unknown, any::<[u8; 2]>());
+    link.prop_map(|(transport, flags, unknown, order)| Link {
         relayed: flags.0,
         transport,
+        unknown,
         designated_dialed: flags.1,
         order,
         draining: [flags.2, flags.3],
@@ -588,7 +599,13 @@ impl World {
                 dialer: link.designated_dialed == (side == 0),
                 established: start + Duration::from_secs(link.order[side].into()),
                 draining: link.draining[side],
-                ..over(number, link.transport)
+                ..over(
+                    number,
+                    match link.unknown[side] {
+                        true => Transport::Unknown,
+                        false => link.transport,
+                    },
+                )
             })
             .collect();
         seen.sort_by_key(|info| info.established);
@@ -701,7 +718,7 @@ fn nobody_moves_a_stream_twice() {
     });
 }
 
-/// Two peers with the same policy, who have the same streams free and drain the same connections. Where
+/// Two peers with the same policy, who know and drain the same connections and have the same streams free. Where
 /// the designated peer has put a stream, the other is content too: one move. If the other comes first,
 /// the designated peer may still choose among what is equal to the other, and then both are content.
 #[test]
@@ -710,6 +727,7 @@ fn two_peers_with_one_policy_come_to_rest() {
         world.mobility[1] = world.mobility[0];
         for link in &mut world.links {
             link.draining[1] = link.draining[0];
+            link.unknown[1] = link.unknown[0];
         }
         let mut first = world.clone();
         if let Some(to) = first.place(chain, pair, 0) {
@@ -725,6 +743,34 @@ fn two_peers_with_one_policy_come_to_rest() {
             prop_assert_eq!(world.place(chain, pair, side), None, "the other first");
         }
         Ok(())
+    });
+}
+
+/// Two peers with the same policy, each of whom knows the transports of some connections only. Nobody takes
+/// back what the other has done, even if it may: every move is to a better place, as who knew all would
+/// see it.
+#[test]
+fn two_peers_of_whom_each_knows_less_come_to_rest() {
+    for_all_worlds(|mut world, chain, pair| {
+        world.mobility[1] = world.mobility[0];
+        for link in &mut world.links {
+            link.draining[1] = link.draining[0];
+        }
+        let mut been = vec![world.on];
+        loop {
+            let before = been.len();
+            for side in [1, 0] {
+                if let Some(to) = world.place(chain, pair, side) {
+                    prop_assert!(!been.contains(&to), "back to {}", to);
+                    been.push(to);
+                    world.moved(to, side);
+                    world.left_for_remote = Default::default();
+                }
+            }
+            if been.len() == before {
+                return Ok(());
+            }
+        }
     });
 }
 

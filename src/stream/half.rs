@@ -289,7 +289,8 @@ impl<L: Io, C: Connection> Drop for Migratable<L, C> {
             let closed = core.close_reported;
             // A yamux leg that is dropped after our close says nothing, and the remote may write.
             let slot = core.machine.closes();
-            let told = core.leg(slot).is_some_and(|leg| !leg.is_ambiguous());
+            let leg = core.leg(slot);
+            let told = leg.is_some_and(|leg| leg.kind().may_tell_of_drops());
             let answered = !core.unanswered || !told;
             core.handle(Input::Dropped { closed, answered });
         });

@@ -11,11 +11,17 @@ use std::{
 use asynchronous_codec::BytesMut;
 use tracing::Span;
 
-use super::{Connection, Io};
+use super::{
+    Connection, Io, LegKind,
+    kind::{WEBRTC_FRAME, WEBRTC_PACKET},
+};
 use crate::{
     machine::Proof,
     protocol::codec::{self, Ack, Message, ReadError, Reader},
 };
+
+/// Ends that are read again, in a row, before they are taken for one.
+const MAX_REPEATED_ENDS: u32 = 16;
 
 /// A place among the remote's unanswered `Migrate`s, given back when it is dropped.
 #[derive(Debug, Clone, Default)]
@@ -56,10 +62,11 @@ struct Talk {
 pub(crate) struct Leg<L, C> {
     io: L,
     connection: C,
-    /// Whether a reset or a loss reads as an EOF (yamux) or as an error.
-    ambiguous: bool,
+    kind: LegKind,
     /// There only while messages are exchanged: most legs say theirs and live on.
     talk: Option<Box<Talk>>,
+    /// What has been written since the last flush, where that becomes one packet.
+    packed: u16,
     /// A message has to be flushed without the application's doing.
     unflushed: bool,
     closing: bool,
@@ -82,11 +89,12 @@ pub(crate) struct Leg<L, C> {
 }
 
 impl<L: Io, C: Connection> Leg<L, C> {
-    pub(crate) fn new(io: L, connection: C, ambiguous: bool) -> Self {
+    pub(crate) fn new(io: L, connection: C, kind: LegKind) -> Self {
         Self {
             io,
             connection,
-            ambiguous,
+            kind,
+            packed: 0,
             talk: None,
             unflushed: false,
             closing: false,
@@ -147,8 +155,8 @@ impl<L: Io, C: Connection> Leg<L, C> {
         self.connection
     }
 
-    pub(super) fn is_ambiguous(&self) -> bool {
-        self.ambiguous
+    pub(super) fn kind(&self) -> LegKind {
+        self.kind
     }
 
     /// Stream bytes that this leg has carried: out, in.
@@ -242,12 +250,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        if self.ended {
-            return Poll::Ready(Ok(0));
-        }
-        self.usable()?;
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.after_read(polled, !buf.is_empty())
+        self.poll_read_by(!buf.is_empty(), |io| io.poll_read(cx, buf))
     }
 
     pub(super) fn poll_read_vectored(
@@ -255,13 +258,42 @@ impl<L: Io, C: Connection> Leg<L, C> {
         cx: &mut Context<'_>,
         bufs: &mut [io::IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        let wanted = bufs.iter().any(|buf| !buf.is_empty());
+        self.poll_read_by(wanted, |io| io.poll_read_vectored(cx, bufs))
+    }
+
+    fn poll_read_by(
+        &mut self,
+        wanted: bool,
+        mut read: impl FnMut(Pin<&mut L>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
         self.usable()?;
-        let wanted = bufs.iter().any(|buf| !buf.is_empty());
-        let polled = Pin::new(&mut self.io).poll_read_vectored(cx, bufs);
+        let mut polled = read(Pin::new(&mut self.io));
+        if wanted && self.kind.repeats_ends() && matches!(polled, Poll::Ready(Ok(0))) {
+            polled = self.poll_read_again(read);
+        }
         self.after_read(polled, wanted)
+    }
+
+    /// What an end is worth on a leg that gives one for a FIN, a reset and every message without data: read
+    /// again, a FIN is a broken pipe, a reset an error of its own, and otherwise the stream goes on.
+    fn poll_read_again(
+        &mut self,
+        mut read: impl FnMut(Pin<&mut L>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        for _ in 0..MAX_REPEATED_ENDS {
+            match read(Pin::new(&mut self.io)) {
+                Poll::Ready(Ok(0)) => {}
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                // A FIN that comes while ours is being written is forgotten once it has been read.
+                Poll::Pending if self.is_closing() => break,
+                polled => return polled,
+            }
+        }
+        Poll::Ready(Ok(0))
     }
 
     /// Reads one message and not a byte more. Its bytes are not the stream's and are not counted.
@@ -292,18 +324,24 @@ impl<L: Io, C: Connection> Leg<L, C> {
 
     /// Writes what is queued.
     pub(super) fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(talk) = &self.talk
-            && !talk.queued.is_empty()
-        {
+        loop {
+            let queued = self.talk.as_ref().map_or(0, |talk| talk.queued.len());
+            if queued == 0 {
+                return Poll::Ready(Ok(()));
+            }
             self.usable()?;
+            ready!(self.poll_unpack(cx, queued))?;
+            let talk = self.talk.get_or_insert_default();
             let polled = Pin::new(&mut self.io).poll_write(cx, &talk.queued);
             match ready!(self.or_lost(polled))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => drop(self.talk().queued.split_to(n)),
+                n => {
+                    drop(self.talk().queued.split_to(n));
+                    self.pack(n);
+                }
             }
             self.end_talk();
         }
-        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_write(
@@ -313,6 +351,12 @@ impl<L: Io, C: Connection> Leg<L, C> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_queued(cx))?;
         self.usable()?;
+        if self.kind.packs_writes() {
+            return self.poll_write_packet(cx, bufs);
+        }
+        if !self.kind.takes_empty_writes() && bufs.iter().all(|buf| buf.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
         let io = Pin::new(&mut self.io);
         let polled = match bufs {
             [buf] => io.poll_write(cx, buf),
@@ -325,6 +369,46 @@ impl<L: Io, C: Connection> Leg<L, C> {
         polled
     }
 
+    /// Writes what fits into a packet of its own, or into that of what was written before.
+    fn poll_write_packet(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Some(buf) = bufs.iter().find(|buf| !buf.is_empty()) else {
+            return Poll::Ready(Ok(0));
+        };
+        let buf = &buf[..buf.len().min(WEBRTC_PACKET - WEBRTC_FRAME)];
+        ready!(self.poll_unpack(cx, buf.len()))?;
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        let polled = self.or_lost(polled);
+        if let Poll::Ready(Ok(n)) = polled {
+            self.written += n as u64;
+            self.pack(n);
+        }
+        polled
+    }
+
+    /// So much has been written that the next flush sends.
+    fn pack(&mut self, n: usize) {
+        if self.kind.packs_writes() {
+            let framed = u16::try_from(n + WEBRTC_FRAME).unwrap_or(u16::MAX);
+            self.packed = self.packed.saturating_add(framed);
+        }
+    }
+
+    /// Has what was written before sent, unless so much more fits into the same packet.
+    fn poll_unpack(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<io::Result<()>> {
+        let fits = usize::from(self.packed) + more + WEBRTC_FRAME <= WEBRTC_PACKET;
+        if self.packed == 0 || fits {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        ready!(self.or_lost(polled))?;
+        self.packed = 0;
+        Poll::Ready(Ok(()))
+    }
+
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.closed {
             return Poll::Ready(Ok(()));
@@ -334,6 +418,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         ready!(self.or_lost(polled))?;
         self.unflushed = false;
+        self.packed = 0;
         Poll::Ready(Ok(()))
     }
 
@@ -374,17 +459,21 @@ impl<L: Io, C: Connection> Leg<L, C> {
     /// yamux refuses a write on a stream that was reset or whose connection is lost *before* it looks
     /// at the send window, so a write that has to wait for window has been told that the stream is
     /// alive. It may also have to wait for room in the muxer's own queue, which says nothing; flushing
-    /// first waits for that. QUIC looks at the connection's window first: there, waiting says nothing.
+    /// first waits for that. QUIC looks at the connection's window first: there, waiting says nothing. On
+    /// other kinds of leg an empty write may be anything, and is not made.
     pub(super) fn poll_empty_write(&mut self, cx: &mut Context<'_>) -> Poll<Proof> {
         if self.lost || self.broken.is_some() {
             return Poll::Ready(Proof::Disagrees);
+        }
+        if !self.kind.takes_empty_writes() {
+            return Poll::Ready(Proof::Unavailable);
         }
         if ready!(self.poll_flush(cx)).is_err() {
             return Poll::Ready(Proof::Disagrees);
         }
         Poll::Ready(match Pin::new(&mut self.io).poll_write(cx, &[]) {
             Poll::Ready(Err(_)) => Proof::Disagrees,
-            Poll::Pending if !self.ambiguous => return Poll::Pending,
+            Poll::Pending if !self.kind.is_alive_if_it_waits() => return Poll::Pending,
             Poll::Ready(Ok(_)) | Poll::Pending => Proof::Agrees,
         })
     }

@@ -12,6 +12,7 @@ mod ahead;
 mod core;
 pub(crate) mod drive;
 mod half;
+mod kind;
 mod leg;
 mod mailbox;
 mod moving;
@@ -25,6 +26,7 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite};
 
+pub use self::kind::LegKind;
 pub(crate) use self::{
     ahead::Budget,
     core::{Note, Status},

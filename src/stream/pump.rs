@@ -202,7 +202,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         let Some(leg) = self.leg(slot) else {
             return Poll::Ready(());
         };
-        let ambiguous = leg.is_ambiguous();
+        let ambiguous = leg.kind().is_ambiguous();
         let proof = if !closed && (ambiguous || needs_proof) {
             ready!(leg.poll_empty_write(write))
         } else {

@@ -14,7 +14,11 @@ use std::{
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, channel::mpsc};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
-    core::upgrade,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, OptionalTransport},
+        upgrade,
+    },
     dcutr, gossipsub, identify,
     identity::Keypair,
     multiaddr::Protocol,
@@ -90,6 +94,9 @@ pub struct Node {
     commands: mpsc::UnboundedSender<Command>,
 }
 
+/// Makes a node's transports beside TCP and QUIC.
+pub type Transports = fn(&Keypair) -> Boxed<(PeerId, StreamMuxerBox)>;
+
 /// How a node is made.
 pub struct Setup {
     pub config: Config,
@@ -110,6 +117,8 @@ pub struct Setup {
     /// Of one yamux connection.
     pub max_yamux_streams: usize,
     pub keypair: Keypair,
+    /// What there is beside TCP and QUIC.
+    pub transports: Option<Transports>,
 }
 
 impl Default for Setup {
@@ -128,6 +137,7 @@ impl Default for Setup {
             lazy: false,
             max_yamux_streams: 512,
             keypair: Keypair::generate_ed25519(),
+            transports: None,
         }
     }
 }
@@ -173,6 +183,11 @@ impl Node {
             )
             .unwrap()
             .with_quic()
+            .with_other_transport(|keypair| match setup.transports {
+                Some(transports) => OptionalTransport::some(transports(keypair)),
+                None => OptionalTransport::none(),
+            })
+            .unwrap()
             .with_relay_client(noise::Config::new, yamux::Config::default)
             .unwrap()
             .with_behaviour(|keypair, client| All {
@@ -306,7 +321,8 @@ impl Node {
         let address: Multiaddr = address.parse().unwrap();
         let protocols = |address: &Multiaddr| -> Vec<_> {
             let tags = address.protocol_stack().map(str::to_owned);
-            tags.filter(|tag| tag != "p2p").collect()
+            let said = |tag: &String| tag != "p2p" && tag != "certhash";
+            tags.filter(said).collect()
         };
         let wanted = protocols(&address);
         self.send(Command::Listen(address));

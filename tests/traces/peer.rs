@@ -155,8 +155,8 @@ impl Peer {
             match leg.reader.poll_read::<Request>(&mut leg.io, cx) {
                 Poll::Pending => self.inbound.push(leg),
                 Poll::Ready(Ok(Request::Migrate { id, from, verify })) => {
-                    let ambiguous = kinds[usize::from(leg.connection)] == Kind::Yamux;
-                    let leg = Leg::new(leg.io, leg.connection, ambiguous);
+                    let kind = kinds[usize::from(leg.connection)].into();
+                    let leg = Leg::new(leg.io, leg.connection, kind);
                     if let Err((leg, over)) = self.shared.migrate(leg, id, from, verify)
                         && over.is_ok()
                         && self.denies_ended

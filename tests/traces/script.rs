@@ -95,7 +95,7 @@ impl Script {
         let mut ends = [Some(one), Some(other)];
         let peers = [A, B].map(|side| {
             let io = ends[side].take().expect("each side once");
-            let leg = Leg::new(io, 0, scene.legs[0] == Kind::Yamux);
+            let leg = Leg::new(io, 0, scene.legs[0].into());
             let setup = Setup {
                 designated: side == A,
                 verify: scene.verify,
@@ -167,7 +167,7 @@ impl Script {
             A => (one, other),
             _ => (other, one),
         };
-        self.peers[side].start(Leg::new(ours, leg, kind == Kind::Yamux));
+        self.peers[side].start(Leg::new(ours, leg, kind.into()));
         self.run(side);
         self.peers[1 - side].accept(theirs, leg);
         self.run(1 - side);

@@ -11,7 +11,7 @@ use crate::{
     pipe::{End, shared},
     policy::{self, Chain},
     stats::{Goal, Pair, Report, Row},
-    stream::{Leg, StreamKey},
+    stream::{Leg, LegKind, StreamKey},
     table::{Caps, Table},
     view::{Opener, Streams},
 };
@@ -85,7 +85,7 @@ impl World {
         let (leg, _) = End::with_window(0);
         let connection = self.connections[key.0 as usize % 2].id;
         let budget = self.table.budget(self.peer);
-        let shared = shared(key, id, Leg::new(leg, connection, false), budget);
+        let shared = shared(key, id, Leg::new(leg, connection, LegKind::Quic), budget);
         self.table.insert(self.peer, shared, Instant::now());
         key
     }
