@@ -540,3 +540,34 @@ async fn an_answer_over_a_name_ends_well() {
         );
     }
 }
+
+/// libp2p-yamux allows yamux 0.14.0, in which a stream that is read and written by two tasks stalls. What is
+/// built here, and by whoever depends on this crate, is a later one.
+/// B17 · rust-yamux 232
+#[test]
+fn yamux_is_one_that_works() {
+    let file = |name| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let lock = file("Cargo.lock");
+    let packages = lock.split("[[package]]");
+    let yamux = packages.filter(|package| package.contains("\nname = \"yamux\"\n"));
+    let versions = yamux.map(|package| {
+        let (_, version) = package.split_once("version = \"").unwrap();
+        version.split('"').next().unwrap()
+    });
+    // Cargo unites all that are compatible; 0.12, which libp2p still brings, has no such fault.
+    let versions: Vec<_> = versions
+        .filter(|version| version.starts_with("0.14."))
+        .collect();
+    assert_eq!(versions.len(), 1);
+    let patch: u32 = versions[0]["0.14.".len()..].parse().unwrap();
+    assert!(patch >= 1, "yamux {versions:?}");
+    let manifest = file("Cargo.toml");
+    let floor = "[target.'cfg(any())'.dependencies]\nyamux = \"0.14.1\"";
+    assert!(
+        manifest.contains(floor),
+        "nothing keeps 0.14.0 away from who depends on this crate"
+    );
+}
