@@ -102,6 +102,8 @@ pub(super) struct Core<L, C> {
     /// The application dropped the stream: what comes in is discarded.
     pub(super) dropped: bool,
     pub(super) driving: bool,
+    /// An end has been read on this leg, and what it is worth is not known yet.
+    pub(super) unsettled: Option<Slot>,
     connection: Option<C>,
     notes: Vec<Note<C>>,
     done_with: Vec<Box<Leg<L, C>>>,
@@ -125,6 +127,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             unanswered: false,
             dropped: false,
             driving: false,
+            unsettled: None,
             notes: Vec::new(),
             done_with: Vec::new(),
             wake: false,

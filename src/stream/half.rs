@@ -72,6 +72,7 @@ impl<L: Io, C: Connection> Migratable<L, C> {
         let wakers = &self.shared.wakers;
         let (mut read, mut write) = wakers.contexts();
         self.shared.with(|core| {
+            core.settle_end(&mut write);
             if core.has_background_work() {
                 // The migration moves on by whoever is here first.
                 wakers.register_both(party, cx);

@@ -1,6 +1,6 @@
 //! Moving a migration on: everything that is neither the application's read nor its write.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::{Connection, Io, core::Core, core::Note};
 use crate::{
@@ -192,6 +192,18 @@ impl<L: Io, C: Connection> Core<L, C> {
         true
     }
 
+    /// An end that waits for room to be settled goes before anything else that would take the room: a
+    /// writer that is never done would take it each time, and its reader never hear that it should be.
+    #[inline]
+    pub(super) fn settle_end(&mut self, write: &mut Context<'_>) {
+        if let Some(slot) = self.unsettled {
+            match self.machine.read_from() == ReadFrom::Leg(slot) {
+                true => drop(self.poll_end(slot, write)),
+                false => self.unsettled = None,
+            }
+        }
+    }
+
     /// An EOF was read where the application's bytes come from: find out what it is worth.
     pub(super) fn poll_end(&mut self, slot: Slot, write: &mut Context<'_>) -> Poll<()> {
         let needs_proof = self.machine.needs_proof();
@@ -204,10 +216,15 @@ impl<L: Io, C: Connection> Core<L, C> {
         };
         let ambiguous = leg.kind().is_ambiguous();
         let proof = if !closed && (ambiguous || needs_proof) {
-            ready!(leg.poll_empty_write(write))
+            let Poll::Ready(proof) = leg.poll_empty_write(write) else {
+                self.unsettled = Some(slot);
+                return Poll::Pending;
+            };
+            proof
         } else {
             Proof::Unavailable
         };
+        self.unsettled = None;
         self.handle(Input::End(slot, Eof::new(proof, ambiguous)));
         Poll::Ready(())
     }

@@ -1,6 +1,9 @@
 //! Ends of streams: what they look like, and what they prove.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use libp2p::StreamProtocol;
@@ -201,4 +204,56 @@ async fn an_answer_may_take_its_time() {
     let (_, mut theirs) = within("the answer", selected).await.unwrap();
     within("all of it", read(&mut theirs, 1, 0, 1000)).await;
     within("the end", read_end(&mut theirs)).await;
+}
+
+/// The other side closes its half, which in our protocol means "stop sending"; and we send as fast as we can,
+/// from the task that also reads. We hear of it though the writer takes all the room there is.
+///
+/// A7
+#[tokio::test]
+async fn a_busy_writer_hears_that_it_should_stop() {
+    for kind in KINDS {
+        for moved in [false, true] {
+            let mut net = Net::new();
+            let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+            let mut on = net.connect(kind).await;
+            let peer = net.listener.id;
+            let (ours, theirs) = open(&mut net.dialer, peer, &mut incoming, on.here).await;
+            if moved {
+                on = net.connect(kind).await;
+                let migration = net.dialer.control.migrate(ours.key(), on.here);
+                within("the migration", migration).await.unwrap();
+            }
+            let (mut reader, mut writer) = ours.split();
+            let (mut their_reader, mut their_writer) = theirs.split();
+            let stop = AtomicBool::new(false);
+            let remote = async {
+                write(&mut their_writer, 2, 0, 1000).await;
+                // When the other is well on its way.
+                read(&mut their_reader, 1, 0, 1_000_000).await;
+                their_writer.close().await.unwrap();
+                read_to_end(&mut their_reader, 1, 1_000_000).await
+            };
+            let sends = async {
+                // Never waiting for a flush: it always has something for what room there is.
+                let mut sent = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let chunk: Vec<_> = (sent..sent + 4096).map(|at| byte(1, at)).collect();
+                    writer.write_all(&chunk).await.unwrap();
+                    sent += 4096;
+                }
+                writer.close().await.unwrap();
+                sent
+            };
+            let hears = async {
+                read(&mut reader, 2, 0, 1000).await;
+                read_end(&mut reader).await;
+                stop.store(true, Ordering::Relaxed);
+            };
+            let what = format!("the end, {kind:?}, moved: {moved}");
+            let (sent, (), received) =
+                within(&what, async { futures::join!(sends, hears, remote) }).await;
+            assert_eq!(sent, received);
+        }
+    }
 }
