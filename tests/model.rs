@@ -137,6 +137,23 @@ fn attempts_fail() {
 }
 
 #[test]
+fn verdicts_come_late() {
+    let b = Config {
+        late: true,
+        writes: [1, 0],
+        ..B
+    };
+    let replaced = Config {
+        timeouts: 1,
+        starts: [2, 0],
+        ..b
+    };
+    check("a late verdict", replaced, &PAIRS[..2]);
+    let held = Config { not_nows: 1, ..b };
+    check("held for too long", held, &PAIRS[..2]);
+}
+
+#[test]
 fn a_connection_is_lost() {
     check("a loss", Config { losses: 1, ..B }, PAIRS);
 }
@@ -259,6 +276,11 @@ fn without_a_rule_something_breaks() {
         silent: true,
         ..lost
     };
+    let late_verdicts = Config {
+        late: true,
+        starts: [2, 0],
+        ..late
+    };
     let prune = Config { prune: true, ..B };
     let prune_plain = Config {
         prune: true,
@@ -317,6 +339,7 @@ fn without_a_rule_something_breaks() {
             },
         ),
         (16, rule(Rule::CountIsEnough), silent),
+        (18, rule(Rule::VerdictsAreNamed), late_verdicts),
         (
             17,
             rule(Rule::DetachedIsWaitedFor),

@@ -224,7 +224,9 @@ impl<L: stream::Io> Side<L> {
     fn work(&mut self) {
         for note in self.shared.take_notes() {
             match note {
-                Note::Ask { .. } => self.shared.verdict(Verdict::Accept),
+                Note::Ask { question, .. } => {
+                    self.shared.verdict(question, Verdict::Accept);
+                }
                 Note::Completed(_) => self.completed += 1,
                 _ => {}
             }

@@ -234,11 +234,14 @@ impl Peer {
             }
             for note in notes {
                 match note {
-                    Note::Ask { .. } => self.shared.verdict(match rng.below(10) {
-                        0 if self.refuses => Verdict::Deny,
-                        1 | 2 if self.refuses => Verdict::NotNow,
-                        _ => Verdict::Accept,
-                    }),
+                    Note::Ask { question, .. } => {
+                        let verdict = match rng.below(10) {
+                            0 if self.refuses => Verdict::Deny,
+                            1 | 2 if self.refuses => Verdict::NotNow,
+                            _ => Verdict::Accept,
+                        };
+                        self.shared.verdict(question, verdict);
+                    }
                     Note::Probe { connection } => {
                         self.shared
                             .probed(connection, !lost[usize::from(connection)]);

@@ -2,7 +2,8 @@
 
 use super::Source;
 use crate::machine::{
-    Eof, Input, Machine, Output, Proof, ReadFrom, Setup, Slot, StreamId, Timer, Verdict, WriteTo,
+    Eof, Input, Machine, Output, Proof, Question, ReadFrom, Setup, Slot, StreamId, Timer, Verdict,
+    WriteTo,
 };
 
 const SLOTS: [Slot; 4] = [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New];
@@ -50,7 +51,7 @@ struct Driver {
     strict: bool,
     legs: [Option<Leg>; 4],
     timer: Option<Timer>,
-    asked: bool,
+    asked: Option<Question>,
     probing: [bool; 4],
     /// Whether the migration that is agreed is verified.
     verified: bool,
@@ -67,7 +68,7 @@ impl Driver {
             strict,
             legs: [Some(Leg::default()), None, None, None],
             timer: None,
-            asked: false,
+            asked: None,
             probing: [false; 4],
             verified: false,
             over: false,
@@ -97,9 +98,9 @@ impl Driver {
             Input::Migrate { .. } => {
                 // The one that was there has been dropped, and the question about it with it.
                 *self.leg(Slot::Theirs) = Some(Leg::default());
-                self.asked = false;
+                self.asked = None;
             }
-            Input::Verdict(_) => self.asked = false,
+            Input::Verdict(..) => self.asked = None,
             Input::End(slot, _) | Input::ReadFailed(slot) => {
                 if let Some(leg) = self.leg(slot) {
                     leg.ended = true;
@@ -151,11 +152,15 @@ impl Driver {
                 let verify = one;
                 Input::Migrate { id, from, verify }
             }
-            3 => Input::Verdict(match operation >> 4 {
-                0 => Verdict::Deny,
-                1 => Verdict::NotNow,
-                _ => Verdict::Accept,
-            }),
+            3 if operation & 0x30 == 0x30 => Input::HeldTooLong,
+            3 => Input::Verdict(
+                self.asked.unwrap_or(Question(0)),
+                match operation >> 4 {
+                    0 => Verdict::Deny,
+                    1 => Verdict::NotNow,
+                    _ => Verdict::Accept,
+                },
+            ),
             4 => Input::AckWritten,
             5 => Input::Switched(match operation >> 6 {
                 0 => source.number(),
@@ -224,7 +229,8 @@ impl Driver {
             Input::Start { .. } => machine.may_start().is_ok(),
             Input::Acked { .. } => machine.awaits_answer(),
             Input::Migrate { from, .. } => machine.replaces_theirs(from),
-            Input::Verdict(_) => self.asked,
+            Input::Verdict(question, _) => self.asked == Some(question),
+            Input::HeldTooLong => machine.holds_theirs(),
             Input::AckWritten => machine.awaits_ack_written(),
             Input::Switched(_) | Input::Cancelled(Slot::New) => machine.awaits_count(),
             Input::ReadAll => machine.has_read_all(),
@@ -283,21 +289,21 @@ impl Driver {
                 assert_eq!(from, self.machine.id());
                 assert!(self.leg(Slot::Ours).is_some());
             }
-            Output::Ask => {
-                assert!(!strict || !self.asked);
-                self.asked = true;
+            Output::Ask(question) => {
+                assert!(!strict || self.asked.is_none());
+                self.asked = Some(question);
             }
             Output::Accept { .. } => {
-                self.asked = false;
+                self.asked = None;
                 self.rename(Slot::Theirs, Slot::New);
             }
             Output::Deny => {
-                self.asked = false;
+                self.asked = None;
                 self.take(Slot::Theirs);
             }
             Output::Cancel => self.take(Slot::Ours),
             Output::Drop(slot) => {
-                self.asked &= slot != Slot::Theirs;
+                self.asked.take_if(|_| slot == Slot::Theirs);
                 self.take(slot);
             }
             Output::Agreed { verify, initiator } => {
@@ -331,7 +337,7 @@ impl Driver {
             Output::Failed(_) | Output::TheirsFailed(_) => {}
             Output::Abort(_) | Output::Finish => {
                 self.over = true;
-                self.asked = false;
+                self.asked = None;
                 self.legs = [None; 4];
             }
         }

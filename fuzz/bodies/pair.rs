@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 
 use super::Source;
 use crate::machine::{
-    Abort, Eof, Input, Machine, Output, Proof, ReadFrom, Setup, Slot, StreamId, Verdict, WriteTo,
+    Abort, Eof, Input, Machine, Output, Proof, Question, ReadFrom, Setup, Slot, StreamId, Verdict,
+    WriteTo,
 };
 
 const SLOTS: [Slot; 4] = [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New];
@@ -92,7 +93,7 @@ impl Link {
 struct Side {
     machine: Machine,
     slots: [Option<usize>; 4],
-    asked: bool,
+    asked: Option<Question>,
     ack: Option<bool>,
     timer: bool,
     closed: bool,
@@ -124,7 +125,7 @@ impl Pair {
                 },
             ),
             slots: [Some(0), None, None, None],
-            asked: false,
+            asked: None,
             ack: None,
             timer: false,
             closed: false,
@@ -236,7 +237,7 @@ impl Pair {
             // An older one, overtaken by its successor.
             None if !peer.machine.replaces_theirs(from) => self.links[leg].drop_by(side),
             None => {
-                peer.asked = false;
+                peer.asked = None;
                 self.forget(side, Slot::Theirs);
                 self.sides[side].slots[Slot::Theirs as usize] = Some(leg);
                 self.input(side, Input::Migrate { id, from, verify });
@@ -246,11 +247,11 @@ impl Pair {
     }
 
     fn answer(&mut self, side: usize, verdict: Verdict) -> bool {
-        let asked = std::mem::take(&mut self.sides[side].asked);
-        if asked {
-            self.input(side, Input::Verdict(verdict));
+        let asked = self.sides[side].asked.take();
+        if let Some(question) = asked {
+            self.input(side, Input::Verdict(question, verdict));
         }
-        asked
+        asked.is_some()
     }
 
     fn write_ack(&mut self, side: usize) -> bool {
@@ -386,21 +387,21 @@ impl Pair {
                     verify,
                 });
             }
-            Output::Ask => self.sides[side].asked = true,
+            Output::Ask(question) => self.sides[side].asked = Some(question),
             Output::Accept { verify } => {
                 self.rename(side, Slot::Theirs, Slot::New);
-                self.sides[side].asked = false;
+                self.sides[side].asked = None;
                 self.sides[side].ack = Some(verify);
             }
             Output::Deny => {
-                self.sides[side].asked = false;
+                self.sides[side].asked = None;
                 let (deny, verify) = (true, false);
                 self.farewell(side, Slot::Theirs, Item::Ack { deny, verify });
             }
             Output::Cancel => self.farewell(side, Slot::Ours, Item::Cancelled),
             Output::Drop(slot) => {
                 match slot {
-                    Slot::Theirs => self.sides[side].asked = false,
+                    Slot::Theirs => self.sides[side].asked = None,
                     Slot::New => self.sides[side].ack = None,
                     _ => {}
                 }
@@ -434,7 +435,7 @@ impl Pair {
                     self.forget(side, slot);
                 }
                 let peer = &mut self.sides[side];
-                (peer.asked, peer.ack) = (false, None);
+                (peer.asked, peer.ack) = (None, None);
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
     rate::Rate,
     turns::Outgoing,
 };
-use crate::{Mobility, Opener};
+use crate::{Mobility, Opener, machine::Question};
 
 #[derive(Debug)]
 pub(super) struct Extra {
@@ -38,10 +38,9 @@ pub(super) struct Moves {
     pub(super) epoch: u64,
     /// A timer for asking the policy again is running.
     pub(super) asking_again: bool,
-    /// Counts the questions of the remote's that were passed on to somebody outside.
-    pub(super) asked: u64,
-    /// The last of them, while it is not answered: where the stream is to go.
-    pub(super) asked_about: Option<ConnectionId>,
+    /// The remote's last question that was passed on to somebody outside, while it is not answered: where
+    /// the stream is to go.
+    pub(super) asked_about: Option<(ConnectionId, Question)>,
     /// Of the remote's `Migrate`s.
     pub(super) rate: Rate,
 }

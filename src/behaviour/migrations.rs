@@ -284,7 +284,11 @@ impl Behaviour {
         };
         let peer = entry.peer();
         match note {
-            Note::Ask { to } => self.verdict(key, to),
+            Note::Ask {
+                to,
+                question,
+                since,
+            } => self.verdict(key, to, question, since),
             Note::Probe { connection } => self.notify(peer, connection, Purpose::Probe(key)),
             Note::Violation => self.event(Event::Violation {
                 peer,

@@ -47,6 +47,7 @@ use crate::{
     accept::{Acceptors, Queue},
     control::{Command, Control, StreamRequest},
     handler::{FromBehaviour, Handler, News, ToBehaviour},
+    machine::Question,
     spare,
     stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
     substream::Substream,
@@ -71,7 +72,7 @@ enum Due {
     /// Call the policy, as it wished.
     Call(PeerId, Instant),
     /// Nobody outside has answered the remote's question.
-    Unanswered(StreamKey, u64),
+    Unanswered(StreamKey, Question),
     /// The application may have had its time to accept a stream.
     Accept(Queue),
     /// The label that a `Migrate` waits for has not come.

@@ -10,8 +10,13 @@ use web_time::Instant;
 use super::{Behaviour, Due, Extra, turns::Asker};
 use crate::{
     Action, Change, ConnectionInfo, DrainError, Event, Initiate, MigrateError, Mobility, PeerView,
-    Placement, StreamInfo, Verdict, machine::Verdict as Answer, policy, stream::StreamKey,
-    substream::Substream, table::Table, view::Streams,
+    Placement, StreamInfo, Verdict,
+    machine::{Question, Verdict as Answer},
+    policy,
+    stream::StreamKey,
+    substream::Substream,
+    table::Table,
+    view::Streams,
 };
 
 type StreamTable = Table<Substream, ConnectionId, Extra>;
@@ -282,26 +287,39 @@ impl Behaviour {
     // ---- The remote's wishes -----------------------------------------------------------------------
 
     /// Answers the remote, or has somebody outside answer.
-    pub(super) fn verdict(&mut self, key: StreamKey, to: ConnectionId) {
+    pub(super) fn verdict(
+        &mut self,
+        key: StreamKey,
+        to: ConnectionId,
+        question: Question,
+        since: Instant,
+    ) {
         let answer = match self.decide(key, to) {
             Verdict::Accept => Answer::Accept,
             Verdict::Deny => Answer::Deny,
             Verdict::NotNow => Answer::NotNow,
-            Verdict::Ask => return self.ask_outside(key, to),
+            Verdict::Ask => return self.ask_outside(key, to, question, since),
         };
-        self.answer(key, to, answer);
+        self.answer(key, to, question, answer);
     }
 
-    fn answer(&mut self, key: StreamKey, to: ConnectionId, answer: Answer) {
+    /// Answers. Returns whether the remote's attempt was still there.
+    fn answer(
+        &mut self,
+        key: StreamKey,
+        to: ConnectionId,
+        question: Question,
+        answer: Answer,
+    ) -> bool {
         let Some(entry) = self.table.get(key) else {
-            return;
+            return false;
         };
         let peer = entry.peer();
-        entry.shared.verdict(answer);
-        if answer == Answer::Deny {
+        let in_time = entry.shared.verdict(question, answer);
+        if in_time && answer == Answer::Deny {
             self.ended(to);
         }
-        if answer != Answer::Accept {
+        if in_time && answer != Answer::Accept {
             self.event(Event::MigrationDeclined {
                 peer,
                 key,
@@ -311,6 +329,7 @@ impl Behaviour {
             // The question kept it from being moved.
             self.place(key);
         }
+        in_time
     }
 
     fn decide(&mut self, key: StreamKey, to: ConnectionId) -> Verdict {
@@ -341,16 +360,22 @@ impl Behaviour {
         })
     }
 
-    fn ask_outside(&mut self, key: StreamKey, to: ConnectionId) {
+    fn ask_outside(
+        &mut self,
+        key: StreamKey,
+        to: ConnectionId,
+        question: Question,
+        since: Instant,
+    ) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
         let peer = entry.peer();
         let moves = entry.extra.moves();
-        moves.asked += 1;
-        moves.asked_about = Some(to);
-        let due = Due::Unanswered(key, moves.asked);
-        self.later(self.config.answer_timeout, due);
+        moves.asked_about = Some((to, question));
+        // Who has asked waits since then.
+        let left = self.config.answer_timeout.saturating_sub(since.elapsed());
+        self.later(left, Due::Unanswered(key, question));
         self.event(Event::MigrationRequested { peer, key, to });
     }
 
@@ -369,27 +394,26 @@ impl Behaviour {
             Verdict::NotNow => Answer::NotNow,
             Verdict::Ask => return Err(MigrateError::NotAsked),
         };
-        let asked = entry.shared.status().asked;
         let about = &mut entry.extra.moves().asked_about;
-        if about.take_if(|about| asked && *about == to).is_none() {
-            return Err(MigrateError::NotAsked);
-        }
-        self.answer(key, to, answer);
+        let (_, question) = about
+            .take_if(|(about, _)| *about == to)
+            .ok_or(MigrateError::NotAsked)?;
+        let in_time = self.answer(key, to, question, answer);
         self.heard_from(key);
-        Ok(())
+        match in_time {
+            true => Ok(()),
+            false => Err(MigrateError::NotAsked),
+        }
     }
 
     /// Nobody outside has answered in time.
-    pub(super) fn unanswered(&mut self, key: StreamKey, asked: u64) {
+    pub(super) fn unanswered(&mut self, key: StreamKey, asked: Question) {
         if let Some(entry) = self.table.get_mut(key)
-            && let moves = entry.extra.moves()
-            && moves.asked == asked
-            && let Some(to) = moves.asked_about.take()
+            && let about = &mut entry.extra.moves().asked_about
+            && let Some((to, question)) = about.take_if(|(_, question)| *question == asked)
         {
-            if entry.shared.status().asked {
-                self.answer(key, to, Answer::NotNow);
-                self.heard_from(key);
-            }
+            self.answer(key, to, question, Answer::NotNow);
+            self.heard_from(key);
             // The question kept it from being moved.
             self.place(key);
         }

@@ -95,7 +95,7 @@ impl Machine {
 
     pub(super) fn consider_theirs(&mut self) {
         let Some(theirs) = self.theirs else { return };
-        if theirs.asked {
+        if theirs.asked.is_some() {
             return;
         }
         match self.phase {
@@ -123,11 +123,13 @@ impl Machine {
 
     pub(super) fn ask(&mut self, theirs: Theirs) {
         if self.may_accept(theirs) {
+            self.questions = self.questions.wrapping_add(1);
+            let question = Question(self.questions);
             self.theirs = Some(Theirs {
-                asked: true,
+                asked: Some(question),
                 ..theirs
             });
-            self.put(Output::Ask);
+            self.put(Output::Ask(question));
         }
     }
 
@@ -157,8 +159,19 @@ impl Machine {
         self.put(Output::Drop(Slot::Theirs));
     }
 
-    pub(super) fn verdict(&mut self, verdict: Verdict) {
-        let Some(theirs) = self.theirs.filter(|theirs| theirs.asked) else {
+    pub(super) fn held_too_long(&mut self) {
+        if self.holds_theirs() {
+            self.drop_theirs();
+        }
+    }
+
+    pub(super) fn verdict(&mut self, question: Question, verdict: Verdict) {
+        let obeyed = obeys!(self, VerdictsAreNamed);
+        let about = |theirs: &Theirs| match obeyed {
+            true => theirs.asked == Some(question),
+            false => theirs.asked.is_some(),
+        };
+        let Some(theirs) = self.theirs.filter(about) else {
             return;
         };
         match verdict {

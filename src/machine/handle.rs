@@ -20,9 +20,10 @@ impl Machine {
                 id,
                 from,
                 verify,
-                asked: false,
+                asked: None,
             }),
-            Input::Verdict(verdict) => self.verdict(verdict),
+            Input::Verdict(question, verdict) => self.verdict(question, verdict),
+            Input::HeldTooLong => self.held_too_long(),
             Input::AckWritten => self.ack_written(),
             Input::Switched(count) => self.switched(count),
             Input::ReadAll => self.advance(),
@@ -73,7 +74,7 @@ impl Machine {
         }
         self.detached = true;
         self.listening = !answered;
-        if self.theirs.is_some_and(|theirs| !theirs.asked) && self.phase == Phase::Stable {
+        if self.holds_theirs() && self.phase == Phase::Stable {
             self.deny();
         }
         if self.phase == Phase::Stable {

@@ -87,6 +87,8 @@ pub(crate) struct Machine {
     /// It did so before the remote had agreed to the protocol. The remote reads nothing until it has said
     /// that, and on a QUIC leg that nobody reads it would fail to.
     listening: bool,
+    /// Counts what the policy was asked.
+    questions: u32,
     outputs: VecDeque<Output>,
     #[cfg(test)]
     rules: Rules,
@@ -119,8 +121,8 @@ struct Theirs {
     id: StreamId,
     from: StreamId,
     verify: bool,
-    /// The policy has been asked and has not answered.
-    asked: bool,
+    /// The policy has been asked this and has not answered.
+    asked: Option<Question>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -200,6 +202,7 @@ impl Machine {
             strict: false,
             detached: false,
             listening: false,
+            questions: 0,
             outputs: VecDeque::new(),
             #[cfg(test)]
             rules: Rules::default(),
@@ -472,7 +475,19 @@ impl Machine {
     /// Whether the policy has been asked about a `Migrate` of the remote's and has not answered.
     #[must_use]
     pub(crate) fn is_asking(&self) -> bool {
-        self.theirs.is_some_and(|theirs| theirs.asked)
+        self.theirs.is_some_and(|theirs| theirs.asked.is_some())
+    }
+
+    /// Whether the policy has been asked this and has not answered.
+    #[must_use]
+    pub(crate) fn has_asked(&self, question: Question) -> bool {
+        self.theirs.is_some_and(|it| it.asked == Some(question))
+    }
+
+    /// Whether a `Migrate` of the remote's waits until the policy can be asked about it.
+    #[must_use]
+    pub(crate) fn holds_theirs(&self) -> bool {
+        self.theirs.is_some_and(|theirs| theirs.asked.is_none())
     }
 
     /// Whether an attempt that failed has left the current leg in doubt.

@@ -32,6 +32,8 @@ pub(crate) enum Rule {
     CountIsEnough,
     /// 17: a stream that the application has let go of waits for a slow remote as any other does.
     DetachedIsWaitedFor,
+    /// 18: a verdict is about the `Migrate` that it was asked about.
+    VerdictsAreNamed,
     /// Who has denied a stream once denies every later `Migrate` for it. Not in TRACES.md; a peer
     /// that forgets is what makes 11 matter.
     DenyIsForGood,

@@ -49,7 +49,7 @@ fn acked(deny: bool, verify: bool) -> Input {
 }
 
 const START: Input = Input::Start { id: StreamId(2) };
-const ACCEPT: Input = Input::Verdict(Verdict::Accept);
+const ACCEPT: Input = Input::Verdict(Question(1), Verdict::Accept);
 const EOF: Input = Input::End(Slot::Current, FIN);
 
 /// A machine with ID 0 that has taken these inputs, its outputs discarded.
@@ -189,8 +189,10 @@ fn inputs() -> Vec<Input> {
         migrate(5, 2, false),
         migrate(5, 9, false),
         ACCEPT,
-        Input::Verdict(Verdict::Deny),
-        Input::Verdict(Verdict::NotNow),
+        Input::Verdict(Question(1), Verdict::Deny),
+        Input::Verdict(Question(1), Verdict::NotNow),
+        Input::Verdict(Question(7), Verdict::Deny),
+        Input::HeldTooLong,
         Input::AckWritten,
         Input::Switched(0),
         Input::Switched(7),

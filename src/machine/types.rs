@@ -96,7 +96,9 @@ pub(crate) enum Input {
         verify: bool,
     },
     /// The answer to [`Output::Ask`].
-    Verdict(Verdict),
+    Verdict(Question, Verdict),
+    /// A `Migrate` that has not been asked about has been held for as long as its initiator may wait.
+    HeldTooLong,
     /// The accepting ack has been handed to the leg in [`Slot::New`].
     AckWritten,
     /// The remote's count was read on [`Slot::New`].
@@ -132,6 +134,10 @@ pub(crate) enum Input {
     ProbeFailed(Slot),
 }
 
+/// Which `Migrate` of the remote the policy is asked about: another may take its place before the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Question(pub(crate) u32);
+
 /// What the policy says to a `Migrate` of the remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Verdict {
@@ -156,7 +162,7 @@ pub(crate) enum Output {
         verify: bool,
     },
     /// Ask the policy about the `Migrate` in [`Slot::Theirs`].
-    Ask,
+    Ask(Question),
     /// The leg in [`Slot::Theirs`] moves to [`Slot::New`]: write an accepting ack on it.
     Accept {
         /// Whether we verify too.

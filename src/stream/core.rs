@@ -6,7 +6,9 @@ use web_time::Instant;
 
 use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg, moving::Moving};
 use crate::{
-    machine::{Abort, Failure, Input, Machine, Output, ReadFrom, Refused, Slot, StreamId, Timer},
+    machine::{
+        Abort, Failure, Input, Machine, Output, Question, ReadFrom, Refused, Slot, StreamId, Timer,
+    },
     protocol::codec::{self, Ack, Request, Switched},
 };
 
@@ -16,8 +18,12 @@ const MAX_FAREWELLS: usize = 4;
 /// Something that the table's owner has to know or to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Note<C> {
-    /// The policy is asked about a `Migrate` of the remote onto this connection.
-    Ask { to: C },
+    /// The policy is asked about a `Migrate` of the remote onto this connection, which came then.
+    Ask {
+        to: C,
+        question: Question,
+        since: Instant,
+    },
     /// A migration is agreed; the stream answers to both IDs until it is complete.
     Agreed { from: C, to: C, initiator: bool },
     /// An attempt has come to nothing.
@@ -160,10 +166,26 @@ impl<L: Io, C: Connection> Core<L, C> {
     }
 
     pub(super) fn put_leg(&mut self, slot: Slot, leg: Leg<L, C>) {
+        if slot == Slot::Theirs {
+            let since = leg.arrived().unwrap_or_else(Instant::now);
+            let moving = self.moving();
+            let number = moving.theirs_came.map_or(0, |(number, _)| number);
+            moving.theirs_came = Some((number.wrapping_add(1), since));
+        }
         self.put(slot, Some(Box::new(leg)));
         // Somebody has to poll it, though the machine may have nothing to say about it.
         self.wake = true;
         self.touched = true;
+    }
+
+    /// The number of the remote's last attempt, and when it came.
+    fn theirs_came(&self) -> Option<(u32, Instant)> {
+        self.moving.as_ref()?.theirs_came
+    }
+
+    /// The remote's attempt that is held, by its number, and when it came.
+    pub(super) fn held(&self) -> Option<(u32, Instant)> {
+        self.machine.holds_theirs().then(|| self.theirs_came())?
     }
 
     fn moving(&mut self) -> &mut Moving<L, C> {
@@ -222,9 +244,15 @@ impl<L: Io, C: Connection> Core<L, C> {
                 let migrate = Request::Migrate { id, from, verify };
                 self.queue(Slot::Ours, &codec::frame(&migrate));
             }
-            Output::Ask => {
-                if let Some(to) = self.connection_of(Slot::Theirs) {
-                    self.notes.push(Note::Ask { to });
+            Output::Ask(question) => {
+                if let Some((_, since)) = self.theirs_came()
+                    && let Some(to) = self.connection_of(Slot::Theirs)
+                {
+                    self.notes.push(Note::Ask {
+                        to,
+                        question,
+                        since,
+                    });
                 }
             }
             Output::Accept { verify } => {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_timer::Delay;
+use web_time::Instant;
 
 use super::{Connection, Io, Shared, StreamKey, wakers::Party};
 use crate::machine::{Input, Timer};
@@ -58,6 +59,8 @@ pub(crate) struct Drive<L: Io, C: Connection, S = Delay> {
     timeouts: Timeouts,
     /// The armed timer, by its number.
     timer: Option<(u32, S)>,
+    /// For the remote's attempt that is held, by its number.
+    hold: Option<(u32, S)>,
     farewell: Option<S>,
 }
 
@@ -67,6 +70,7 @@ impl<L: Io, C: Connection, S: Sleep> Drive<L, C, S> {
             shared,
             timeouts,
             timer: None,
+            hold: None,
             farewell: None,
         }
     }
@@ -95,6 +99,21 @@ impl<L: Io, C: Connection, S: Sleep> Drive<L, C, S> {
         }
         fired
     }
+
+    /// Whether an attempt of the remote's has been held for long enough: what its initiator has given up
+    /// must not be accepted. Its path may have gone silent, so that we do not hear of that.
+    fn poll_hold(&mut self, held: Option<(u32, Instant)>, cx: &mut Context<'_>) -> bool {
+        let Some((number, since)) = held else {
+            self.hold = None;
+            return false;
+        };
+        if self.hold.as_ref().is_none_or(|(held, _)| *held != number) {
+            let left = self.timeouts.answer.saturating_sub(since.elapsed());
+            self.hold = Some((number, S::new(left)));
+        }
+        let over = |(_, delay): &mut (u32, S)| Pin::new(delay).poll(cx).is_ready();
+        self.hold.as_mut().is_some_and(over)
+    }
 }
 
 impl<L: Io, C: Connection, S: Sleep> Future for Drive<L, C, S> {
@@ -106,11 +125,12 @@ impl<L: Io, C: Connection, S: Sleep> Future for Drive<L, C, S> {
         shared.wakers.register(Party::Driver, cx);
         let (mut read, mut write) = shared.wakers.contexts();
         loop {
-            let (armed, farewells, done) = shared.with(|core| {
+            let (armed, held, farewells, done) = shared.with(|core| {
                 core.pump(&mut read, &mut write);
                 let done = !core.has_background_work();
                 core.driving &= !done;
-                ((core.timer, core.armed), core.farewells().is_some(), done)
+                let armed = (core.timer, core.armed);
+                (armed, core.held(), core.farewells().is_some(), done)
             });
             if done {
                 shared.wakers.forget(Party::Driver);
@@ -118,9 +138,20 @@ impl<L: Io, C: Connection, S: Sleep> Future for Drive<L, C, S> {
             }
             if this.poll_timer(armed, cx) {
                 shared.with(|core| {
-                    // Time in which only the application can help does not count.
-                    if !(core.machine.is_agreed() && core.ahead.is_full()) {
+                    // Time in which only the application can help does not count; nor does what somebody
+                    // else has armed anew, or disarmed, in the meantime.
+                    let waits = core.machine.is_agreed() && core.ahead.is_full();
+                    if (core.timer, core.armed) == armed && !waits {
                         core.handle(Input::Timeout);
+                    }
+                });
+                continue;
+            }
+            if this.poll_hold(held, cx) {
+                this.hold = None;
+                shared.with(|core| {
+                    if core.held() == held {
+                        core.handle(Input::HeldTooLong);
                     }
                 });
                 continue;

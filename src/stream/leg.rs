@@ -10,6 +10,7 @@ use std::{
 
 use asynchronous_codec::BytesMut;
 use tracing::Span;
+use web_time::Instant;
 
 use super::{
     Connection, Io, LegKind,
@@ -55,6 +56,8 @@ struct Talk {
     reader: Reader,
     /// Held while the `Migrate` that came on this leg is unanswered.
     places: Vec<Places>,
+    /// When it came.
+    arrived: Option<Instant>,
 }
 
 /// A leg of a stream.
@@ -136,7 +139,14 @@ impl<L: Io, C: Connection> Leg<L, C> {
 
     /// Holds these places until the `Migrate` that came on this leg is answered.
     pub(crate) fn hold(&mut self, places: Vec<Places>) {
-        self.talk().places = places;
+        let talk = self.talk();
+        talk.places = places;
+        talk.arrived = Some(Instant::now());
+    }
+
+    /// When the `Migrate` came that holds places.
+    pub(super) fn arrived(&self) -> Option<Instant> {
+        self.talk.as_ref()?.arrived
     }
 
     pub(super) fn answered(&mut self) {

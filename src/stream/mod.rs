@@ -37,7 +37,7 @@ pub(crate) use self::{
 };
 use self::{core::Core, wakers::Wakers};
 use crate::{
-    machine::{Abort, Input, Machine, Refused, Setup, Slot, StreamId, Verdict},
+    machine::{Abort, Input, Machine, Question, Refused, Setup, Slot, StreamId, Verdict},
     protocol::codec::{self, Request},
 };
 
@@ -143,9 +143,14 @@ impl<L: Io, C: Connection> Shared<L, C> {
         self.lock().unanswered = unanswered;
     }
 
-    /// The policy's answer to [`Note::Ask`].
-    pub(crate) fn verdict(&self, verdict: Verdict) {
-        self.with(|core| core.handle(Input::Verdict(verdict)));
+    /// The policy's answer to [`Note::Ask`]. Returns whether it came in time: the remote may have given that
+    /// attempt up, and begun another.
+    pub(crate) fn verdict(&self, question: Question, verdict: Verdict) -> bool {
+        self.with(|core| {
+            let in_time = core.machine.has_asked(question);
+            core.handle(Input::Verdict(question, verdict));
+            in_time
+        })
     }
 
     /// What [`Note::Probe`] found out.

@@ -18,6 +18,8 @@ pub(super) struct Moving<L, C> {
     pub(super) unconfirmed: Option<Box<Leg<L, C>>>,
     /// Old legs of migrations that are not ours, for the table's owner.
     pub(super) lingering: Vec<Box<Leg<L, C>>>,
+    /// The number of the remote's last attempt, and when it came.
+    pub(super) theirs_came: Option<(u32, Instant)>,
     pub(super) agreed_at: Option<Instant>,
     /// Whether the migration that is agreed, or was the last to be, is ours.
     pub(super) initiated: bool,
@@ -34,6 +36,7 @@ impl<L, C> Default for Moving<L, C> {
             farewells: Vec::new(),
             unconfirmed: None,
             lingering: Vec::new(),
+            theirs_came: None,
             agreed_at: None,
             initiated: false,
             paused_at: None,

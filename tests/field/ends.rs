@@ -7,9 +7,13 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use libp2p::StreamProtocol;
-use libp2p_stream_migration::{Abort, Config, Event, PROTOCOL_NAME};
+use libp2p_stream_migration::{Abort, Config, Event, PROTOCOL_NAME, Stream};
 
-use crate::{harness::*, proxy::Proxy};
+use crate::{
+    harness::*,
+    proxy::Proxy,
+    raw::{ACCEPT, Scene, migrate, prefix},
+};
 
 /// How long no progress is put up with.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -256,4 +260,47 @@ async fn a_busy_writer_hears_that_it_should_stop() {
             assert_eq!(sent, received);
         }
     }
+}
+
+/// The other side wants to move a stream that is still being moved: that has to wait, but not for longer
+/// than anybody waits for the answer. Its path may have gone silent since.
+///
+/// A6
+#[tokio::test]
+async fn an_old_wish_to_move_is_forgotten() {
+    let config = Config::default().with_answer_timeout(PATIENCE);
+    let mut scene = Scene::with(config, Kind::Tcp, Kind::Quic).await;
+    let third = scene.net.connect(Kind::Tcp).await;
+    let (mut old, mut ours) = scene.labelled(0).await;
+    let mut control = scene.net.listener.control.clone();
+    let migration = tokio::spawn({
+        let (key, to) = (ours.key(), scene.new.there);
+        async move { control.migrate(key, to).await }
+    });
+    let (mut new, message) = scene.migrate_leg().await;
+    // Our ID, from 0: two varints after the tags.
+    let id = u64::from(message[3]);
+    assert!(id < 128);
+    new.write_all(ACCEPT).await.unwrap();
+    new.flush().await.unwrap();
+    assert_eq!(within("our end", old.read(&mut [0])).await.unwrap(), 0);
+    // It answers to that ID now, but the old leg has not ended.
+    let mut next = prefix(&mut scene.net.dialer, scene.net.listener.id, third.here).await;
+    next.write_all(&migrate(2, id)).await.unwrap();
+    next.flush().await.unwrap();
+    within("the drop", is_dropped(&mut next)).await;
+    old.write_all(b"old").await.unwrap();
+    old.close().await.unwrap();
+    new.write_all(b"new").await.unwrap();
+    new.flush().await.unwrap();
+    let mut buf = [0; 6];
+    within("both", ours.read_exact(&mut buf)).await.unwrap();
+    assert_eq!(&buf, b"oldnew");
+    assert_eq!(migration.await.unwrap(), Ok(()));
+}
+
+/// The leg has been dropped without a word.
+async fn is_dropped(leg: &mut Stream) {
+    let read = leg.read(&mut [0]).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }

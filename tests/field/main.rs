@@ -17,5 +17,8 @@ mod probes;
 #[allow(dead_code)]
 #[path = "../swarm/proxy.rs"]
 mod proxy;
+#[allow(dead_code)]
+#[path = "../swarm/raw.rs"]
+mod raw;
 mod restarts;
 mod upgrades;

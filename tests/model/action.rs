@@ -31,6 +31,10 @@ pub(crate) enum Action {
     Prune(usize, u8),
     Timeout(usize),
     Verdict(usize, Verdict),
+    /// On a `Migrate` whose place another has taken.
+    LateVerdict(usize, Verdict),
+    /// What is held is given up.
+    HeldTooLong(usize),
     // What happens sooner or later.
     Deliver(usize, u8),
     /// A leg whose first message never arrives.
@@ -56,6 +60,8 @@ impl Action {
             | Self::Lose(_)
             | Self::Silence(..)
             | Self::Prune(..)
+            | Self::LateVerdict(..)
+            | Self::HeldTooLong(_)
             | Self::Timeout(_) => false,
             _ => true,
         }
@@ -114,7 +120,14 @@ impl World {
         if config.prune && self.may_prune(config, side) {
             actions.push(Action::Prune(side, 0));
         }
-        if peer.asked {
+        if peer.late.is_some() {
+            let verdicts = [Verdict::Accept, Verdict::Deny, Verdict::NotNow];
+            actions.extend(verdicts.map(|verdict| Action::LateVerdict(side, verdict)));
+        }
+        if config.late && self.budgets.not_nows > 0 && machine.holds_theirs() {
+            actions.push(Action::HeldTooLong(side));
+        }
+        if peer.asked.is_some() {
             actions.push(Action::Verdict(side, Verdict::Accept));
             if self.budgets.denies > 0 {
                 actions.push(Action::Verdict(side, Verdict::Deny));
@@ -332,6 +345,11 @@ impl World {
                 self.fire(config, side, log)
             }
             Action::Verdict(side, verdict) => self.verdict(config, side, verdict, log),
+            Action::LateVerdict(side, verdict) => self.late_verdict(config, side, verdict, log),
+            Action::HeldTooLong(side) => {
+                self.budgets.not_nows -= 1;
+                self.input(config, side, Input::HeldTooLong, log)
+            }
             Action::Deliver(side, leg) => self.deliver(config, side, usize::from(leg), log),
             Action::Vanish(side, leg) => {
                 self.drop_leg(usize::from(leg), side);

@@ -59,6 +59,9 @@ pub(crate) struct Config {
     pub(crate) timeouts: u8,
     pub(crate) denies: u8,
     pub(crate) not_nows: u8,
+    /// Verdicts may come after another `Migrate` has taken the place of what they are about; and what is
+    /// held may be given up, which counts as a verdict of "not now".
+    pub(crate) late: bool,
     /// Applications that drop the stream.
     pub(crate) drops: u8,
     /// They do so before the remote has agreed to the protocol.
@@ -101,6 +104,7 @@ impl Config {
         timeouts: 0,
         denies: 0,
         not_nows: 0,
+        late: false,
         drops: 0,
         unanswered: false,
         prune: false,

@@ -131,6 +131,10 @@ impl World {
             Action::Prune(side, pruned) => format!("{} prunes C{pruned}", name(side)),
             Action::Timeout(side) => format!("{}'s timer fires early", name(side)),
             Action::Verdict(side, verdict) => format!("{}'s policy says {verdict:?}", name(side)),
+            Action::LateVerdict(side, verdict) => {
+                format!("{}'s policy says {verdict:?}, late", name(side))
+            }
+            Action::HeldTooLong(side) => format!("{} holds Migrate no longer", name(side)),
             Action::Deliver(side, leg) => {
                 format!(
                     "{} reads Migrate on a leg of C{}",

@@ -4,7 +4,8 @@ use crate::{
     config::{Acks, Closes, Config, Mutant},
     leg::{Hold, Item, Leg, Write},
     machine::{
-        Abort, Failure, Input, Machine, Output, ReadFrom, Setup, Slot, StreamId, Timer, Verdict,
+        Abort, Failure, Input, Machine, Output, Question, ReadFrom, Setup, Slot, StreamId, Timer,
+        Verdict,
         rules::{Rule, Rules},
     },
 };
@@ -43,8 +44,10 @@ pub(crate) struct Peer {
     /// The leg in each slot.
     pub(crate) slots: [u8; 4],
     pub(crate) timer: Option<Timer>,
-    /// The policy has been asked.
-    pub(crate) asked: bool,
+    /// The policy has been asked this.
+    pub(crate) asked: Option<Question>,
+    /// It was asked this before, about a `Migrate` that is gone, and will yet answer.
+    pub(crate) late: Option<Question>,
     /// An accepting ack is to be written.
     pub(crate) ack: Option<bool>,
     /// The slots whose connections are being probed.
@@ -120,7 +123,8 @@ impl World {
                 machine: machine.with_rules(Rules { without }),
                 slots: [0, NOBODY, NOBODY, NOBODY],
                 timer: None,
-                asked: false,
+                asked: None,
+                late: None,
                 ack: None,
                 probes: [false; 4],
                 writes: config.writes[side],
@@ -313,14 +317,14 @@ impl World {
                 self.legs[leg].migrate = Some((id, from, verify));
                 self.write(leg, side, Item::Migrate);
             }
-            Output::Ask => self.peers[side].asked = true,
+            Output::Ask(question) => self.peers[side].asked = Some(question),
             Output::Accept { verify } => {
                 self.rename(side, Slot::Theirs, Slot::New)?;
-                self.peers[side].asked = false;
+                self.peers[side].asked = None;
                 self.peers[side].ack = Some(verify);
             }
             Output::Deny => {
-                self.peers[side].asked = false;
+                self.peers[side].asked = None;
                 self.farewell(side, Slot::Theirs, Item::Deny)?;
             }
             Output::Cancel => self.farewell(side, Slot::Ours, Item::Cancelled)?,
@@ -328,7 +332,7 @@ impl World {
                 let leg = self.leg_in(side, slot).ok_or("the drop of an empty slot")?;
                 self.drop_leg(leg, side);
                 match slot {
-                    Slot::Theirs => self.peers[side].asked = false,
+                    Slot::Theirs => self.peers[side].asked = None,
                     Slot::New => self.peers[side].ack = None,
                     _ => {}
                 }
@@ -366,7 +370,7 @@ impl World {
                     self.drop_slot(side, slot);
                 }
                 let peer = &mut self.peers[side];
-                (peer.asked, peer.ack, peer.timer) = (false, None, None);
+                (peer.asked, peer.ack, peer.timer) = (None, None, None);
                 peer.probes = [false; 4];
             }
         }
@@ -493,6 +497,9 @@ impl World {
             Some(_) => self.drop_leg(leg, side),
             None => {
                 self.drop_slot(side, Slot::Theirs);
+                if config.late {
+                    self.peers[side].late = self.peers[side].asked;
+                }
                 self.peers[side].slots[Slot::Theirs as usize] = leg as u8;
                 self.input(config, side, Input::Migrate { id, from, verify }, log)?;
             }
@@ -512,7 +519,24 @@ impl World {
             Verdict::Deny => self.budgets.denies -= 1,
             Verdict::NotNow => self.budgets.not_nows -= 1,
         }
-        self.peers[side].asked = false;
-        self.input(config, side, Input::Verdict(verdict), log)
+        let question = self.peers[side].asked.take().ok_or("nobody was asked")?;
+        self.input(config, side, Input::Verdict(question, verdict), log)
+    }
+
+    /// The policy answers what has become of no interest.
+    pub(crate) fn late_verdict(
+        &mut self,
+        config: &Config,
+        side: usize,
+        verdict: Verdict,
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        let question = self.peers[side].late.take().ok_or("nobody was asked")?;
+        let before = self.peers[side].machine.clone();
+        self.input(config, side, Input::Verdict(question, verdict), log)?;
+        match self.peers[side].machine == before {
+            true => Ok(()),
+            false => Err(format!("{}: a verdict on another Migrate", name(side))),
+        }
     }
 }

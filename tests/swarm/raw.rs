@@ -70,7 +70,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let config = Config::default().with_answer_timeout(Duration::from_millis(400));
         Self::with(config, Kind::Tcp, Kind::Quic).await
     }

@@ -19,7 +19,7 @@ use futures::{
 
 use crate::{
     leg::{FaultLeg, Kind},
-    machine::{Setup, StreamId, rules::Rule, without},
+    machine::{Question, Setup, StreamId, rules::Rule, without},
     protocol::codec::{Reader, Request},
     script::{End, Read, name},
     sleep::Nap,
@@ -63,7 +63,7 @@ pub struct Peer {
     /// Rule 5, which is the table's.
     pub denies_ended: bool,
     /// The policy has been asked, and has not answered.
-    pub asked: bool,
+    pub asked: Option<Question>,
     pub notes: Vec<Note<u8>>,
     stream: Option<Migratable<FaultLeg, u8>>,
     /// What the application has read.
@@ -90,7 +90,7 @@ impl Peer {
             lingering: Vec::new(),
             next_id: 2 + side as u64,
             denies_ended: true,
-            asked: false,
+            asked: None,
             notes: Vec::new(),
             stream: Some(Migratable::new(shared.clone())),
             shared,
@@ -179,7 +179,11 @@ impl Peer {
 
     fn hear_notes(&mut self) {
         let notes = self.shared.take_notes();
-        self.asked |= notes.iter().any(|note| matches!(note, Note::Ask { .. }));
+        for note in &notes {
+            if let Note::Ask { question, .. } = note {
+                self.asked = Some(*question);
+            }
+        }
         self.notes.extend(notes);
         self.lingering.extend(self.shared.take_lingering());
     }

@@ -9,7 +9,7 @@ use std::{sync::Arc, task::Poll};
 
 use crate::{
     leg::{Item, Kind, Wire},
-    machine::{Failure, Setup, StreamId, Verdict, rules::Rule},
+    machine::{Failure, Question, Setup, StreamId, Verdict, rules::Rule},
     peer::Peer,
     protocol::codec::{Ack, Message, Request, Switched, frame},
     sleep,
@@ -173,19 +173,24 @@ impl Script {
         self.run(1 - side);
     }
 
-    fn says(&mut self, side: usize, verdict: Verdict) {
-        let asked = std::mem::take(&mut self.peers[side].asked);
-        assert!(asked, "{}'s policy has not been asked", name(side));
-        self.peers[side].shared.verdict(verdict);
+    /// What the policy was asked last, and has not answered.
+    pub fn question(&self, side: usize) -> Question {
+        let asked = self.peers[side].asked;
+        asked.unwrap_or_else(|| panic!("{}'s policy was not asked", name(side)))
+    }
+
+    pub fn says(&mut self, side: usize, question: Question, verdict: Verdict) {
+        self.peers[side].asked.take_if(|asked| *asked == question);
+        self.peers[side].shared.verdict(question, verdict);
         self.run(side);
     }
 
     pub fn accepts(&mut self, side: usize) {
-        self.says(side, Verdict::Accept);
+        self.says(side, self.question(side), Verdict::Accept);
     }
 
     pub fn denies(&mut self, side: usize) {
-        self.says(side, Verdict::Deny);
+        self.says(side, self.question(side), Verdict::Deny);
     }
 
     /// Rule 5 is removed: a `Migrate` for a stream that has ended is dropped unanswered.
@@ -314,7 +319,7 @@ impl Script {
     }
 
     pub fn asked(&self, side: usize) -> bool {
-        self.peers[side].asked
+        self.peers[side].asked.is_some()
     }
 
     pub fn notes(&self, side: usize) -> &[Note<u8>] {
@@ -341,7 +346,7 @@ impl Script {
     /// Whether this side has an unanswered `Migrate` to this ID, about which nobody has been asked.
     pub fn holds(&self, side: usize, id: u64) -> bool {
         let ids = self.peers[side].shared.ids();
-        !self.peers[side].asked && ids.contains(&StreamId(id))
+        self.peers[side].asked.is_none() && ids.contains(&StreamId(id))
     }
 }
 

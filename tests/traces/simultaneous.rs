@@ -2,7 +2,7 @@
 
 use crate::{
     leg::Kind,
-    machine::{Failure, rules::Rule},
+    machine::{Failure, Verdict, rules::Rule},
     script::{A, B, End, KINDS, Read, Scene, Script, What::*, read},
 };
 
@@ -176,5 +176,33 @@ fn trace_4_a_migrate_for_a_stream_that_still_migrates_is_held() {
         // At the normal end of a healthy stream.
         let [_, wrong] = next_migration(kind, Some(Rule::HoldWhileMigrating));
         assert_eq!(wrong, read("a", End::Reset));
+    }
+}
+
+/// A's first `Migrate` is given up before B's policy has answered, and the second arrives before B hears
+/// of that. What the policy says of the first is not said of the second.
+fn late_verdict(kind: Kind, without: Option<Rule>) -> Script {
+    let mut s = Script::new(&Scene::verified(&[kind; 3], without));
+    s.starts(A, 1);
+    s.cross(1, A, &[Migrate { id: 2, from: 0 }]);
+    let first = s.question(B);
+    s.times_out(A);
+    s.starts(A, 2);
+    s.cross(2, A, &[Migrate { id: 4, from: 0 }]);
+    assert_ne!(s.question(B), first);
+    s.says(B, first, Verdict::Deny);
+    s
+}
+
+#[test]
+fn a_verdict_is_about_what_was_asked() {
+    for kind in KINDS {
+        let mut s = late_verdict(kind, None);
+        s.in_flight(2, B, &[]);
+        s.accepts(B);
+        s.all_arrives();
+        assert_eq!([s.completed(A), s.completed(B)], [1, 1]);
+        let s = late_verdict(kind, Some(Rule::VerdictsAreNamed));
+        s.in_flight(2, B, &[Deny, Fin]);
     }
 }
