@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
-use super::Behaviour;
+use super::{Behaviour, Due};
 
 impl Behaviour {
     /// Compares all books with each other.
@@ -58,6 +58,17 @@ impl Behaviour {
         assert!(self.calls.keys().all(|peer| peers.contains(peer)));
         assert!(self.dialing.keys().all(|peer| !peers.contains(peer)));
         self.table.check(&peers);
+
+        // Nothing is due for what is over.
+        for due in self.due.iter() {
+            match due {
+                Due::Ask(key) | Due::Retry(key, _) | Due::Patience(key) | Due::Unanswered(key) => {
+                    assert!(self.table.get(*key).is_some(), "{due:?}");
+                }
+                Due::Call(peer) => assert!(self.calls.contains_key(peer)),
+                Due::Accept(_) | Due::Early(..) | Due::Linger(..) => {}
+            }
+        }
     }
 
     /// Nobody is there, and nothing is kept of anybody.

@@ -7,6 +7,7 @@ use super::{
     policy::{Backoff, Patience},
     prune::Legs,
     rate::Rate,
+    timers::TimerKey,
     turns::Outgoing,
 };
 use crate::{Mobility, Opener, machine::Question};
@@ -34,15 +35,21 @@ pub(super) struct Moves {
     pub(super) left_for_remote: Vec<ConnectionId>,
     pub(super) backoff: Backoff,
     pub(super) patience: Patience,
-    /// Counts migrations, so that timers of before are told.
-    pub(super) epoch: u64,
-    /// A timer for asking the policy again is running.
-    pub(super) asking_again: bool,
+    /// When the policy is to be asked again.
+    pub(super) asking_again: TimerKey,
     /// The remote's last question that was passed on to somebody outside, while it is not answered: where
-    /// the stream is to go.
-    pub(super) asked_about: Option<(ConnectionId, Question)>,
+    /// the stream is to go, and when that has been answered.
+    pub(super) asked_about: Option<(ConnectionId, Question, TimerKey)>,
     /// Of the remote's `Migrate`s.
     pub(super) rate: Rate,
+}
+
+impl Moves {
+    fn timers(&self) -> impl Iterator<Item = TimerKey> {
+        let asked = self.asked_about.and_then(|(.., timer)| timer);
+        let one = [self.asking_again, self.patience.timer(), asked];
+        one.into_iter().chain(self.backoff.timers())
+    }
 }
 
 impl Extra {
@@ -61,6 +68,12 @@ impl Extra {
 
     pub(super) fn moves(&mut self) -> &mut Moves {
         self.moves.get_or_insert_default()
+    }
+
+    /// All that is due for it.
+    pub(super) fn timers(&self) -> Vec<TimerKey> {
+        let moves = self.moves.as_ref();
+        moves.map_or_else(Vec::new, |moves| moves.timers().collect())
     }
 
     pub(super) fn left_for_remote(&self) -> &[ConnectionId] {

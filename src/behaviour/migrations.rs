@@ -6,7 +6,6 @@ use web_time::Instant;
 
 use super::{
     Behaviour, Due, Extra, Legs, SwarmLeg,
-    policy::{Backoff, Patience},
     turns::{Asker, Outgoing},
 };
 use crate::{
@@ -221,10 +220,9 @@ impl Behaviour {
             reason,
             Failure::Denied | Failure::Yielded | Failure::Cancelled
         );
-        let moves = entry.extra.moves();
-        let (backoff, epoch) = (&mut moves.backoff, moves.epoch);
-        let retry_in = by_policy.filter(|_| again).map(|to| backoff.failed(to));
-        let number = backoff.number;
+        let by_policy = by_policy.filter(|_| again);
+        let backoff = &mut entry.extra.moves().backoff;
+        let retry_in = by_policy.map(|_| backoff.failed());
         if initiator {
             self.change_legs(key, |legs| legs.opening = None);
         }
@@ -235,8 +233,12 @@ impl Behaviour {
             initiator,
             retry_in,
         });
-        if let Some(delay) = retry_in {
-            self.later(delay, Due::Retry(key, epoch, number));
+        if let (Some(delay), Some(to)) = (retry_in, by_policy) {
+            let timer = self.later(delay, Due::Retry(key, to));
+            if let Some(entry) = self.table.get_mut(key) {
+                let before = entry.extra.moves().backoff.wait(to, timer);
+                self.due.cancel(before);
+            }
         }
         self.tell(peer, &Change::MigrationFailed(key, reason));
         self.place(key);
@@ -328,9 +330,11 @@ impl Behaviour {
                     outgoing.resolve(Ok(()));
                 }
                 let moves = entry.extra.moves();
-                moves.backoff = Backoff::default();
-                moves.patience = Patience::NotNeeded;
-                moves.epoch += 1;
+                let backoff = std::mem::take(&mut moves.backoff);
+                let patience = std::mem::take(&mut moves.patience);
+                for timer in backoff.timers().chain([patience.timer()]) {
+                    self.due.cancel(timer);
+                }
                 let from = self.connections.get(peer, completed.from);
                 let to = self.connections.get(peer, completed.to);
                 let left_relay =
@@ -425,6 +429,9 @@ impl Behaviour {
             return;
         };
         let peer = entry.peer();
+        for timer in entry.extra.timers() {
+            self.due.cancel(timer);
+        }
         // What an application has thrown away is of no use to anybody.
         let matters = !matches!(result, Err(Abort::Dropped | Abort::Violation));
         self.forget_unconfirmed(peer, key, matters);

@@ -39,7 +39,7 @@ use self::{
     outside::Outside,
     prune::{Legs, Records},
     streams::Negotiated,
-    timers::Timers,
+    timers::{TimerKey, Timers},
     turns::{Asker, Turns},
 };
 use crate::{
@@ -47,7 +47,6 @@ use crate::{
     accept::{Acceptors, Queue},
     control::{Command, Control, StreamRequest},
     handler::{FromBehaviour, Handler, News, ToBehaviour},
-    machine::Question,
     spare,
     stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
     substream::Substream,
@@ -66,13 +65,13 @@ enum Due {
     /// Ask the policy about a stream again, as it wished.
     Ask(StreamKey),
     /// Try again after a failure.
-    Retry(StreamKey, u64, u32),
+    Retry(StreamKey, ConnectionId),
     /// The designated peer has had its time to start.
-    Patience(StreamKey, u64),
+    Patience(StreamKey),
     /// Call the policy, as it wished.
-    Call(PeerId, Instant),
+    Call(PeerId),
     /// Nobody outside has answered the remote's question.
-    Unanswered(StreamKey, Question),
+    Unanswered(StreamKey),
     /// The application may have had its time to accept a stream.
     Accept(Queue),
     /// The label that a `Migrate` waits for has not come.
@@ -91,7 +90,7 @@ pub struct Behaviour {
     local: PeerId,
     policy: Box<dyn Policy>,
     /// When the policy wants to be called about a peer.
-    calls: HashMap<PeerId, Instant>,
+    calls: HashMap<PeerId, (Instant, TimerKey)>,
     acceptors: Arc<Acceptors>,
     command_sender: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
@@ -171,8 +170,8 @@ impl Behaviour {
         self.actions.push_back(ToSwarm::GenerateEvent(event));
     }
 
-    fn later(&mut self, delay: std::time::Duration, due: Due) {
-        self.due.add(delay, due);
+    fn later(&mut self, delay: std::time::Duration, due: Due) -> TimerKey {
+        self.due.add(delay, due)
     }
 
     fn command(&mut self, command: Command) {
@@ -223,19 +222,17 @@ impl Behaviour {
         match due {
             Due::Ask(key) => {
                 if let Some(entry) = self.table.get_mut(key) {
-                    entry.extra.moves().asking_again = false;
+                    entry.extra.moves().asking_again = None;
                 }
                 self.place(key);
             }
-            Due::Retry(key, epoch, number) => self.backed_off(key, epoch, number),
-            Due::Patience(key, epoch) => self.patience_over(key, epoch),
-            Due::Call(peer, at) => {
-                if self.calls.get(&peer) == Some(&at) {
-                    self.calls.remove(&peer);
-                    self.tell(peer, &Change::Called);
-                }
+            Due::Retry(key, to) => self.backed_off(key, to),
+            Due::Patience(key) => self.patience_over(key),
+            Due::Call(peer) => {
+                self.calls.remove(&peer);
+                self.tell(peer, &Change::Called);
             }
-            Due::Unanswered(key, asked) => self.unanswered(key, asked),
+            Due::Unanswered(key) => self.unanswered(key),
             Due::Accept(queue) => self.not_accepted(queue),
             Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
             Due::Linger(peer, connection) => self.lingered(peer, connection),
@@ -378,6 +375,7 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.due.begin_round();
         loop {
             // Events out first, then local work, then new work.
             if let Some(action) = self.actions.pop_front() {

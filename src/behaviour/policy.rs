@@ -7,7 +7,7 @@ use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 use web_time::Instant;
 
-use super::{Behaviour, Due, Extra, turns::Asker};
+use super::{Behaviour, Due, Extra, timers::TimerKey, turns::Asker};
 use crate::{
     Action, Change, ConnectionInfo, DrainError, Event, Initiate, MigrateError, Mobility, PeerView,
     Placement, StreamInfo, Verdict,
@@ -54,8 +54,17 @@ impl Streams for StreamTable {
 pub(super) enum Patience {
     #[default]
     NotNeeded,
-    Waiting,
+    Waiting(TimerKey),
     Over,
+}
+
+impl Patience {
+    pub(super) fn timer(self) -> TimerKey {
+        match self {
+            Self::Waiting(timer) => timer,
+            Self::NotNeeded | Self::Over => None,
+        }
+    }
 }
 
 /// The waits after failed attempts of the policy's.
@@ -64,11 +73,8 @@ pub(super) struct Backoff {
     /// Failures since the last success, wherever they were to go: of two targets that take turns, each
     /// waits longer than the other did before.
     failures: u32,
-    /// Where attempts were to go that have failed, each with the number of its wait. Another place is
-    /// another matter.
-    waiting: Vec<(ConnectionId, u32)>,
-    /// Of the last wait.
-    pub(super) number: u32,
+    /// Where attempts were to go that have failed. Another place is another matter.
+    waiting: Vec<(ConnectionId, TimerKey)>,
 }
 
 impl Backoff {
@@ -77,26 +83,31 @@ impl Backoff {
     const LAST: Duration = Duration::from_secs(64);
 
     /// How long to wait after one more failure.
-    pub(super) fn failed(&mut self, to: ConnectionId) -> Duration {
+    pub(super) fn failed(&mut self) -> Duration {
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
-        self.number = self.number.wrapping_add(1);
-        self.waiting.retain(|(waiting, _)| *waiting != to);
-        self.waiting.push((to, self.number));
         (Self::FIRST * 2_u32.pow(doublings)).min(Self::LAST)
     }
 
-    /// Whether an attempt to go there has to wait.
+    /// Nothing goes there before this is due. Returns what was to be due before.
+    pub(super) fn wait(&mut self, to: ConnectionId, timer: TimerKey) -> TimerKey {
+        let before = self.over(to);
+        self.waiting.push((to, timer));
+        before
+    }
+
     fn waits(&self, to: ConnectionId) -> bool {
         self.waiting.iter().any(|(waiting, _)| *waiting == to)
     }
 
-    /// Ends the wait of this number, if it is still waited.
-    fn over(&mut self, number: u32) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|(_, waiting)| *waiting != number);
-        self.waiting.shrink_to_fit();
-        self.waiting.len() < before
+    fn over(&mut self, to: ConnectionId) -> TimerKey {
+        let waiting = &mut self.waiting;
+        let at = waiting.iter().position(|(waiting, _)| *waiting == to)?;
+        waiting.swap_remove(at).1
+    }
+
+    pub(super) fn timers(&self) -> impl Iterator<Item = TimerKey> {
+        self.waiting.iter().map(|(_, timer)| *timer)
     }
 }
 
@@ -165,10 +176,12 @@ impl Behaviour {
         let Some(at) = Instant::now().checked_add(delay) else {
             return;
         };
-        let earlier = self.calls.get(&peer).is_none_or(|call| at < *call);
+        let earlier = self.calls.get(&peer).is_none_or(|(call, _)| at < *call);
         if earlier && !self.connections.of(peer).is_empty() {
-            self.calls.insert(peer, at);
-            self.later(delay, Due::Call(peer, at));
+            let timer = self.later(delay, Due::Call(peer));
+            if let Some((_, later)) = self.calls.insert(peer, (at, timer)) {
+                self.due.cancel(later);
+            }
         }
     }
 
@@ -193,10 +206,16 @@ impl Behaviour {
             Placement::Indifferent | Placement::Here => None,
             Placement::On(to) => self.may_go(&stream, to).then_some(to),
             Placement::AskAgain(delay) => {
-                if let Some(entry) = self.table.get_mut(key)
-                    && !std::mem::replace(&mut entry.extra.moves().asking_again, true)
-                {
-                    self.later(delay, Due::Ask(key));
+                let timer = self.later(delay, Due::Ask(key));
+                if let Some(entry) = self.table.get_mut(key) {
+                    // The earliest counts: who is asked again for other reasons need not say it less.
+                    let asking = &mut entry.extra.moves().asking_again;
+                    let later = match (*asking, timer) {
+                        (Some(before), Some(now)) if before < now => timer,
+                        (Some(_), None) => None,
+                        _ => std::mem::replace(asking, timer),
+                    };
+                    self.due.cancel(later);
                 }
                 None
             }
@@ -254,32 +273,28 @@ impl Behaviour {
         }
         match (wait, moves.patience) {
             (None, _) | (Some(_), Patience::Over) => self.migrate(key, to, asker),
-            (Some(_), Patience::Waiting) => {}
+            (Some(_), Patience::Waiting(_)) => {}
             (Some(patience), Patience::NotNeeded) => {
-                moves.patience = Patience::Waiting;
-                let due = Due::Patience(key, moves.epoch);
-                self.later(patience, due);
+                let timer = self.later(patience, Due::Patience(key));
+                if let Some(entry) = self.table.get_mut(key) {
+                    entry.extra.moves().patience = Patience::Waiting(timer);
+                }
             }
         }
     }
 
     /// The time to wait for the designated peer is over.
-    pub(super) fn patience_over(&mut self, key: StreamKey, epoch: u64) {
-        if let Some(entry) = self.table.get_mut(key)
-            && entry.extra.moves().epoch == epoch
-        {
+    pub(super) fn patience_over(&mut self, key: StreamKey) {
+        if let Some(entry) = self.table.get_mut(key) {
             entry.extra.moves().patience = Patience::Over;
             self.place(key);
         }
     }
 
     /// The time to wait after a failure is over.
-    pub(super) fn backed_off(&mut self, key: StreamKey, epoch: u64, number: u32) {
-        if let Some(entry) = self.table.get_mut(key)
-            && let moves = entry.extra.moves()
-            && moves.epoch == epoch
-            && moves.backoff.over(number)
-        {
+    pub(super) fn backed_off(&mut self, key: StreamKey, to: ConnectionId) {
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.extra.moves().backoff.over(to);
             self.place(key);
         }
     }
@@ -371,11 +386,13 @@ impl Behaviour {
             return;
         };
         let peer = entry.peer();
-        let moves = entry.extra.moves();
-        moves.asked_about = Some((to, question));
         // Who has asked waits since then.
         let left = self.config.answer_timeout.saturating_sub(since.elapsed());
-        self.later(left, Due::Unanswered(key, question));
+        let timer = self.due.add(left, Due::Unanswered(key));
+        let asked = (to, question, timer);
+        if let Some((.., before)) = entry.extra.moves().asked_about.replace(asked) {
+            self.due.cancel(before);
+        }
         self.event(Event::MigrationRequested { peer, key, to });
     }
 
@@ -395,9 +412,10 @@ impl Behaviour {
             Verdict::Ask => return Err(MigrateError::NotAsked),
         };
         let about = &mut entry.extra.moves().asked_about;
-        let (_, question) = about
-            .take_if(|(about, _)| *about == to)
+        let (_, question, timer) = about
+            .take_if(|(about, ..)| *about == to)
             .ok_or(MigrateError::NotAsked)?;
+        self.due.cancel(timer);
         let in_time = self.answer(key, to, question, answer);
         self.heard_from(key);
         match in_time {
@@ -407,10 +425,9 @@ impl Behaviour {
     }
 
     /// Nobody outside has answered in time.
-    pub(super) fn unanswered(&mut self, key: StreamKey, asked: Question) {
+    pub(super) fn unanswered(&mut self, key: StreamKey) {
         if let Some(entry) = self.table.get_mut(key)
-            && let about = &mut entry.extra.moves().asked_about
-            && let Some((to, question)) = about.take_if(|(_, question)| *question == asked)
+            && let Some((to, question, _)) = entry.extra.moves().asked_about.take()
         {
             self.answer(key, to, question, Answer::NotNow);
             self.heard_from(key);

@@ -110,7 +110,9 @@ impl Behaviour {
         if last {
             self.table.disconnected(peer);
             self.turns.forget_peer(peer);
-            self.calls.remove(&peer);
+            if let Some((_, timer)) = self.calls.remove(&peer) {
+                self.due.cancel(timer);
+            }
             self.outside.forget(peer);
         }
         self.tell(peer, &Change::Disconnected(connection));
@@ -402,7 +404,7 @@ impl Behaviour {
         let timeout = self.config.accept_timeout;
         let incoming = (peer, connection, stream);
         match self.acceptors.deliver(incoming, timeout) {
-            Ok(Some(queue)) => self.later(timeout, Due::Accept(queue)),
+            Ok(Some(queue)) => drop(self.later(timeout, Due::Accept(queue))),
             Ok(None) => {}
             Err(NotDelivered) => self.event(Event::Refused {
                 peer,

@@ -12,6 +12,12 @@ use web_time::Instant;
 
 use crate::stream::after;
 
+/// The least that anybody waits: who asks again after no time at all would never let anybody else have a turn.
+const LEAST: Duration = Duration::from_millis(1);
+
+/// One of the things that are due, to be taken back when it comes to nothing. `None` is never due.
+pub(super) type TimerKey = Option<(Instant, u64)>;
+
 /// Things and when they are due. There may be many, of which most come to nothing.
 pub(super) struct Timers<T> {
     /// In the order of time; those of the same time in the order of their arrival.
@@ -19,6 +25,8 @@ pub(super) struct Timers<T> {
     next_number: u64,
     /// Runs until the earliest, as it was when it was set.
     delay: Option<(Instant, Delay)>,
+    /// The end of what is due in this round; `None` before that is asked.
+    round: Option<Instant>,
 }
 
 impl<T> Default for Timers<T> {
@@ -27,17 +35,36 @@ impl<T> Default for Timers<T> {
             due: BTreeMap::new(),
             next_number: 0,
             delay: None,
+            round: None,
         }
     }
 }
 
 impl<T> Timers<T> {
-    pub(super) fn add(&mut self, delay: Duration, what: T) {
+    pub(super) fn add(&mut self, delay: Duration, what: T) -> TimerKey {
         self.next_number += 1;
         // What is that far off is never due.
-        if let Some(at) = Instant::now().checked_add(delay) {
-            self.due.insert((at, self.next_number), what);
+        let at = Instant::now().checked_add(delay.max(LEAST))?;
+        let key = (at, self.next_number);
+        self.due.insert(key, what);
+        Some(key)
+    }
+
+    /// It is not due any more. Nothing happens if it was.
+    pub(super) fn cancel(&mut self, key: TimerKey) {
+        if let Some(key) = key {
+            self.due.remove(&key);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.due.values()
+    }
+
+    /// Begins a round: what becomes due in the course of it waits for the next, so that it ends.
+    pub(super) fn begin_round(&mut self) {
+        self.round = None;
     }
 
     /// What is due next, once it is.
@@ -48,16 +75,19 @@ impl<T> Timers<T> {
                 return Poll::Pending;
             };
             let (at, _) = *first.key();
-            let now = Instant::now();
-            if at <= now {
+            let end = *self.round.get_or_insert_with(Instant::now);
+            if at <= end {
                 return Poll::Ready(first.remove());
             }
             match &mut self.delay {
                 Some((set, delay)) if *set == at => {
                     ready!(delay.poll_unpin(cx));
                     self.delay = None;
+                    // Its round is the next.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                _ => self.delay = Some((at, after(at - now))),
+                _ => self.delay = Some((at, after(at.saturating_duration_since(Instant::now())))),
             }
         }
     }
@@ -78,7 +108,10 @@ mod tests {
         timers.add(Duration::MAX, 'z');
         let started = Instant::now();
         let due = std::iter::repeat_with(|| {
-            futures::executor::block_on(poll_fn(|cx| timers.poll_next(cx)))
+            futures::executor::block_on(poll_fn(|cx| {
+                timers.begin_round();
+                timers.poll_next(cx)
+            }))
         });
         assert_eq!(due.take(4).collect::<String>(), "abcd");
         assert!(started.elapsed() >= Duration::from_millis(29));
@@ -96,7 +129,41 @@ mod tests {
         timers.add(Duration::from_secs(3600), 'b');
         assert!(timers.poll_next(&mut cx).is_pending());
         timers.add(Duration::from_millis(1), 'a');
-        let due = futures::executor::block_on(poll_fn(|cx| timers.poll_next(cx)));
+        let due = futures::executor::block_on(poll_fn(|cx| {
+            timers.begin_round();
+            timers.poll_next(cx)
+        }));
         assert_eq!(due, 'a');
+    }
+
+    /// Somebody who wants to be called again at once, each time, and takes long: a round ends all the same.
+    #[test]
+    fn a_round_ends() {
+        let mut timers = Timers::default();
+        let waker = futures::task::noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        timers.add(Duration::ZERO, ());
+        std::thread::sleep(2 * LEAST);
+        timers.begin_round();
+        assert!(timers.poll_next(&mut cx).is_ready());
+        for _ in 0..100 {
+            timers.add(Duration::ZERO, ());
+            std::thread::sleep(2 * LEAST);
+            assert!(timers.poll_next(&mut cx).is_pending());
+        }
+        timers.begin_round();
+        assert!(timers.poll_next(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_nothing() {
+        let mut timers = Timers::default();
+        let keys = [1, 3600, 5].map(|secs| timers.add(Duration::from_secs(secs), ()));
+        assert_eq!(timers.add(Duration::MAX, ()), None);
+        timers.cancel(None);
+        for key in keys {
+            timers.cancel(key);
+        }
+        assert!(timers.due.is_empty());
     }
 }

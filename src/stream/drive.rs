@@ -46,10 +46,13 @@ impl Sleep for Delay {
 /// What is further off than this comes then; a clock need not be able to say when.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// Nor is anything due at once: what is armed again whenever it fires would spin.
+const LEAST: Duration = Duration::from_millis(1);
+
 /// A delay of any duration that somebody may have configured. Every delay of the crate is made here: a
 /// timer's own arithmetic panics where a clock ends.
 pub(crate) fn after(duration: Duration) -> Delay {
-    Delay::new(duration.min(LONGEST))
+    Delay::new(duration.clamp(LEAST, LONGEST))
 }
 
 /// A future that is done when nothing is left to be done in the background. It must be run once per

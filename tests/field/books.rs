@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use futures::{AsyncWriteExt, join};
+use futures::{AsyncWriteExt, FutureExt, StreamExt, join};
 use libp2p::swarm::ConnectionId;
 use libp2p_stream_migration::{
-    Config, Control, Event, Failure, MigrateError, Mobility, Outside, Stream, StreamKey, Verdict,
+    Action, Change, Config, Control, Event, Failure, Initiate, MigrateError, Mobility, Outside,
+    PeerView, Placement, Policy, PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
 };
 
 use crate::{harness::*, proxy::Proxy};
@@ -268,4 +269,144 @@ async fn pinned_to_what_is_gone() {
         .unwrap();
     let moved = net.dialer.control.migrate(ours.key(), other.here);
     assert_eq!(within("the move", moved).await, Ok(()));
+}
+
+/// Wants to be asked, and called, again at once, whatever happens.
+struct Impatient;
+
+impl Policy for Impatient {
+    fn place(&mut self, _: &StreamInfo, _: &PeerView<'_>) -> Placement {
+        Placement::AskAgain(Duration::ZERO)
+    }
+
+    fn changed(&mut self, _: &Change, _: &PeerView<'_>) -> Vec<Action> {
+        vec![Action::CallIn(Duration::ZERO), Action::Replace]
+    }
+}
+
+/// A policy polls something outside, as often as it can. The node did nothing else any more.
+///
+/// C8
+#[tokio::test]
+async fn a_policy_that_cannot_wait() {
+    let dialer = Node::with(Setup::default().policy(Impatient));
+    let mut net = Net::with(dialer, Node::with(Setup::default().policy(Impatient)));
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let peer = net.listener.id;
+    let old = net.connect(Kind::Tcp).await;
+    let new = net.connect(Kind::Quic).await;
+    let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, old.here).await;
+    let moved = net.dialer.control.migrate(ours.key(), new.here);
+    assert_eq!(within("the move", moved).await, Ok(()));
+    within("talk", async {
+        write(&mut ours, 1, 0, 1000).await;
+        read(&mut theirs, 1, 0, 1000).await;
+    })
+    .await;
+}
+
+/// Every setting that is a time.
+fn times(time: Duration) -> Config {
+    Config::default()
+        .with_initiate(Initiate::Designated { patience: time })
+        .with_answer_timeout(time)
+        .with_progress_timeout(time)
+        .with_negotiation_timeout(time)
+        .with_old_leg_linger(time)
+        .with_prune_grace(Some(time))
+        .with_ended_id_memory(time)
+        .with_accept_timeout(time)
+}
+
+/// "Never" is a time, too: a node whose timeouts are all as long as can be works. It panicked, with some of them as
+/// soon as a remote said something.
+///
+/// C8
+#[tokio::test]
+async fn never_is_a_time() {
+    for config in [
+        times(Duration::MAX),
+        times(Duration::from_secs(u64::MAX / 2)),
+    ] {
+        let setup = || Setup {
+            config: config.clone(),
+            ..Default::default()
+        };
+        let dialer = Node::with(setup().policy(PreferDirect));
+        let mut net = Net::with(dialer, Node::with(setup().policy(Outside)));
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let peer = net.listener.id;
+        let old = net.connect(Kind::Relayed).await;
+        let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, old.here).await;
+        let new = net.connect(Kind::Tcp).await;
+        let mut control = net.dialer.control.clone();
+        let key = ours.key();
+        let moved = tokio::spawn(async move { control.migrate(key, new.here).await });
+        let (key, to) = net
+            .listener
+            .event("the question", |event| match event {
+                Event::MigrationRequested { key, to, .. } => Some((*key, *to)),
+                _ => None,
+            })
+            .await;
+        let answer = net.listener.control.answer(key, to, Verdict::Accept);
+        within("the answer", answer).await.unwrap();
+        let moved = within("the move", moved).await.unwrap();
+        assert!(
+            matches!(moved, Ok(()) | Err(MigrateError::AlreadyMigrating)),
+            "{moved:?}"
+        );
+        within("talk", async {
+            write(&mut ours, 1, 0, 1000).await;
+            read(&mut theirs, 1, 0, 1000).await;
+            ours.close().await.unwrap();
+            theirs.close().await.unwrap();
+        })
+        .await;
+        drop((ours, theirs));
+        net.dialer.control.close_when_free(peer, new.here).await;
+        let ended = |event: &Event| matches!(event, Event::StreamEnded { .. });
+        net.dialer.count("the end", 1, ended).await;
+        let connections = within("it lives", net.dialer.control.connections(peer)).await;
+        assert!(!connections.is_empty());
+    }
+}
+
+/// "At once" is one as well. Little can be done in no time, but nothing spins or panics.
+///
+/// C8
+#[tokio::test]
+async fn at_once_is_a_time() {
+    let setup = || Setup {
+        config: times(Duration::ZERO),
+        ..Default::default()
+    };
+    let dialer = Node::with(setup().policy(PreferDirect));
+    let mut net = Net::with(dialer, Node::with(setup().policy(PreferDirect)));
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let peer = net.listener.id;
+    let relayed = net.connect(Kind::Relayed).await;
+    let mut control = net.dialer.control.clone();
+    for _ in 0..10 {
+        let opened = control.open_stream_on(peer, relayed.here, PROTOCOL);
+        let opened = within("opening", opened).await;
+        if let Ok(mut stream) = opened {
+            let _ = stream.write_all(b"?").await;
+        }
+    }
+    let direct = net.connect(Kind::Tcp).await;
+    for connection in [relayed.here, direct.here] {
+        let _ = within(
+            "opening",
+            control.open_stream_on(peer, connection, PROTOCOL),
+        )
+        .await;
+    }
+    while let Some(Some(_)) = incoming.next().now_or_never() {}
+    for node in [&mut net.dialer, &mut net.listener] {
+        let other = if node.id == peer { None } else { Some(peer) };
+        if let Some(other) = other {
+            within("it lives", node.control.connections(other)).await;
+        }
+    }
 }
