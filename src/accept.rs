@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Deref,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -19,9 +20,22 @@ use crate::{negotiate::Stream, spare};
 #[error("the protocol is already registered")]
 pub struct AlreadyRegistered;
 
+/// Why inbound streams of a protocol cannot be accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// Somebody accepts them already, or it is the migration protocol's own name.
+    #[error(transparent)]
+    AlreadyRegistered(#[from] AlreadyRegistered),
+    /// The behaviour is gone, and there will be none.
+    #[error("the behaviour is gone")]
+    BehaviourGone,
+}
+
 type Incoming = (PeerId, ConnectionId, Stream);
 
-/// Inbound streams of one protocol: the peer, the connection on which it came, the stream. Never ends.
+/// Inbound streams of one protocol: the peer, the connection on which it came, the stream. Ends when the
+/// behaviour is gone, which it is with its swarm.
 ///
 /// Streams that are not taken in time are refused: see
 /// [`Config::with_accept_timeout`](crate::Config::with_accept_timeout).
@@ -40,6 +54,7 @@ impl futures::Stream for IncomingStreams {
         let mut waiting = self.queue.lock();
         match waiting.streams.pop_front() {
             Some((_, incoming)) => Poll::Ready(Some(incoming)),
+            None if waiting.ended => Poll::Ready(None),
             None => {
                 spare::shrink_queue(&mut waiting.streams);
                 waiting.waker = Some(cx.waker().clone());
@@ -71,6 +86,8 @@ struct Waiting {
     waker: Option<Waker>,
     /// Somebody will call [`Queue::take_late`].
     watched: bool,
+    /// No more will come.
+    ended: bool,
 }
 
 impl Queue {
@@ -99,7 +116,7 @@ pub(crate) struct NotDelivered;
 /// The protocols that are accepted, shared by controls, handlers and the behaviour.
 #[derive(Debug)]
 pub(crate) struct Acceptors {
-    prefixes: Vec<StreamProtocol>,
+    prefixes: Arc<[StreamProtocol]>,
     backlog: usize,
     /// Protects the registrations; nothing else is done under it.
     registered: Mutex<Registered>,
@@ -108,21 +125,25 @@ pub(crate) struct Acceptors {
 #[derive(Debug)]
 struct Registered {
     queues: HashMap<StreamProtocol, Queue>,
+    /// The behaviour is gone.
+    closed: bool,
     /// The prefixes and all of them, ready to be handed to the swarm at every poll.
     list: Arc<[StreamProtocol]>,
 }
 
 impl Acceptors {
-    pub(crate) fn new(prefix: StreamProtocol, backlog: usize) -> Arc<Self> {
+    fn new(prefix: StreamProtocol, backlog: usize) -> Arc<Self> {
         let mut prefixes = vec![prefix];
         // The proof of concept in Go writes the name so.
         let alias = format!("{}/", prefixes[0]);
         prefixes.extend(StreamProtocol::try_from_owned(alias));
+        let prefixes: Arc<[_]> = prefixes.into();
         Arc::new(Self {
             backlog,
             registered: Mutex::new(Registered {
                 queues: HashMap::new(),
-                list: prefixes.clone().into(),
+                closed: false,
+                list: prefixes.clone(),
             }),
             prefixes,
         })
@@ -131,10 +152,13 @@ impl Acceptors {
     pub(crate) fn register(
         this: &Arc<Self>,
         protocol: StreamProtocol,
-    ) -> Result<IncomingStreams, AlreadyRegistered> {
+    ) -> Result<IncomingStreams, AcceptError> {
         let mut registered = lock(&this.registered);
+        if registered.closed {
+            return Err(AcceptError::BehaviourGone);
+        }
         if this.is_prefix(&protocol) || registered.queues.contains_key(&protocol) {
-            return Err(AlreadyRegistered);
+            return Err(AlreadyRegistered.into());
         }
         let queue = Queue::default();
         registered.queues.insert(protocol.clone(), queue.clone());
@@ -157,6 +181,30 @@ impl Acceptors {
     /// a label.
     pub(crate) fn protocols(&self) -> Arc<[StreamProtocol]> {
         lock(&self.registered).list.clone()
+    }
+
+    /// Nothing will be accepted any more.
+    fn close(&self) {
+        let queues: Vec<_> = {
+            let mut registered = lock(&self.registered);
+            registered.closed = true;
+            registered.queues.values().cloned().collect()
+        };
+        for queue in queues {
+            let waker = {
+                let mut waiting = queue.lock();
+                waiting.ended = true;
+                waiting.waker.take()
+            };
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The migration protocol's name, in both spellings.
+    pub(crate) fn prefixes(&self) -> &Arc<[StreamProtocol]> {
+        &self.prefixes
     }
 
     /// Whether this is the migration protocol's name, in either spelling.
@@ -189,6 +237,30 @@ impl Acceptors {
             waker.wake();
         }
         Ok(unwatched.then_some(queue))
+    }
+}
+
+/// The behaviour's own, with which they come to an end.
+#[derive(Debug)]
+pub(crate) struct Owner(Arc<Acceptors>);
+
+impl Owner {
+    pub(crate) fn new(prefix: StreamProtocol, backlog: usize) -> Self {
+        Self(Acceptors::new(prefix, backlog))
+    }
+}
+
+impl Deref for Owner {
+    type Target = Arc<Acceptors>;
+
+    fn deref(&self) -> &Arc<Acceptors> {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

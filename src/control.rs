@@ -14,7 +14,7 @@ use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
 
 use crate::{
-    accept::{Acceptors, AlreadyRegistered, IncomingStreams},
+    accept::{AcceptError, Acceptors, IncomingStreams},
     event::{Abort, Failure},
     negotiate::Stream,
     offer::{Held, Reopening},
@@ -220,12 +220,9 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// [`AlreadyRegistered`] if there is such a handle already, and for the migration protocol's own
-    /// name.
-    pub fn accept(
-        &mut self,
-        protocol: StreamProtocol,
-    ) -> Result<IncomingStreams, AlreadyRegistered> {
+    /// [`AcceptError::AlreadyRegistered`] if there is such a handle already, and for the migration
+    /// protocol's own name; [`AcceptError::BehaviourGone`] if nothing will ever come.
+    pub fn accept(&mut self, protocol: StreamProtocol) -> Result<IncomingStreams, AcceptError> {
         Acceptors::register(&self.acceptors, protocol)
     }
 

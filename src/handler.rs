@@ -10,7 +10,7 @@ use std::{
     convert::Infallible,
     future::{Ready, ready},
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -63,6 +63,25 @@ pub(crate) enum Purpose {
     Released,
 }
 
+/// Streams that a new connection is to open before anything else. The behaviour can have them back until
+/// the handler is polled, which it is once the connection is established.
+#[derive(Debug, Clone)]
+pub(crate) struct Parcel(
+    /// Protects the requests; nothing else is done under it.
+    Arc<Mutex<Vec<StreamRequest>>>,
+);
+
+impl Parcel {
+    pub(crate) fn new(requests: Vec<StreamRequest>) -> Self {
+        Self(Arc::new(Mutex::new(requests)))
+    }
+
+    pub(crate) fn take(&self) -> Vec<StreamRequest> {
+        let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut requests)
+    }
+}
+
 /// What the behaviour tells a handler.
 #[derive(Debug)]
 pub struct FromBehaviour(pub(crate) Purpose);
@@ -75,6 +94,13 @@ pub struct Open {
 }
 
 impl Open {
+    fn new(purpose: Purpose) -> Self {
+        Self {
+            purpose,
+            offer: Offer::Undecided,
+        }
+    }
+
     /// Whether nobody waits for it any more.
     fn is_canceled(&self) -> bool {
         matches!(&self.purpose, Purpose::Stream(request) if request.is_canceled())
@@ -140,6 +166,8 @@ pub struct Handler {
     leg_timeout: Duration,
     max_inbound: usize,
     max_queued: usize,
+    /// Until it is polled for the first time.
+    parcel: Option<Parcel>,
     queue: VecDeque<Open>,
     opening: usize,
     inbound: FuturesUnordered<BoxFuture<'static, FirstMessage>>,
@@ -156,7 +184,7 @@ pub struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(acceptors: Arc<Acceptors>, config: &Config) -> Self {
+    pub(crate) fn new(acceptors: Arc<Acceptors>, config: &Config, parcel: Option<Parcel>) -> Self {
         Self {
             acceptors,
             prefix: config.protocol_name.clone(),
@@ -166,6 +194,7 @@ impl Handler {
             leg_timeout: config.answer_timeout.min(LONGEST),
             max_inbound: config.max_inbound_requests,
             max_queued: config.max_pending_opens,
+            parcel,
             queue: VecDeque::new(),
             opening: 0,
             inbound: FuturesUnordered::new(),
@@ -385,6 +414,7 @@ impl ConnectionHandler for Handler {
     fn connection_keep_alive(&self) -> bool {
         self.usage.keep_alive_asked();
         self.legs.is_taken()
+            || self.parcel.is_some()
             || !self.queue.is_empty()
             || self.opening > 0
             || !self.events.is_empty()
@@ -394,6 +424,11 @@ impl ConnectionHandler for Handler {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Ask, Open, ToBehaviour>> {
+        if let Some(parcel) = self.parcel.take() {
+            let requests = parcel.take().into_iter();
+            let opens = requests.map(|request| Open::new(Purpose::Stream(request)));
+            self.queue.extend(opens);
+        }
         self.poll_unused(cx);
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
@@ -428,10 +463,7 @@ impl ConnectionHandler for Handler {
     }
 
     fn on_behaviour_event(&mut self, FromBehaviour(purpose): FromBehaviour) {
-        let open = Open {
-            purpose,
-            offer: Offer::Undecided,
-        };
+        let open = Open::new(purpose);
         match open.purpose {
             Purpose::Watch(quiet_from) => {
                 self.watch = Some(Watch {

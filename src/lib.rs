@@ -22,8 +22,8 @@ mod table;
 mod view;
 
 pub use crate::{
-    accept::{AlreadyRegistered, IncomingStreams},
-    behaviour::Behaviour,
+    accept::{AcceptError, AlreadyRegistered, IncomingStreams},
+    behaviour::{Behaviour, NameInUse},
     config::{Config, Initiate},
     control::{Control, DrainError, MigrateError, OpenStreamError},
     event::{Abort, Event, Failure, Limit, Violation},

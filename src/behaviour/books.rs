@@ -56,7 +56,8 @@ impl Behaviour {
         let peers: BTreeSet<_> = there.values().copied().collect();
         self.turns.check(&waiting, &places, &peers);
         assert!(self.calls.keys().all(|peer| peers.contains(peer)));
-        assert!(self.dialing.keys().all(|peer| !peers.contains(peer)));
+        self.dials.check(&peers);
+        assert!(self.outside.peers().all(|peer| peers.contains(peer)));
         self.table.check(&peers);
 
         // Nothing is due for what is over.
@@ -66,6 +67,7 @@ impl Behaviour {
                     assert!(self.table.get(*key).is_some(), "{due:?}");
                 }
                 Due::Call(peer) => assert!(self.calls.contains_key(peer)),
+                Due::Redial(peer) => assert!(self.dials.waits(peer)),
                 Due::Accept(_) | Due::Early(..) | Due::Linger(..) => {}
             }
         }
@@ -77,8 +79,9 @@ impl Behaviour {
         assert_eq!(self.connections.all().len(), 0);
         assert!(self.table.is_empty());
         assert!(self.turns.is_empty());
-        assert!(self.calls.is_empty() && self.dialing.is_empty());
-        assert!(self.negotiations.is_empty() && self.denials.is_empty() && self.drives.is_empty());
+        assert!(self.calls.is_empty() && self.dials.is_empty());
+        assert!(self.negotiations.is_empty() && self.offers.is_empty());
+        assert!(self.denials.is_empty() && self.drives.is_empty());
     }
 }
 
@@ -435,7 +438,8 @@ mod tests {
                     && behaviour.drives.is_empty()
                     && behaviour.denials.is_empty()
                     && behaviour.negotiations.is_empty()
-                    && behaviour.dialing.is_empty()
+                    && behaviour.offers.is_empty()
+                    && behaviour.dials.is_empty()
             };
             if nodes.iter().all(free) && !nodes.iter().any(|node| !node.wishes.is_empty()) {
                 break;

@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod books;
 mod connections;
+mod dialing;
 mod extra;
 mod migrations;
 mod offers;
@@ -15,6 +16,7 @@ mod requests;
 mod streams;
 mod timers;
 mod turns;
+mod twins;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,13 +29,15 @@ use libp2p_core::{Endpoint, Multiaddr, transport::PortUse};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
     AddressChange, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm,
-    NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    ListenFailure, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
     behaviour::ConnectionEstablished,
 };
 use web_time::Instant;
 
+pub use self::twins::NameInUse;
 use self::{
     connections::Connections,
+    dialing::Dials,
     extra::Extra,
     offers::OfferDriven,
     outside::Outside,
@@ -44,8 +48,8 @@ use self::{
 };
 use crate::{
     Chain, Change, Config, Event, Policy,
-    accept::{Acceptors, Queue},
-    control::{Command, Control, StreamRequest},
+    accept::{Owner, Queue},
+    control::{Command, Control},
     handler::{FromBehaviour, Handler, News, ToBehaviour},
     spare,
     stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
@@ -72,6 +76,8 @@ enum Due {
     Call(PeerId),
     /// Nobody outside has answered the remote's question.
     Unanswered(StreamKey),
+    /// Somebody else's dial has had its time to get through.
+    Redial(PeerId),
     /// The application may have had its time to accept a stream.
     Accept(Queue),
     /// The label that a `Migrate` waits for has not come.
@@ -91,7 +97,7 @@ pub struct Behaviour {
     policy: Box<dyn Policy>,
     /// When the policy wants to be called about a peer.
     calls: HashMap<PeerId, (Instant, TimerKey)>,
-    acceptors: Arc<Acceptors>,
+    acceptors: Owner,
     command_sender: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
     connections: Connections,
@@ -100,7 +106,7 @@ pub struct Behaviour {
     table: Table<Substream, ConnectionId, Extra>,
     mailbox: Arc<Mailbox>,
     /// Streams that wait for their peer to be dialed.
-    dialing: HashMap<PeerId, Vec<StreamRequest>>,
+    dials: Dials,
     drives: FuturesUnordered<Drive<Substream, ConnectionId>>,
     negotiations: FuturesUnordered<BoxFuture<'static, Negotiated>>,
     /// Offers that the application does not wait for.
@@ -139,7 +145,7 @@ impl Behaviour {
             local: local_peer_id,
             policy: Box::new(policy),
             calls: HashMap::new(),
-            acceptors: Acceptors::new(config.protocol_name.clone(), config.accept_backlog),
+            acceptors: Owner::new(config.protocol_name.clone(), config.accept_backlog),
             command_sender,
             commands,
             connections: Connections::default(),
@@ -147,7 +153,7 @@ impl Behaviour {
             turns: Turns::default(),
             table: Table::new(local_peer_id, caps, config.first_id),
             mailbox: Arc::default(),
-            dialing: HashMap::new(),
+            dials: Dials::default(),
             drives: FuturesUnordered::new(),
             negotiations: FuturesUnordered::new(),
             offers: FuturesUnordered::new(),
@@ -163,6 +169,12 @@ impl Behaviour {
     #[must_use]
     pub fn new_control(&self) -> Control {
         Control::new(self.command_sender.clone(), self.acceptors.clone())
+    }
+
+    fn handler(&mut self, peer: PeerId, id: ConnectionId) -> Result<Handler, ConnectionDenied> {
+        self.refuse_twin(id)?;
+        let parcel = self.handed_over(peer, id);
+        Ok(Handler::new(self.acceptors.clone(), &self.config, parcel))
     }
 
     fn event(&mut self, event: Event) {
@@ -235,6 +247,7 @@ impl Behaviour {
             Due::Unanswered(key) => self.unanswered(key),
             Due::Accept(queue) => self.not_accepted(queue),
             Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
+            Due::Redial(peer) => self.dial_at_last(peer),
             Due::Linger(peer, connection) => self.lingered(peer, connection),
         }
     }
@@ -285,23 +298,23 @@ impl NetworkBehaviour for Behaviour {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
-        _: PeerId,
+        connection: ConnectionId,
+        peer: PeerId,
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.acceptors.clone(), &self.config))
+        self.handler(peer, connection)
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
-        _: PeerId,
+        connection: ConnectionId,
+        peer: PeerId,
         _: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.acceptors.clone(), &self.config))
+        self.handler(peer, connection)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -328,10 +341,15 @@ impl NetworkBehaviour for Behaviour {
                 self.connection_changed(peer_id, connection_id);
             }
             FromSwarm::DialFailure(DialFailure {
-                peer_id: Some(peer_id),
+                peer_id,
                 error,
+                connection_id,
+            }) => self.not_connected(peer_id, connection_id, Some(error)),
+            FromSwarm::ListenFailure(ListenFailure {
+                peer_id,
+                connection_id,
                 ..
-            }) => self.dial_failed(peer_id, error),
+            }) => self.not_connected(peer_id, connection_id, None),
             _ => {}
         }
     }

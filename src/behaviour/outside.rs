@@ -37,6 +37,11 @@ impl Outside {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn peers(&self) -> impl Iterator<Item = &PeerId> {
+        self.peers.keys()
+    }
+
     /// The peer is gone, or may have changed.
     pub(super) fn forget(&mut self, peer: PeerId) {
         self.peers.remove(&peer);

@@ -14,10 +14,7 @@ use futures::{
 };
 use libp2p_core::ConnectedPoint;
 use libp2p_identity::PeerId;
-use libp2p_swarm::{
-    ConnectionId, DialError, NotifyHandler, StreamProtocol, StreamUpgradeError, ToSwarm,
-    dial_opts::{DialOpts, PeerCondition},
-};
+use libp2p_swarm::{ConnectionId, NotifyHandler, StreamProtocol, StreamUpgradeError, ToSwarm};
 
 use super::{Behaviour, Due, Extra, Legs, SwarmLeg};
 use crate::{
@@ -57,7 +54,7 @@ impl Behaviour {
         self.records.add(connection);
         self.event(Event::ConnectionEstablished(info));
         self.table.connected(peer);
-        for request in self.dialing.remove(&peer).unwrap_or_default() {
+        for request in self.dialed(peer, connection) {
             self.open(peer, None, request);
         }
         self.tell(peer, &Change::Connected(connection));
@@ -121,17 +118,6 @@ impl Behaviour {
         }
     }
 
-    pub(super) fn dial_failed(&mut self, peer: PeerId, error: &DialError) {
-        // Somebody else's dial is under way, or a connection is there: one of them will tell.
-        if matches!(error, DialError::DialPeerConditionFalse(_)) {
-            return;
-        }
-        for request in self.dialing.remove(&peer).unwrap_or_default() {
-            let error = io::Error::new(io::ErrorKind::NotConnected, error.to_string());
-            request.fail(error.into());
-        }
-    }
-
     // ---- Outbound ----------------------------------------------------------------------------------
 
     pub(super) fn open(
@@ -156,26 +142,6 @@ impl Behaviour {
             }
             (None, None) => self.dial(peer, request),
         }
-    }
-
-    fn dial(&mut self, peer: PeerId, request: StreamRequest) {
-        let waiting = self.dialing.entry(peer).or_default();
-        // Whoever has given up does not count.
-        waiting.retain(|request| !request.is_canceled());
-        if waiting.len() >= self.config.max_pending_opens {
-            let message = format!(
-                "{} streams are already waiting for {peer} to be dialed",
-                waiting.len()
-            );
-            let error = io::Error::new(io::ErrorKind::WouldBlock, message);
-            return request.fail(error.into());
-        }
-        waiting.push(request);
-        self.actions.push_back(ToSwarm::Dial {
-            opts: DialOpts::peer_id(peer)
-                .condition(PeerCondition::DisconnectedAndNotDialing)
-                .build(),
-        });
     }
 
     pub(super) fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, purpose: Purpose) {

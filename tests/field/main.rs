@@ -8,6 +8,7 @@ mod crowds;
 mod dead_paths;
 mod dialing;
 mod ends;
+mod ends_of_swarms;
 mod foreign;
 #[allow(dead_code)]
 #[path = "../swarm/harness.rs"]
