@@ -73,7 +73,8 @@ fn fields(mut bytes: &[u8]) -> Opinion<Fields<'_>> {
                         .split_off(..length)
                         .map_or(Broken, |_| Is(Value::Other))
                 }
-                // Groups, and what has never been given a meaning.
+                3 => group(&mut bytes, tag >> 3).then(|()| Is(Value::Other)),
+                // An end of nothing, and what has never been given a meaning.
                 _ => Broken,
             };
             match tag >> 3 {
@@ -89,6 +90,45 @@ fn fields(mut bytes: &[u8]) -> Opinion<Fields<'_>> {
         }
     }
     Is(fields)
+}
+
+/// A group to its end. As deep as a body is long.
+fn group(bytes: &mut &[u8], number: u64) -> Opinion<()> {
+    // Numbers that no field may have are unusual, if the rest makes sense.
+    let mut opinion = if (1..=0x1fff_ffff).contains(&number) {
+        Is(())
+    } else {
+        Unusual
+    };
+    loop {
+        let ended = varint(bytes).then(|tag| {
+            if !(1..=0x1fff_ffff).contains(&(tag >> 3)) {
+                opinion = Unusual;
+            }
+            let skipped = |length: Option<usize>, bytes: &mut &[u8]| match length
+                .and_then(|length| bytes.split_off(..length))
+            {
+                Some(_) => Is(false),
+                None => Broken,
+            };
+            match tag & 7 {
+                0 => varint(bytes).then(|_| Is(false)),
+                1 => skipped(Some(8), bytes),
+                2 => varint(bytes).then(|length| skipped(usize::try_from(length).ok(), bytes)),
+                3 => group(bytes, tag >> 3).then(|()| Is(false)),
+                4 if tag >> 3 == number => Is(true),
+                5 => skipped(Some(4), bytes),
+                _ => Broken,
+            }
+        });
+        match ended {
+            Is(false) => {}
+            Is(true) => return opinion,
+            IsNot => return IsNot,
+            Broken => return Broken,
+            Unusual => return Unusual,
+        }
+    }
 }
 
 /// The last one counts.

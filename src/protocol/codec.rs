@@ -4,6 +4,7 @@
 //! negotiation or to the application.
 
 use std::{
+    borrow::Cow,
     io,
     pin::Pin,
     task::{Context, Poll},
@@ -162,37 +163,83 @@ impl Message for Switched {
 /// The tags of `StreamMigration`'s fields, which are messages themselves.
 const INNER: &[u64] = &[1 << 3 | 2, 2 << 3 | 2, 3 << 3 | 2];
 
-fn parse<'a, M: MessageRead<'a>>(body: &'a [u8], inner: &[u64]) -> Result<M, ReadError> {
-    fits(body, inner).ok_or(ReadError::Malformed)?;
-    M::from_reader(&mut BytesReader::from_bytes(body), body).map_err(|_| ReadError::Malformed)
+fn parse<M: for<'a> MessageRead<'a>>(body: &[u8], inner: &[u64]) -> Result<M, ReadError> {
+    let body = readable(body, inner).ok_or(ReadError::Malformed)?;
+    M::from_reader(&mut BytesReader::from_bytes(&body), &body).map_err(|_| ReadError::Malformed)
 }
 
-/// Checks that no field, in `body` or in the messages that `inner` tags, runs past the end of its
-/// message.
+/// Makes of `body` what quick-protobuf can read: checks that no field, in it or in the messages that
+/// `inner` tags, runs past the end of its message, and leaves out groups.
 ///
-/// quick-protobuf 0.8 does not: it skips an unknown field by how much is left, and after a field that
+/// quick-protobuf 0.8 does not check: it skips an unknown field by how much is left, and after a field that
 /// ran over the end of an inner message that is less than nothing. With overflow checks this panics;
-/// without, a length near 2^64 sends the reader back to where it was, for ever.
-fn fits(mut body: &[u8], inner: &[u64]) -> Option<()> {
-    while !body.is_empty() {
-        let tag = varint(&mut body)?;
+/// without, a length near 2^64 sends the reader back to where it was, for ever. Groups, which no message
+/// of ours has, are unknown fields like any other, and it cannot skip them.
+fn readable<'a>(body: &'a [u8], inner: &[u64]) -> Option<Cow<'a, [u8]>> {
+    let mut rest = body;
+    // What was left out has to be left out of a copy.
+    let mut copy: Option<Vec<u8>> = None;
+    while !rest.is_empty() {
+        let start = body.len() - rest.len();
+        let before = &body[..start];
+        let tag = varint(&mut rest)?;
         if u32::try_from(tag).is_err() {
             return None;
         }
-        let length = match tag & 7 {
-            0 => {
-                varint(&mut body)?;
-                0
-            }
-            1 => 8,
-            2 => usize::try_from(varint(&mut body)?).ok()?,
-            5 => 4,
-            // Groups are no part of this protocol, and quick-protobuf cannot skip them.
-            _ => return None,
+        if tag & 7 == GROUP {
+            skip_group(&mut rest, tag >> 3)?;
+            copy.get_or_insert_with(|| before.to_vec());
+            continue;
+        }
+        let value = value(&mut rest, tag)?;
+        let field = &body[start..body.len() - rest.len()];
+        let value = match inner.contains(&tag) {
+            true => readable(value, &[])?,
+            false => Cow::Borrowed(value),
         };
-        let value = body.split_off(..length)?;
-        if inner.contains(&tag) {
-            fits(value, &[])?;
+        if let Cow::Owned(value) = value {
+            let copy = copy.get_or_insert_with(|| before.to_vec());
+            for number in [tag, value.len() as u64] {
+                let mut buffer = unsigned_varint::encode::u64_buffer();
+                copy.extend_from_slice(unsigned_varint::encode::u64(number, &mut buffer));
+            }
+            copy.extend_from_slice(&value);
+        } else if let Some(copy) = &mut copy {
+            copy.extend_from_slice(field);
+        }
+    }
+    Some(copy.map_or(Cow::Borrowed(body), Cow::Owned))
+}
+
+/// The wire types that begin and end a group.
+const GROUP: u64 = 3;
+const GROUP_END: u64 = 4;
+
+/// Takes the value of a field that is no group; the bytes of one that has a length.
+fn value<'a>(rest: &mut &'a [u8], tag: u64) -> Option<&'a [u8]> {
+    let length = match tag & 7 {
+        0 => {
+            varint(rest)?;
+            0
+        }
+        1 => 8,
+        2 => usize::try_from(varint(rest)?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    rest.split_off(..length)
+}
+
+/// Takes what is in a group, and its end. Groups in it are counted, not entered: how deep they go is for the
+/// remote to say.
+fn skip_group(rest: &mut &[u8], number: u64) -> Option<()> {
+    let mut open = vec![number];
+    while let Some(&innermost) = open.last() {
+        let tag = varint(rest)?;
+        match tag & 7 {
+            GROUP => open.push(tag >> 3),
+            GROUP_END if tag >> 3 == innermost => drop(open.pop()),
+            _ => drop(value(rest, tag)?),
         }
     }
     Some(())
@@ -470,6 +517,53 @@ mod tests {
         assert_eq!(label.unwrap(), Request::Label { id: StreamId(5) });
         let count = read_now::<Switched>(&[5, 8, 5, 0x0a, 1, 0xff]).0;
         assert_eq!(count.unwrap(), Switched::Sent(5));
+    }
+
+    /// F1: gogo and prost skip a group that they do not know, wherever it is and whatever is in it.
+    #[test]
+    fn groups_are_unknown_fields() {
+        let label = Request::Label { id: StreamId(5) };
+        // Field 9 as a group: empty; with every kind of value; with groups in it, one of its own number.
+        let empty = [0x4b, 0x4c].to_vec();
+        let full = [
+            &[
+                0x4b, 0x08, 0x96, 0x01, 0x12, 2, 0x4c, 0x4c, 0x1d, 0, 0, 0, 0,
+            ][..],
+            &[0x21, 0, 0, 0, 0, 0, 0, 0, 0, 0x4c],
+        ];
+        let full = full.concat();
+        let nested = [0x4b, 0x4b, 0x0b, 0x0c, 0x4c, 0x53, 0x54, 0x4c].to_vec();
+        let deep = [[0x4b; 100], [0x4c; 100]].concat();
+        for group in [&empty, &full, &nested, &deep] {
+            let mut buffer = unsigned_varint::encode::usize_buffer();
+            let length = unsigned_varint::encode::usize(group.len() + 2, &mut buffer);
+            let outside = [&[0x0a, 2, 8, 5], &group[..]].concat();
+            let inside = [&[0x0a], length, &group[..], &[8, 5]].concat();
+            let first = [&group[..], &[0x0a, 2, 8, 5]].concat();
+            for body in [outside, inside, first] {
+                assert_eq!(Request::decode(&body).unwrap(), label, "{body:?}");
+            }
+            let count = [&[8, 5], &group[..]].concat();
+            assert_eq!(Switched::decode(&count).unwrap(), Switched::Sent(5));
+            // Field 1 as a group is no label, nor is what is in it.
+            let wrapped = [&[0x0b, 0x0a, 2, 8, 5], &group[..], &[0x0c]].concat();
+            let error = Request::decode(&wrapped).unwrap_err();
+            assert!(matches!(error, ReadError::Missing(_)), "{error}");
+        }
+        let endless = [0x4b; MAX_MESSAGE];
+        for broken in [
+            &[0x4b][..],                  // not ended
+            &[0x4c],                      // not begun
+            &[0x4b, 0x54],                // another's end
+            &[0x4b, 0x53, 0x4c, 0x54],    // ends crossed
+            &[0x4b, 0x12, 5, 0x4c],       // a length beyond the message
+            &[0x4b, 0x0e, 0x4c],          // no wire type
+            &[0x0a, 3, 8, 5, 0x4b, 0x4c], // begun in one message, ended in another
+            &endless,
+        ] {
+            let error = Request::decode(broken).unwrap_err();
+            assert!(matches!(error, ReadError::Malformed), "{broken:?}: {error}");
+        }
     }
 
     #[test]

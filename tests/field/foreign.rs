@@ -1,1 +1,52 @@
 //! Peers written by others, byte by byte.
+
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p::StreamProtocol;
+use libp2p_stream_migration::{Config, Event, PROTOCOL_NAME};
+
+use crate::harness::*;
+
+/// A peer's protobuf library sends a group among the fields that we do not know, as proto2 allows: it is
+/// skipped, wherever it is. One that does not end is a violation, which harms that substream alone.
+/// F1
+#[tokio::test]
+async fn a_group_is_skipped() {
+    const OFFER: &[u8] = b"\x13/multistream/1.0.0\n\x0c/test/1.0.0\n";
+    // By another name, the protocol's real name is a protocol like any other.
+    let raw = Node::with(Setup {
+        config: Config::default().with_protocol_name(StreamProtocol::new("/raw")),
+        ..Default::default()
+    });
+    let mut net = Net::with(raw, Node::new());
+    let _incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    net.connect(Kind::Tcp).await;
+    let peer = net.listener.id;
+    let deep = [&[4 + 240][..], &[0x0a, 2, 8, 2], &[0x4b; 120], &[0x4c; 120]].concat();
+    let deep = [&[0xf4, 1], &deep[1..]].concat();
+    let mut legs = Vec::new();
+    for label in [
+        &[8, 0x4b, 8, 1, 0x4c, 0x0a, 2, 8, 0][..],
+        &[8, 0x0a, 6, 0x4b, 8, 7, 0x4c, 8, 1],
+        &deep,
+    ] {
+        let opened = net.dialer.control.open_stream(peer, PROTOCOL_NAME);
+        let mut leg = within("the prefix", opened).await.unwrap();
+        leg.write_all(&[label, OFFER].concat()).await.unwrap();
+        leg.flush().await.unwrap();
+        let mut answer = vec![0; OFFER.len()];
+        within("the answer", leg.read_exact(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(answer, OFFER);
+        legs.push(leg);
+    }
+    let opened = net.dialer.control.open_stream(peer, PROTOCOL_NAME);
+    let mut leg = within("the prefix", opened).await.unwrap();
+    leg.write_all(&[7, 0x0a, 2, 8, 9, 0x4b, 8, 1])
+        .await
+        .unwrap();
+    leg.flush().await.unwrap();
+    let violation = |event: &Event| matches!(event, Event::Violation { .. }).then_some(());
+    net.listener.event("the violation", violation).await;
+    assert_eq!(net.listener.control.streams(net.dialer.id).await.len(), 3);
+}
