@@ -209,6 +209,44 @@ async fn a_header_and_a_body_are_not_one_packet() {
     }
 }
 
+/// An upload: the client says it all, closes, and lets go, and the server reads at its leisure; with a
+/// protocol that was agreed, and with one that was offered lazily and whose answer nobody reads.
+/// A10, A9 · rust-libp2p 5986
+#[tokio::test]
+async fn said_and_gone_on_every_kind() {
+    const UPLOAD: u64 = 150_000;
+    for lazy in [false, true] {
+        let setup = || Setup {
+            lazy,
+            identify: lazy,
+            ..Default::default()
+        };
+        for over in ALL {
+            let mut ground = Ground::with(setup(), setup());
+            let mut incoming = ground.accept();
+            let on = ground.connect(over).await;
+            if lazy {
+                let listener = ground.net.listener.id;
+                let known = |seen: &Seen| match seen {
+                    Seen::Identified(peer) if *peer == listener => Some(()),
+                    _ => None,
+                };
+                ground.net.dialer.wait("Identify", known).await;
+            }
+            println!("{over:?}, lazy: {lazy}");
+            let (mut client, mut server) = ground.open(&mut incoming, on).await;
+            let upload = async {
+                write(&mut client, 1, 0, UPLOAD).await;
+                client.close().await.unwrap();
+                drop(client);
+            };
+            let read = async { assert_eq!(read_to_end(&mut server, 1, 0).await, UPLOAD) };
+            within("an upload", async { join!(upload, read) }).await;
+            server.close().await.unwrap();
+        }
+    }
+}
+
 /// An application that writes nothing on purpose, as some codecs do: on a data channel that is a message,
 /// which reads as an end.
 /// A10 · rust-libp2p 4600
