@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// long. A rest is longer.
 pub const TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Nothing waits for so long, but for the idle timeout of a connection that nothing uses.
+pub const LONGER_THAN_ANY_TIMEOUT: Duration = TIMEOUT.saturating_mul(2);
+
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     streams: Toggle<stream_migration::Behaviour>,
@@ -57,7 +60,7 @@ pub struct Node {
 }
 
 /// What is remembered for a while is remembered briefly, so that a rest is soon at rest.
-fn config(read_ahead: usize) -> Config {
+fn config([read_ahead, of_peer]: [usize; 2]) -> Config {
     Config::default()
         .with_ended_id_memory(Duration::from_secs(1))
         .with_old_leg_linger(Duration::from_millis(500))
@@ -65,8 +68,9 @@ fn config(read_ahead: usize) -> Config {
         .with_prune_grace(Some(Duration::from_millis(500)))
         .with_answer_timeout(TIMEOUT)
         .with_negotiation_timeout(TIMEOUT)
-        .with_progress_timeout(Duration::from_secs(10))
+        .with_progress_timeout(TIMEOUT)
         .with_read_ahead_per_stream(read_ahead)
+        .with_read_ahead_per_peer(of_peer)
 }
 
 impl Node {
@@ -87,7 +91,12 @@ impl Node {
         policy: ByTurns,
         ledger: Arc<Ledger>,
     ) -> Fallible<Self> {
-        let read_ahead = [1 << 20, 64 << 10, 4 << 10];
+        // The second has not enough for all the streams of a peer, and not even for three of them.
+        let read_ahead = [
+            [1 << 20, 64 << 20],
+            [64 << 10, 160 << 10],
+            [4 << 10, 1 << 20],
+        ];
         let config = config(read_ahead[index % read_ahead.len()]);
         let mut node = Starting::new(Some((config, policy))).await?;
         for address in [

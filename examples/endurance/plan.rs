@@ -2,11 +2,32 @@
 
 use std::time::Duration;
 
-use crate::random::Random;
+use crate::{flow::Side, node, random::Random};
 
 /// At most so much is written in one direction.
 const MOST_BYTES: u64 = 2 << 20;
 const MOST_PIECE: u64 = 300 << 10;
+
+/// What becomes of a stream, beside what each of its sides has in mind. Both sides know it by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scene {
+    Ordinary,
+    /// This side says what it has to say, closes, and lets go; the other does not read for longer than any
+    /// timeout, and then reads it all.
+    LeftAlone(Side),
+}
+
+impl Scene {
+    pub fn of(seed: u64, number: u64, takes_time: bool) -> Self {
+        let mut random = Random::of(seed, number.wrapping_mul(8).wrapping_add(4));
+        match random.below(1000) {
+            _ if !takes_time => Self::Ordinary,
+            0..20 => Self::LeftAlone(Side::Opener),
+            20..40 => Self::LeftAlone(Side::Accepter),
+            _ => Self::Ordinary,
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -22,6 +43,10 @@ pub struct Plan {
     pub read_pauses: u64,
     /// Whether it writes nothing before it has read the remote's end, as a server would.
     pub answers: bool,
+    /// Whether it closes only when it has read the remote's end.
+    pub closes_last: bool,
+    /// How long it sleeps before it reads anything.
+    pub sleeps: Option<Duration>,
     pub ends: Ends,
 }
 
@@ -39,7 +64,33 @@ pub enum Ends {
 }
 
 impl Plan {
-    pub fn new(random: &mut Random, opener: bool) -> Self {
+    pub fn new(random: &mut Random, side: Side, scene: Scene) -> Self {
+        let plan = Self::ordinary(random, side == Side::Opener);
+        let least = if side == Side::Opener {
+            crate::content::HEADER
+        } else {
+            0
+        };
+        match scene {
+            Scene::Ordinary => plan,
+            Scene::LeftAlone(leaving) if leaving == side => Self {
+                answers: false,
+                ends: Ends::Leaving,
+                ..plan
+            },
+            // It writes to nobody who has left.
+            Scene::LeftAlone(_) => Self {
+                bytes: least,
+                answers: false,
+                closes_last: true,
+                sleeps: Some(node::LONGER_THAN_ANY_TIMEOUT),
+                ends: Ends::InOrder,
+                ..plan
+            },
+        }
+    }
+
+    fn ordinary(random: &mut Random, opener: bool) -> Self {
         let least = if opener { crate::content::HEADER } else { 0 };
         // Some say nothing at all.
         let bytes = match random.chance(100) {
@@ -60,6 +111,8 @@ impl Plan {
             pauses: 50 + random.below(800),
             read_pauses: if random.chance(200) { 500 } else { 20 },
             answers: !opener && random.chance(200),
+            closes_last: false,
+            sleeps: None,
             ends,
         }
     }

@@ -6,8 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
+use libp2p::swarm::ConnectionId;
 use libp2p_stream_migration::{
     Action, Chain, Change, ConnectionInfo, Drain, PeerView, Placement, Policy, StreamInfo, Verdict,
 };
@@ -24,15 +26,17 @@ pub enum Mover {
     Default,
     /// Both.
     Both,
+    /// The default policy, with answers in between that nobody in his right mind would give.
+    Strange,
 }
 
 impl Mover {
     pub fn of_round(round: usize) -> Self {
-        [Self::Hand, Self::Both, Self::Default][round % 3]
+        [Self::Hand, Self::Strange, Self::Default, Self::Both][round % 4]
     }
 
     pub fn by_hand(self) -> bool {
-        self != Self::Default
+        matches!(self, Self::Hand | Self::Both)
     }
 }
 
@@ -49,8 +53,17 @@ impl Mode {
         self.0.store(mover as u8, SeqCst);
     }
 
+    /// Whether some streams are left alone for long, which makes a round as long.
+    pub fn takes_time(&self) -> bool {
+        self.is_strange() || self.0.load(SeqCst) == Mover::Both as u8
+    }
+
     fn is_by_hand(&self) -> bool {
         self.0.load(SeqCst) == Mover::Hand as u8
+    }
+
+    fn is_strange(&self) -> bool {
+        self.0.load(SeqCst) == Mover::Strange as u8
     }
 }
 
@@ -79,6 +92,47 @@ impl ByTurns {
     }
 }
 
+/// A connection that there is not.
+fn nowhere() -> ConnectionId {
+    ConnectionId::new_unchecked(usize::MAX)
+}
+
+impl ByTurns {
+    /// Some streams are asked about for ever, others are sent where they cannot go.
+    fn strange_place(&self, stream: &StreamInfo, peer: &PeerView<'_>) -> Option<Placement> {
+        let mut random = Random::of(7, stream.id.0);
+        match random.below(20) {
+            0 => Some(Placement::AskAgain(Duration::ZERO)),
+            1 => Some(Placement::AskAgain(Duration::MAX)),
+            2 => Some(Placement::On(nowhere())),
+            3 => Some(Placement::On(stream.connection)),
+            // Another one each time that the stream has moved.
+            4 => random
+                .one_of(peer.connections())
+                .map(|info| Placement::On(info.id)),
+            _ => None,
+        }
+    }
+
+    /// Whoever is called wants to be called again at once.
+    fn strange_action(&mut self, change: &Change, peer: &PeerView<'_>) -> Option<Action> {
+        match (change, self.random.below(50)) {
+            (Change::Called, _) => Some(Action::CallIn(Duration::ZERO)),
+            (_, 0) => Some(Action::CallIn(Duration::ZERO)),
+            (_, 1) => Some(Action::CallIn(Duration::MAX)),
+            (_, 2) => Some(Action::Close(nowhere())),
+            (_, 3) => Some(Action::Replace),
+            (Change::StreamStarted(key), 4) => Some(Action::Move(*key, nowhere())),
+            // It is over.
+            (Change::StreamEnded(key), 5..25) => {
+                let to = peer.connections().first()?;
+                Some(Action::Move(*key, to.id))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Policy for ByTurns {
     fn compare(&self, a: &ConnectionInfo, b: &ConnectionInfo, peer: &PeerView<'_>) -> Ordering {
         match self.mode.is_by_hand() {
@@ -88,7 +142,13 @@ impl Policy for ByTurns {
     }
 
     fn place(&mut self, stream: &StreamInfo, peer: &PeerView<'_>) -> Placement {
-        self.mover().place(stream, peer)
+        let strangely = self
+            .mode
+            .is_strange()
+            .then(|| self.strange_place(stream, peer));
+        strangely
+            .flatten()
+            .unwrap_or_else(|| self.mover().place(stream, peer))
     }
 
     fn verdict(
@@ -105,6 +165,10 @@ impl Policy for ByTurns {
     }
 
     fn changed(&mut self, change: &Change, peer: &PeerView<'_>) -> Vec<Action> {
-        self.mover().changed(change, peer)
+        let mut actions = self.mover().changed(change, peer);
+        if self.mode.is_strange() {
+            actions.extend(self.strange_action(change, peer));
+        }
+        actions
     }
 }

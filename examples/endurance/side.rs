@@ -178,6 +178,9 @@ async fn write(half: &mut Half, mut ended: watch::Receiver<bool>) -> Writing {
         half.enough.send_replace(true);
         return Writing::Stopped;
     }
+    if half.plan.closes_last {
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
     let closed = poll_fn(|cx| {
         let mut io = half.io();
         io.write_side = WriteSide::Closed;
@@ -243,6 +246,9 @@ async fn read(half: &mut Half) -> (Reading, WriteSide, ConnectionId) {
     let flows = half.flows.clone();
     let flow = flows.written_by(half.side.other());
     let mut buf = vec![0; 64 << 10];
+    if let Some(long) = half.plan.sleeps {
+        tokio::time::sleep(long).await;
+    }
     loop {
         let wanted = usize::try_from(half.random.size(64 << 10)).unwrap_or(1);
         // Looked at while nobody closes or writes.

@@ -10,7 +10,15 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{Fallible, World, content::HEADER, flow::Side, plan::Plan, random::Random, side};
+use crate::{
+    Fallible, World,
+    content::HEADER,
+    flow::Side,
+    known::Known,
+    plan::{Plan, Scene},
+    random::Random,
+    side,
+};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/endurance/1.0.0");
 /// What is not opened within this time will not be.
@@ -88,7 +96,12 @@ async fn carry(
         return world.ledger.orphan(node, key, "of a stream that is over");
     };
     flows.progressed();
-    let plan = Plan::new(&mut random, side == Side::Opener);
+    let scene = Scene::of(world.seed, number, world.mode.takes_time());
+    if scene != Scene::Ordinary && side == Side::Opener {
+        let count = |known: &mut Known| known.counts.other(format!("{scene:?}"));
+        world.ledger.note(count);
+    }
+    let plan = Plan::new(&mut random, side, scene);
     if random.chance(20) {
         // The remote's attempts are refused, for good.
         let _ = control.set_mobility(key, Mobility::Pinned).await;
