@@ -208,7 +208,8 @@ setters! {
     /// How long what has ended on a connection is given to arrive, when nothing tells that it has. Default:
     /// 30 s. A connection off which the remote has moved a stream is kept from being idle for so long,
     /// since our last bytes may still be on their way on the old leg; that costs one substream, the last
-    /// old leg, for each such connection. And one on which any stream has ended, of this crate's or another
+    /// old leg, for each such connection. So is one on which a stream was closed and dropped here, until the
+    /// remote has ended it too; what still comes on it is thrown away. And one on which any stream has ended, of this crate's or another
     /// behaviour's, is not closed by us before (*Pruning*). Should exceed the time in which a slow path
     /// carries what the buffers of sockets, relays and muxers hold.
     with_old_leg_linger: old_leg_linger: Duration;

@@ -81,7 +81,7 @@ impl Behaviour {
         assert!(self.turns.is_empty());
         assert!(self.calls.is_empty() && self.dials.is_empty());
         assert!(self.negotiations.is_empty() && self.offers.is_empty());
-        assert!(self.denials.is_empty() && self.drives.is_empty());
+        assert!(self.denials.is_empty() && self.drives.is_empty() && self.kept.is_empty());
     }
 }
 
@@ -437,6 +437,7 @@ mod tests {
                 behaviour.connections.all().is_empty()
                     && behaviour.drives.is_empty()
                     && behaviour.denials.is_empty()
+                    && behaviour.kept.is_empty()
                     && behaviour.negotiations.is_empty()
                     && behaviour.offers.is_empty()
                     && behaviour.dials.is_empty()

@@ -1,5 +1,6 @@
 //! Our migrations, from the wish to the leg; and what the streams say of all of them.
 
+use futures::future::select;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 use web_time::Instant;
@@ -13,7 +14,7 @@ use crate::{
     handler::Purpose,
     machine::Refused,
     policy,
-    stream::{Note, Status, StreamKey},
+    stream::{Note, Status, StreamKey, after},
     substream::Substream,
     view::Streams,
 };
@@ -463,10 +464,26 @@ impl Behaviour {
     // ---- Old legs ----------------------------------------------------------------------------------
 
     /// *Pruning*: the responder keeps its old leg for a while, so that the connection is not idle. The last
-    /// one is enough for that, and a muxer has room for so many.
+    /// one is enough for that, and a muxer has room for so many. Likewise whoever has closed a stream and
+    /// let go of it: its last leg is read until the remote's end tells that it is not needed any more.
     fn linger(&mut self, peer: PeerId, leg: SwarmLeg) {
         let connection = leg.connection();
         let linger = self.config.old_leg_linger;
+        let Some(record) = self.records.get_mut(connection) else {
+            return;
+        };
+        if leg.is_open()
+            && let Some(place) = record.keep(self.config.max_streams_per_connection)
+        {
+            let gone = record.gone();
+            self.kept.push(Box::pin(async move {
+                let ends = select(gone, after(linger));
+                select(Box::pin(leg.discard()), ends).await;
+                drop(place);
+                (peer, connection)
+            }));
+            return;
+        }
         let until = Instant::now().checked_add(linger);
         // Nothing is kept of a connection that is gone.
         if let Some(record) = self.records.get_mut(connection)

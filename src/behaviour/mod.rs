@@ -116,6 +116,8 @@ pub struct Behaviour {
     due: Timers<Due>,
     /// Denials of migrations of streams that have ended, being written.
     denials: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Last legs of streams that were closed and dropped; what comes out is where there was one.
+    kept: FuturesUnordered<BoxFuture<'static, (PeerId, ConnectionId)>>,
     actions: VecDeque<ToSwarm<Event, FromBehaviour>>,
 }
 
@@ -160,6 +162,7 @@ impl Behaviour {
             outside: Outside::default(),
             due: Timers::default(),
             denials: FuturesUnordered::new(),
+            kept: FuturesUnordered::new(),
             actions: VecDeque::new(),
             config,
         }
@@ -284,6 +287,10 @@ impl Behaviour {
             self.offer_driven(driven);
         }
         while let Poll::Ready(Some(())) = self.denials.poll_next_unpin(cx) {}
+        while let Poll::Ready(Some((peer, connection))) = self.kept.poll_next_unpin(cx) {
+            progress = true;
+            self.released(peer, connection);
+        }
         while let Poll::Ready(due) = self.due.poll_next(cx) {
             progress = true;
             self.is_due(due);

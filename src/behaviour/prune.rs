@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::channel::oneshot;
+use futures::{FutureExt, channel::oneshot, future::Shared};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{CloseConnection, ConnectionId, ToSwarm};
 use web_time::Instant;
@@ -44,6 +44,26 @@ pub(super) struct Record {
     /// The old leg of the last stream that the remote has moved off it, and how long it is kept: until
     /// then, or until the connection closes.
     pub(super) lingering: Option<(SwarmLeg, Option<Instant>)>,
+    /// For last legs that are kept.
+    kept: Places,
+    /// Tells those that the connection is gone, of which a muxer need not tell.
+    gone: Option<(oneshot::Sender<()>, Shared<oneshot::Receiver<()>>)>,
+}
+
+impl Record {
+    /// A place for one more last leg to be kept, if there is one.
+    pub(super) fn keep(&self, places: usize) -> Option<Places> {
+        self.kept.take(places)
+    }
+
+    /// Is done once the connection is gone.
+    pub(super) fn gone(&mut self) -> Shared<oneshot::Receiver<()>> {
+        let channel = || {
+            let (alive, gone) = oneshot::channel();
+            (alive, gone.shared())
+        };
+        self.gone.get_or_insert_with(channel).1.clone()
+    }
 }
 
 /// The records of all connections that are there. Nothing brings back one that is gone.

@@ -345,6 +345,16 @@ impl<L: Io, C: Connection> Core<L, C> {
                 if let Some(moving) = &mut self.moving {
                     moving.lingering.extend(moving.unconfirmed.take());
                 }
+                // What was written may be on its way for long after its close, and the connection is not to
+                // be idle meanwhile.
+                if self.dropped
+                    && let Some(leg) = self.take_leg(Slot::Current)
+                {
+                    match leg.is_lost() || leg.is_answered() {
+                        true => self.done_with.push(leg),
+                        false => self.moving().lingering.push(leg),
+                    }
+                }
                 self.forget_legs();
                 self.notes.push(Note::Over(Ok(())));
             }

@@ -78,6 +78,8 @@ pub(crate) struct Leg<L, C> {
     close_failed: Option<io::ErrorKind>,
     /// The remote's end has been read; the leg is not read again.
     ended: bool,
+    /// It was read after we had closed it, so it is not likely to have been sent before our end was read.
+    answered: bool,
     /// A read has failed, and with it everything: a lazily negotiated substream panics when it is used
     /// after that.
     broken: Option<io::ErrorKind>,
@@ -104,6 +106,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
             closed: false,
             close_failed: None,
             ended: false,
+            answered: false,
             broken: None,
             lost: false,
             heard: false,
@@ -247,7 +250,10 @@ impl<L: Io, C: Connection> Leg<L, C> {
     ) -> Poll<io::Result<usize>> {
         let polled = self.or_lost(polled);
         match &polled {
-            Poll::Ready(Ok(0)) if wanted => self.ended = true,
+            Poll::Ready(Ok(0)) if wanted => {
+                self.ended = true;
+                self.answered = self.closed;
+            }
             Poll::Ready(Ok(n)) => self.read += *n as u64,
             Poll::Ready(Err(error)) => self.broken = Some(error.kind()),
             Poll::Pending => {}
@@ -452,6 +458,32 @@ impl<L: Io, C: Connection> Leg<L, C> {
         ready!(self.poll_flush(cx))?;
         let polled = Pin::new(&mut self.io).poll_close(cx);
         self.or_lost(polled)
+    }
+
+    /// Whether the remote's end came after ours.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether anything can still be read.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.ended && self.broken.is_none() && !self.lost
+    }
+
+    /// Throws away what comes, until the remote's end or the leg's.
+    pub(crate) async fn discard(mut self) {
+        poll_fn(|cx| {
+            // One remote's bytes do not keep the others from being looked after.
+            for _ in 0..16 {
+                match ready!(self.poll_read(cx, &mut [0; 4096])) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                }
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Refuses a `Migrate` that was read on this leg, for good.

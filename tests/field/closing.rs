@@ -188,3 +188,104 @@ async fn it_is_closed_in_the_end() {
         closed(&net.dialer, relayed).await;
     }
 }
+
+/// What happens to a stream before its writer is done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// The other side asks something, and ends there.
+    Question,
+    /// It moves onto the slow connection.
+    Move,
+}
+
+/// A swarm that closes connections which nobody has used for a third of the time that what is written takes.
+fn soon_idle() -> Setup {
+    Setup {
+        config: Config::default().with_prune_grace(None),
+        idle: Duration::from_secs(1),
+        ..Default::default()
+    }
+}
+
+/// The ordinary way to send something: write, close, drop. The path, or the reader, is slow, and the swarm
+/// finds the connection idle: the reader got part of it, and a clean end.
+///
+/// A9 · rust-libp2p 5060
+#[tokio::test]
+async fn what_was_sent_last_arrives_though_the_connection_goes_idle() {
+    for (kind, before) in [
+        (Kind::Tcp, Before::Nothing),
+        (Kind::Tcp, Before::Question),
+        (Kind::Tcp, Before::Move),
+        (Kind::Relayed, Before::Nothing),
+        (Kind::Relayed, Before::Question),
+    ] {
+        let mut net = Net::with(Node::with(soon_idle()), Node::with(soon_idle()));
+        let peer = net.listener.id;
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let first = match before {
+            Before::Move => Some(net.connect(Kind::Tcp).await),
+            _ => None,
+        };
+        let slow = slow(&mut net, kind).await;
+        let on = first.unwrap_or(slow).here;
+        // The dialer asks, the listener sends.
+        let (mut reader, mut writer) = open(&mut net.dialer, peer, &mut incoming, on).await;
+        match before {
+            Before::Nothing => {}
+            Before::Question => {
+                write(&mut reader, 2, 0, 10).await;
+                reader.close().await.unwrap();
+                read(&mut writer, 2, 0, 10).await;
+                read_end(&mut writer).await;
+            }
+            Before::Move => {
+                let moved = net.listener.control.migrate(writer.key(), slow.there);
+                within("the move", moved).await.unwrap();
+            }
+        }
+        within("writing", async {
+            write(&mut writer, 1, 0, LENGTH).await;
+            writer.close().await.unwrap();
+        })
+        .await;
+        drop(writer);
+        let got = within("reading", read_to_end(&mut reader, 1, 0)).await;
+        assert_eq!(got, LENGTH, "{kind:?}, {before:?}: short, with a clean end");
+    }
+}
+
+/// It is not kept for longer than it is needed: once the reader has ended the stream too, the connection is idle.
+///
+/// A9
+#[tokio::test]
+async fn a_connection_is_idle_once_the_other_side_has_closed_too() {
+    let mut net = Net::with(Node::with(soon_idle()), Node::with(soon_idle()));
+    let peer = net.listener.id;
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    for kind in [Kind::Tcp, Kind::Quic] {
+        let pair = net.connect(kind).await;
+        let (mut writer, mut reader) = open(&mut net.dialer, peer, &mut incoming, pair.here).await;
+        write(&mut writer, 1, 0, 1000).await;
+        writer.close().await.unwrap();
+        drop(writer);
+        assert_eq!(
+            within("reading", read_to_end(&mut reader, 1, 0)).await,
+            1000
+        );
+        let start = std::time::Instant::now();
+        reader.close().await.unwrap();
+        drop(reader);
+        net.dialer
+            .wait("the close", |seen| match seen {
+                Seen::Closed(closed) if *closed == pair.here => Some(()),
+                _ => None,
+            })
+            .await;
+        assert!(
+            start.elapsed() < Duration::from_secs(25),
+            "kept for the linger time"
+        );
+    }
+}
