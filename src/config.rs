@@ -49,6 +49,12 @@ pub struct Config {
     pub(crate) max_pending_opens: usize,
     pub(crate) accept_backlog: usize,
     pub(crate) accept_timeout: Duration,
+    pub(crate) muxer_limit: usize,
+    pub(crate) open_head_start: Duration,
+    pub(crate) suspect_after: Duration,
+    pub(crate) proving_time: Duration,
+    pub(crate) probe_interval: Option<Duration>,
+    pub(crate) wait_for_direct: Duration,
     pub(crate) mobility: HashMap<StreamProtocol, Mobility>,
     pub(crate) first_id: Option<u64>,
     pub(crate) leg_kind: Option<LegKinds>,
@@ -153,6 +159,12 @@ impl Default for Config {
             max_pending_opens: 256,
             accept_backlog: 256,
             accept_timeout: Duration::from_secs(30),
+            muxer_limit: 448,
+            open_head_start: Duration::from_secs(1),
+            suspect_after: Duration::from_secs(3),
+            proving_time: Duration::from_secs(2),
+            probe_interval: Some(Duration::from_secs(15)),
+            wait_for_direct: Duration::from_secs(10),
             mobility: HashMap::new(),
             first_id: None,
             leg_kind: None,
@@ -265,12 +277,17 @@ setters! {
     /// 128 inbound ones by default.
     with_max_migrations_per_peer: max_migrations_per_peer: usize;
 
-    /// How many migratable streams may be put on one connection by migrations; those that are on it
-    /// count, whoever opened them. Default: 192. More wait until there is room. New streams go elsewhere
-    /// if they can. A yamux connection with more than 512 streams (its default) ends with all of them; a
+    /// How many migratable streams may be put on one connection, by opening and by migrations; those that
+    /// are on it count, whoever opened them, and so do those that are being opened. Default: 192. New
+    /// streams and migrations go to the next best connection that has room, or wait until there is some. A yamux connection with more than 512 streams (its default) ends with all of them; a
     /// QUIC connection keeps the 257th waiting (its default); and other protocols need some, too. Raise
     /// both together.
     with_max_streams_per_connection: max_streams_per_connection: usize;
+
+    /// How many migratable streams may be on one connection even if the application names it
+    /// ([`Control::open_stream_on`](crate::Control::open_stream_on)). Default: 448, which leaves some of a
+    /// yamux connection's 512 (its default) for other protocols. What is opened beyond it waits for room.
+    with_muxer_limit: muxer_limit: usize;
 
     /// How many inbound substreams of one connection may be without their first message. Default: 128.
     /// What a remote opens beyond that is refused.
@@ -287,4 +304,33 @@ setters! {
     /// How long an inbound stream may wait for the application to accept it. Default: 30 s. Then it is
     /// refused: dropped, and told of by [`Event::Refused`](crate::Event::Refused).
     with_accept_timeout: accept_timeout: Duration;
+
+    /// How long an attempt to open a stream on the best connection is alone, before the next best one has
+    /// a go, too. Default: 1 s. A connection may be dead without anybody knowing. The first to answer
+    /// serves; of a plain protocol, the remote may see the other one begin and end at once. Zero tries all
+    /// at once, `Duration::MAX` waits for the attempt to fail.
+    with_open_head_start: open_head_start: Duration;
+
+    /// How long a connection may leave a probe unanswered before it is suspected: streams leave it, and
+    /// new ones go elsewhere, if the peer has another connection. Default: 3 s. Not more than
+    /// [`with_progress_timeout`](Self::with_progress_timeout). A slow connection that is suspected falsely
+    /// loses its streams to others, and no bytes; what has left it stays away for 10 s after it has
+    /// answered, twice as long each time. Connections are probed when an open, a migration or the end of an
+    /// old leg is waited for, when another connection to the same peer comes, and every
+    /// [`with_probe_interval`](Self::with_probe_interval).
+    with_suspect_after: suspect_after: Duration;
+
+    /// How long a connection must have been there before streams are moved onto it from one that is as
+    /// good ([`MergeDuplicates`](crate::MergeDuplicates)). Default: 2 s. Probes of reachability and
+    /// applications with a rule of their own close duplicates soon, with all that is on them.
+    with_proving_time: proving_time: Duration;
+
+    /// How often a connection is probed that carries streams, brings nothing, and is not the only one to
+    /// its peer. Default: 15 s. A probe is a substream that is opened and dropped. `None`: never.
+    with_probe_interval: probe_interval: Option<Duration>;
+
+    /// How long a new stream whose protocol is [`Mobility::NeverRelayed`] waits for a direct connection
+    /// when its peer is connected by relays only. Default: 10 s. Then, and at once if this is zero, opening
+    /// fails with [`OpenStreamError::NotAllowed`](crate::OpenStreamError::NotAllowed).
+    with_wait_for_direct: wait_for_direct: Duration;
 }

@@ -2,8 +2,8 @@
 
 use std::{
     io,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 use futures::{
@@ -67,11 +67,15 @@ pub(crate) enum Command {
     },
 }
 
-/// A stream that somebody waits for.
+/// A stream that somebody waits for. Each attempt to open it has one of its own.
 #[derive(Debug)]
 pub(crate) struct StreamRequest {
     pub(crate) protocol: StreamProtocol,
     pub(crate) reply: Reply,
+    /// Of the open that this is an attempt of; a stream that becomes a plain one has none.
+    pub(crate) number: Option<u64>,
+    /// The connection has to show that it is alive.
+    pub(crate) prove: bool,
     /// Whether the remote serves the protocol inside the prefix.
     pub(crate) inside: Inside,
     /// It is tried a second time, because the first offer was not answered.
@@ -93,37 +97,115 @@ pub(crate) enum Inside {
 /// Who waits for a stream.
 #[derive(Debug)]
 pub(crate) enum Reply {
-    Caller(oneshot::Sender<Result<Stream, OpenStreamError>>),
+    Caller(Caller),
     /// A stream that the application holds already, and that becomes a plain one.
     Reopening(Reopening),
 }
 
+type Opened = Result<Stream, OpenStreamError>;
+
+/// A caller, shared by the attempts on several connections: the first to send serves.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller(
+    /// Protects the sender, which the first takes, and who wants to know when it is gone. Wakers are woken
+    /// after it is released.
+    Arc<Mutex<Waiting>>,
+);
+
+#[derive(Debug)]
+struct Waiting {
+    sender: Option<oneshot::Sender<Opened>>,
+    wakers: Vec<Waker>,
+}
+
+impl Caller {
+    fn new(sender: oneshot::Sender<Opened>) -> Self {
+        Self(Arc::new(Mutex::new(Waiting {
+            sender: Some(sender),
+            wakers: Vec::new(),
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has been served or has given up.
+    fn is_gone(&self) -> bool {
+        let waiting = self.lock();
+        let sender = waiting.sender.as_ref();
+        sender.is_none_or(oneshot::Sender::is_canceled)
+    }
+
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waiting = self.lock();
+        let Some(sender) = &mut waiting.sender else {
+            return Poll::Ready(());
+        };
+        // The sender wakes the last of those who ask, who tells the others by letting go of it.
+        if sender.poll_canceled(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !waiting
+            .wakers
+            .iter()
+            .any(|waker| waker.will_wake(cx.waker()))
+        {
+            waiting.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Serves the caller, if nobody has yet; with nothing, lets go of it.
+    pub(crate) fn serve(&self, result: Option<Opened>) {
+        let mut waiting = self.lock();
+        let sender = waiting.sender.take();
+        let wakers = std::mem::take(&mut waiting.wakers);
+        drop(waiting);
+        wakers.into_iter().for_each(Waker::wake);
+        if let (Some(sender), Some(result)) = (sender, result) {
+            // Whoever has given up drops the stream, which aborts it.
+            drop(sender.send(result));
+        }
+    }
+}
+
 impl StreamRequest {
-    pub(crate) fn new(
-        protocol: StreamProtocol,
-        reply: oneshot::Sender<Result<Stream, OpenStreamError>>,
-    ) -> Self {
+    pub(crate) fn new(protocol: StreamProtocol, reply: Reply) -> Self {
         Self {
             protocol,
-            reply: Reply::Caller(reply),
+            reply,
+            number: None,
+            prove: false,
             inside: Inside::Unknown,
             again: false,
             held: None,
         }
     }
 
+    /// An attempt to open what this asks for, of which nothing has come yet.
+    pub(crate) fn attempt(&self) -> Option<Self> {
+        let Reply::Caller(caller) = &self.reply else {
+            return None;
+        };
+        Some(Self {
+            number: self.number,
+            ..Self::new(self.protocol.clone(), Reply::Caller(caller.clone()))
+        })
+    }
+
     /// Whether nobody waits for it any more.
     pub(crate) fn is_canceled(&self) -> bool {
         match &self.reply {
-            Reply::Caller(reply) => reply.is_canceled(),
+            Reply::Caller(caller) => caller.is_gone(),
             Reply::Reopening(reopening) => reopening.is_canceled(),
         }
     }
 
     /// Ready when nobody waits for it any more.
-    pub(crate) fn poll_canceled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.reply {
-            Reply::Caller(reply) => reply.poll_canceled(cx),
+    pub(crate) fn poll_canceled(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.reply {
+            Reply::Caller(caller) => caller.poll_gone(cx),
             Reply::Reopening(_) => Poll::Pending,
         }
     }
@@ -131,9 +213,7 @@ impl StreamRequest {
     /// Tells whoever waits that there will be no stream.
     pub(crate) fn fail(self, error: OpenStreamError) {
         match self.reply {
-            Reply::Caller(reply) => {
-                let _ = reply.send(Err(error));
-            }
+            Reply::Caller(caller) => caller.serve(Some(Err(error))),
             Reply::Reopening(reopening) => {
                 reopening.reopened(Err(error));
             }
@@ -164,8 +244,15 @@ impl Control {
         }
     }
 
-    /// Opens a stream to the peer on the best connection: one that has room, and of those, as the policy
-    /// [says](crate::Policy::compare); direct before relayed; the oldest. Dials the peer if there is none.
+    /// Opens a stream to the peer on the best connection: one that answers and is not being emptied; of
+    /// those, as the policy [says](crate::Policy::compare); direct before relayed; the oldest. Dials the
+    /// peer if there is none.
+    ///
+    /// If a connection fails, the next best is tried, and so it is if one has not answered after
+    /// [`Config::with_open_head_start`](crate::Config::with_open_head_start); the first to answer serves.
+    /// If all that are good hold as many streams as they may, it waits for room
+    /// ([`Config::with_max_streams_per_connection`](crate::Config::with_max_streams_per_connection)). Where
+    /// the protocol's streams may begin, its [`Mobility`] says.
     ///
     /// If the peer does not speak the migration protocol, or serves this protocol by something else than
     /// this crate, the stream is a plain one ([`Stream::is_migratable`]).
@@ -175,7 +262,8 @@ impl Control {
     /// [`OpenStreamError::UnsupportedProtocol`] if the peer does not support the protocol. When Identify
     /// has told that it does, its answer is not waited for, and a peer that has changed its mind shows as
     /// an error of the first read. [`OpenStreamError::Io`] if the peer does not answer, which says nothing
-    /// of what it supports.
+    /// of what it supports: with [`io::ErrorKind::TimedOut`], or as the last connection that was tried
+    /// said. With [`io::ErrorKind::WouldBlock`] if there is no room. [`OpenStreamError::NotAllowed`].
     pub async fn open_stream(
         &mut self,
         peer: PeerId,
@@ -208,7 +296,7 @@ impl Control {
         self.ask(|reply| Command::Open {
             peer,
             connection,
-            request: StreamRequest::new(protocol, reply),
+            request: StreamRequest::new(protocol, Reply::Caller(Caller::new(reply))),
         })
         .await
         .unwrap_or_else(|| Err(gone()))
@@ -337,7 +425,8 @@ impl Control {
         asked.await.unwrap_or_default()
     }
 
-    /// The connections to this peer, the one that ranks first for new streams first.
+    /// The connections to this peer, the one that ranks first for new streams first, each with
+    /// [what speaks against it](ConnectionInfo::obstacle).
     pub async fn connections(&mut self, peer: PeerId) -> Vec<ConnectionInfo> {
         let asked = self.ask(|reply| Command::Connections { peer, reply });
         asked.await.unwrap_or_default()
@@ -365,6 +454,10 @@ pub enum OpenStreamError {
     /// The remote does not support the requested protocol.
     #[error("failed to open stream: remote peer does not support {0}")]
     UnsupportedProtocol(StreamProtocol),
+    /// The peer is connected, but by no connection on which streams of this [`Mobility`] may begin: see
+    /// [`Config::with_wait_for_direct`](crate::Config::with_wait_for_direct).
+    #[error("failed to open stream: no connection may be used by a stream whose mobility is {0:?}")]
+    NotAllowed(Mobility),
     /// The peer could not be dialed, the connection failed, or a limit of ours was reached.
     #[error("failed to open stream: io error")]
     Io(#[from] io::Error),

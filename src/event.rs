@@ -19,7 +19,8 @@ use crate::{
 pub enum Event {
     /// A connection to a peer was established.
     ConnectionEstablished(ConnectionInfo),
-    /// A connection has another address, or is to be drained.
+    /// A connection has another address, is to be drained, is suspected or not any more, or has proven
+    /// itself.
     ConnectionChanged(ConnectionInfo),
     /// A connection is gone, and what was on it has failed.
     ConnectionClosed {
@@ -83,6 +84,17 @@ pub enum Event {
         key: StreamKey,
         /// Where it is.
         from: Option<ConnectionId>,
+        /// Where it is to go.
+        to: ConnectionId,
+    },
+    /// A stream is to be moved onto a connection that holds as many as it may
+    /// ([`Config::with_max_streams_per_connection`](crate::Config::with_max_streams_per_connection)), and
+    /// waits for room there, or on another that is better than where it is.
+    MigrationWaiting {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
         /// Where it is to go.
         to: ConnectionId,
     },

@@ -53,8 +53,12 @@ pub(crate) enum Purpose {
     Stream(StreamRequest),
     /// A new leg for a stream.
     Leg(StreamKey),
-    /// To see whether anybody answers, for the sake of a stream.
-    Probe(StreamKey),
+    /// To see whether anybody answers: the probe of this number.
+    Probe {
+        number: u64,
+        /// For the sake of a stream, and not only to know: it has to do with our protocol.
+        for_stream: bool,
+    },
     /// None: the behaviour wants to know when nothing uses the connection any more and nothing of what did
     /// can still be on its way, which it is before this point in time, if it is told.
     Watch(Option<Instant>),
@@ -112,9 +116,20 @@ enum Offer {
     /// Not decided yet.
     Undecided,
     Prefix,
+    /// The prefix in both spellings. One protocol that is offered lazily is agreed without a byte; of two,
+    /// the remote has to choose.
+    Proof,
     Plain,
     Both,
+    /// Two protocols that nobody speaks: the remote has to say so, and nothing there is any the wiser.
+    Nothing,
 }
+
+/// What a probe offers.
+const PROBES: [StreamProtocol; 2] = [
+    StreamProtocol::new("/libp2p/stream-migration/probe/a"),
+    StreamProtocol::new("/libp2p/stream-migration/probe/b"),
+];
 
 /// What a handler tells the behaviour.
 #[derive(Debug)]
@@ -131,6 +146,8 @@ pub(crate) enum News {
         prefix: bool,
         /// The remote is known to support the application's protocol.
         known: bool,
+        /// The remote has answered, whatever the swarm's setting for lazy negotiation.
+        answered: bool,
     },
     /// It could not be opened.
     OpenFailed {
@@ -215,13 +232,19 @@ impl Handler {
     /// *Opening*: what Identify says decides; without it, the prefix and the protocol are offered
     /// together, so that a remote without the prefix costs nothing.
     fn offer(&self, purpose: &Purpose) -> Offer {
-        let Purpose::Stream(request) = purpose else {
-            return Offer::Prefix;
+        let request = match purpose {
+            Purpose::Stream(request) => request,
+            Purpose::Probe {
+                for_stream: false, ..
+            } => return Offer::Nothing,
+            // `Migrate` on a leg that nobody has answered would leave a doubt.
+            _ => return Offer::Proof,
         };
         match self.knows(&self.prefix) {
             _ if request.inside != Inside::Unknown => Offer::Plain,
             // What it said may be stale.
             _ if request.again => Offer::Both,
+            Some(true) if request.prove => Offer::Proof,
             Some(true) => Offer::Prefix,
             Some(false) => Offer::Plain,
             None => Offer::Both,
@@ -231,14 +254,34 @@ impl Handler {
     /// Whether no more streams can wait. Whoever has given up holds no place.
     fn is_full(&mut self) -> bool {
         if self.queue.len() >= self.max_queued {
-            self.queue.retain(|open| !open.is_canceled());
+            for open in std::mem::take(&mut self.queue) {
+                match open.is_canceled() {
+                    true => self.passed_over(open),
+                    false => self.queue.push_back(open),
+                }
+            }
         }
         self.queue.len() >= self.max_queued
     }
 
     /// What is to be opened next. Whoever has given up meanwhile is passed over.
     fn next(&mut self) -> Option<Open> {
-        std::iter::from_fn(|| self.queue.pop_front()).find(|open| !open.is_canceled())
+        loop {
+            let open = self.queue.pop_front()?;
+            if !open.is_canceled() {
+                return Some(open);
+            }
+            self.passed_over(open);
+        }
+    }
+
+    /// Nobody waits for it any more, which the behaviour has to count.
+    fn passed_over(&mut self, open: Open) {
+        let error = io::Error::from(io::ErrorKind::Interrupted);
+        self.events.push_back(News::OpenFailed {
+            purpose: open.purpose,
+            error: StreamUpgradeError::Io(error),
+        });
     }
 
     fn request(&mut self, mut open: Open) -> SubstreamProtocol<Ask, Open> {
@@ -253,6 +296,8 @@ impl Handler {
         let mut protocols: Vec<_> = match (open.offer, protocol) {
             (Offer::Plain, Some(protocol)) => vec![name(protocol)],
             (Offer::Both, Some(protocol)) => vec![name(self.prefix.clone()), name(protocol)],
+            (Offer::Proof, _) => self.proof(),
+            (Offer::Nothing, _) => PROBES.map(name).to_vec(),
             _ => vec![name(self.prefix.clone())],
         };
         // A swarm that negotiates lazily does not wait for the answer to the last offer. Here it has to,
@@ -268,7 +313,7 @@ impl Handler {
         }
         self.opening += 1;
         let timeout = match open.purpose {
-            Purpose::Probe(_) => Some(self.probe_timeout),
+            Purpose::Probe { .. } => Some(self.probe_timeout),
             Purpose::Leg(_) => Some(self.leg_timeout),
             Purpose::Stream(_) | Purpose::Watch(_) | Purpose::Released => None,
         };
@@ -279,18 +324,30 @@ impl Handler {
         }
     }
 
+    /// The prefix in both spellings, and so that the remote has to answer each.
+    fn proof(&self) -> Vec<Name> {
+        let names = self.acceptors.prefixes().iter().cloned();
+        let names = names.map(|name| Name { name, last: false });
+        let last = Name {
+            name: self.prefix.clone(),
+            last: true,
+        };
+        names.chain([last]).collect()
+    }
+
     fn opened(&mut self, open: Open, stream: Stream, protocol: &StreamProtocol) {
         let known = match &open.purpose {
-            Purpose::Stream(request) if request.is_canceled() => return,
+            Purpose::Stream(request) if request.is_canceled() => return self.passed_over(open),
             Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
             _ => false,
         };
-        let prefix = *protocol == self.prefix;
+        let prefix = self.acceptors.is_prefix(protocol);
         let stream = match prefix {
             true => Substream::leg(stream, &self.legs),
             false => Substream::plain(stream),
         };
         self.events.push_back(News::Opened {
+            answered: !matches!(open.offer, Offer::Prefix | Offer::Plain),
             prefix,
             purpose: open.purpose,
             stream,
@@ -300,7 +357,7 @@ impl Handler {
 
     fn open_failed(&mut self, mut open: Open, error: StreamUpgradeError<Infallible>) {
         let refused = matches!(error, StreamUpgradeError::NegotiationFailed);
-        let narrowed = matches!(open.offer, Offer::Prefix | Offer::Plain);
+        let narrowed = matches!(open.offer, Offer::Prefix | Offer::Proof | Offer::Plain);
         if refused
             && narrowed
             && let Purpose::Stream(request) = &mut open.purpose
@@ -433,9 +490,10 @@ impl ConnectionHandler for Handler {
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
         }
-        if self.opening < MAX_OPENING
-            && let Some(open) = self.next()
-        {
+        // There is one probe at a time, and it waits for nothing.
+        let first = self.queue.front().map(|open| &open.purpose);
+        let ready = self.opening < MAX_OPENING || matches!(first, Some(Purpose::Probe { .. }));
+        if ready && let Some(open) = self.next() {
             let protocol = self.request(open);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
@@ -472,6 +530,7 @@ impl ConnectionHandler for Handler {
                 });
             }
             Purpose::Released => {}
+            Purpose::Probe { .. } => self.queue.push_front(open),
             // Migrations are bounded by the number of streams; they are not refused.
             Purpose::Stream(_) if self.is_full() => {
                 let error = io::Error::new(

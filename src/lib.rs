@@ -35,5 +35,5 @@ pub use crate::{
     },
     protocol::{PROTOCOL_NAME, roles::designated_peer},
     stream::{LegKind, StreamKey},
-    view::{ConnectionInfo, Mobility, Opener, PeerView, StreamInfo, Transport},
+    view::{ConnectionInfo, Mobility, Obstacle, Opener, PeerView, StreamInfo, Transport},
 };

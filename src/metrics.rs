@@ -332,6 +332,7 @@ impl Metrics {
                     .inc();
             }
             Event::StreamNegotiated { .. }
+            | Event::MigrationWaiting { .. }
             | Event::MigrationRequested { .. }
             | Event::ConnectionFree { .. } => {}
         }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use libp2p_core::{ConnectedPoint, Endpoint, Multiaddr, multiaddr::Protocol};
+use libp2p_core::{ConnectedPoint, Endpoint, Multiaddr, multiaddr::Protocol, transport::PortUse};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{ConnectionId, StreamProtocol};
 use web_time::Instant;
@@ -47,8 +47,44 @@ pub struct ConnectionInfo {
     /// Legs of migratable streams on it, old and new ones of migrations included, and those that are
     /// being opened for migrations.
     pub streams: usize,
+    /// Streams that are being opened on it and have no leg yet.
+    pub opening: usize,
+    /// How many streams it may hold, those being opened included
+    /// ([`Config::with_max_streams_per_connection`](crate::Config::with_max_streams_per_connection)).
+    pub capacity: usize,
     /// It is being emptied ([`Control::drain`](crate::Control::drain)): nothing is put on it.
     pub draining: bool,
+    /// We have asked the swarm to close it: nothing is put on it.
+    pub closing: bool,
+    /// It has not answered an open, a probe or a migration
+    /// ([`Config::with_suspect_after`](crate::Config::with_suspect_after)): streams leave it, and none is
+    /// put on it as long as another connection of the peer answers. Cleared when it answers.
+    pub suspected: bool,
+    /// It may be chosen among duplicates: it is older than
+    /// [`Config::with_proving_time`](crate::Config::with_proving_time), was not dialed from a port of its
+    /// own, and was never suspected. Somebody who made a connection for a moment, such as AutoNAT, closes
+    /// it with all that is on it.
+    pub proven: bool,
+    /// Whether we dialed it from a new port, as those do who only want to see whether a peer can be reached.
+    /// The remote does not see that.
+    pub new_port: bool,
+}
+
+/// What speaks against putting streams on a connection. What one peer alone knows may only take a
+/// connection off its list; it never makes one better, so that two peers come to the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Obstacle {
+    /// It is being closed by us. Nothing is put on it.
+    Closing,
+    /// It does not answer. Nothing is put on it while there is another.
+    Suspected,
+    /// It is being emptied. Nothing is put on it while there is another.
+    Draining,
+    /// It holds as many streams as it may. What is to go there waits.
+    Full,
+    /// It has still to prove itself, or never will: streams are not moved onto it from an equal one.
+    Unproven,
 }
 
 impl ConnectionInfo {
@@ -84,8 +120,40 @@ impl ConnectionInfo {
             ),
             established: Instant::now(),
             streams: 0,
+            opening: 0,
+            capacity: usize::MAX,
             draining: false,
+            closing: false,
+            suspected: false,
+            proven: false,
+            new_port: matches!(
+                endpoint,
+                ConnectedPoint::Dialer {
+                    port_use: PortUse::New,
+                    ..
+                }
+            ),
         }
+    }
+
+    /// Whether it holds as many streams as it may, those being opened included.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.streams + self.opening >= self.capacity
+    }
+
+    /// What speaks against it, the gravest first; `None` of one on which anything may be put.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        [
+            (self.closing, Obstacle::Closing),
+            (self.suspected, Obstacle::Suspected),
+            (self.draining, Obstacle::Draining),
+            (self.is_full(), Obstacle::Full),
+            (!self.proven, Obstacle::Unproven),
+        ]
+        .into_iter()
+        .find_map(|(is, obstacle)| is.then_some(obstacle))
     }
 }
 
@@ -182,6 +250,11 @@ pub struct StreamInfo {
     /// Connections off which the remote has moved it. Policies do not move it back onto these: two that
     /// disagree would move it to and fro for ever, and the remote may be draining one.
     pub left_for_remote: Vec<ConnectionId>,
+    /// Connections that it is not to be moved onto for now: a move there has failed lately, or it has left
+    /// one that did not answer.
+    pub barred: Vec<ConnectionId>,
+    /// The connection that it is to be moved onto and that has no room yet.
+    pub waiting_for: Option<ConnectionId>,
     /// Whether and whither it may be moved.
     pub mobility: Mobility,
     /// When it was labelled.
@@ -209,6 +282,14 @@ pub enum Mobility {
 }
 
 impl Mobility {
+    /// Whether a new stream may begin there.
+    pub(crate) fn admits(self, on: &ConnectionInfo) -> bool {
+        match self {
+            Self::Free | Self::Pinned => true,
+            Self::NeverRelayed | Self::PinnedTo(_) => self.allows(on),
+        }
+    }
+
     pub(crate) fn allows(self, to: &ConnectionInfo) -> bool {
         match self {
             Self::Free => true,

@@ -66,11 +66,27 @@ impl Behaviour {
                 Due::Ask(key) | Due::Retry(key, _) | Due::Patience(key) | Due::Unanswered(key) => {
                     assert!(self.table.get(*key).is_some(), "{due:?}");
                 }
+                Due::LegOverdue(key) => assert!(self.table.get(*key).is_some(), "{due:?}"),
                 Due::Call(peer) => assert!(self.calls.contains_key(peer)),
                 Due::Redial(peer) => assert!(self.dials.waits(peer)),
-                Due::Accept(_) | Due::Early(..) | Due::Linger(..) => {}
+                Due::HeadStart(open) | Due::OpenOver(open) => {
+                    assert!(self.opens.contains(*open), "{due:?}");
+                }
+                Due::ProbeLate(_, connection, _)
+                | Due::ProbeOver(_, connection, _)
+                | Due::ProbeAgain(_, connection)
+                | Due::QuarantineOver(_, connection)
+                | Due::Proven(_, connection)
+                | Due::LookAfter(_, connection) => {
+                    assert!(there.contains_key(connection), "{due:?}");
+                }
+                Due::Accept(_) | Due::Early(..) | Due::Linger(..) | Due::Unheard(_) => {}
             }
         }
+        let healths: BTreeSet<_> = self.healths.ids().collect();
+        assert_eq!(healths, recorded);
+        self.opens.check(&there);
+        assert!(self.changed.is_empty());
     }
 
     /// Nobody is there, and nothing is kept of anybody.
@@ -78,7 +94,7 @@ impl Behaviour {
         self.check();
         assert_eq!(self.connections.all().len(), 0);
         assert!(self.table.is_empty());
-        assert!(self.turns.is_empty());
+        assert!(self.turns.is_empty() && self.opens.is_empty());
         assert!(self.calls.is_empty() && self.dials.is_empty());
         assert!(self.negotiations.is_empty() && self.offers.is_empty());
         assert!(self.denials.is_empty() && self.drives.is_empty() && self.kept.is_empty());

@@ -24,7 +24,12 @@ impl Connections {
             *info = ConnectionInfo {
                 established: info.established,
                 streams: info.streams,
+                opening: info.opening,
+                capacity: info.capacity,
                 draining: info.draining,
+                closing: info.closing,
+                suspected: info.suspected,
+                proven: info.proven,
                 ..new
             };
         }

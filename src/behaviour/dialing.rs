@@ -10,7 +10,7 @@ use libp2p_swarm::{
 };
 
 use super::{Behaviour, Due, timers::TimerKey};
-use crate::{control::StreamRequest, handler::Parcel};
+use crate::{Mobility, control::StreamRequest, handler::Parcel};
 
 /// What is waiting for connections.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(super) struct Dials {
     peers: HashMap<PeerId, Waiting>,
     /// What was handed to the handlers of connections that are not established yet: another behaviour may
     /// still deny them.
-    newborn: HashMap<ConnectionId, (PeerId, Parcel)>,
+    newborn: HashMap<ConnectionId, PeerId>,
 }
 
 /// Streams that wait for a connection to one peer.
@@ -116,15 +116,26 @@ impl Behaviour {
     }
 
     /// What waits for a connection to the peer, for the handler of one that is about to be. Sent later it
-    /// would find the connection closed, if that is idle for too long at once.
+    /// would find the connection closed, if that is idle for too long at once. What may not begin on just
+    /// any connection waits to see it.
     pub(super) fn handed_over(&mut self, peer: PeerId, connection: ConnectionId) -> Option<Parcel> {
         let waiting = self.dials.peers.get_mut(&peer)?;
         if !waiting.is_wanted() {
             return None;
         }
-        let parcel = Parcel::new(std::mem::take(&mut waiting.requests));
-        let newborn = (peer, parcel.clone());
-        self.dials.newborn.insert(connection, newborn);
+        let mobility = &self.config.mobility;
+        let anywhere = |request: &StreamRequest| {
+            let mobility = mobility.get(&request.protocol);
+            matches!(mobility, None | Some(Mobility::Free | Mobility::Pinned))
+        };
+        let (requests, kept) = std::mem::take(&mut waiting.requests)
+            .into_iter()
+            .partition::<Vec<_>, _>(anywhere);
+        waiting.requests = kept;
+        let requests = requests.into_iter();
+        let attempts = requests.filter_map(|request| self.adopt(peer, connection, request));
+        let parcel = Parcel::new(attempts.collect());
+        self.dials.newborn.insert(connection, peer);
         Some(parcel)
     }
 
@@ -142,10 +153,16 @@ impl Behaviour {
         error: Option<&DialError>,
     ) {
         let newborn = self.dials.newborn.remove(&connection);
-        let peer = newborn.as_ref().map(|(peer, _)| *peer).or(peer);
-        let Some(peer) = peer else { return };
-        if let (Some((_, parcel)), Some(waiting)) = (newborn, self.dials.peers.get_mut(&peer)) {
-            waiting.requests.extend(parcel.take());
+        let Some(peer) = newborn.or(peer) else {
+            return;
+        };
+        let given_back = self.give_back(connection);
+        if let Some(waiting) = self.dials.peers.get_mut(&peer) {
+            waiting.requests.extend(given_back);
+        } else {
+            for request in given_back {
+                self.dial(peer, request);
+            }
         }
         let Some(waiting) = self.dials.peers.get_mut(&peer) else {
             return;

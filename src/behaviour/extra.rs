@@ -33,6 +33,10 @@ pub(super) struct Moves {
     pub(super) outgoing: Option<Outgoing>,
     /// Connections off which the remote has moved it, as long as they are there.
     pub(super) left_for_remote: Vec<ConnectionId>,
+    /// Connections that it has left because they did not answer, while it does not return to them.
+    pub(super) quarantined: Vec<ConnectionId>,
+    /// For the leg of our attempt to be open.
+    pub(super) leg_overdue: TimerKey,
     pub(super) backoff: Backoff,
     pub(super) patience: Patience,
     /// When the policy is to be asked again.
@@ -47,7 +51,12 @@ pub(super) struct Moves {
 impl Moves {
     fn timers(&self) -> impl Iterator<Item = TimerKey> {
         let asked = self.asked_about.and_then(|(.., timer)| timer);
-        let one = [self.asking_again, self.patience.timer(), asked];
+        let one = [
+            self.asking_again,
+            self.patience.timer(),
+            asked,
+            self.leg_overdue,
+        ];
         one.into_iter().chain(self.backoff.timers())
     }
 }
@@ -78,6 +87,21 @@ impl Extra {
 
     pub(super) fn left_for_remote(&self) -> &[ConnectionId] {
         self.moves.as_ref().map_or(&[], |it| &it.left_for_remote)
+    }
+
+    /// Where it is not to go for now.
+    pub(super) fn barred(&self) -> Vec<ConnectionId> {
+        let Some(moves) = &self.moves else {
+            return Vec::new();
+        };
+        let quarantined = moves.quarantined.iter().copied();
+        quarantined.chain(moves.backoff.waits()).collect()
+    }
+
+    pub(super) fn end_quarantine(&mut self, connection: ConnectionId) {
+        if let Some(moves) = &mut self.moves {
+            moves.quarantined.retain(|id| *id != connection);
+        }
     }
 
     pub(super) fn outgoing(&self) -> Option<&Outgoing> {

@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     Abort, Change, Event, Failure, MigrateError, Violation,
-    handler::Purpose,
     machine::Refused,
     policy,
     stream::{Note, Status, StreamKey, after},
@@ -69,6 +68,7 @@ impl Behaviour {
         let extra = &entry.extra;
         entry.shared.may_start()?;
         let target = self.connections.get(entry.peer(), to);
+        let target = target.filter(|target| !target.closing);
         let target = target.ok_or(MigrateError::UnknownConnection(to))?;
         if entry.shared.status().connection == Some(to) {
             return Err(MigrateError::AlreadyThere(to));
@@ -80,8 +80,11 @@ impl Behaviour {
             return Err(MigrateError::NotAllowed(extra.mobility));
         }
         let overruled = || {
-            let stream = self.table.one(key);
-            stream.is_none_or(|stream| !policy::may_go(&stream, target))
+            let Some(stream) = self.table.one(key) else {
+                return true;
+            };
+            let here = self.connections.get(entry.peer(), stream.connection);
+            !policy::may_go(&stream, here, target)
         };
         if by_policy && overruled() {
             return Err(MigrateError::NotAllowed(extra.mobility));
@@ -134,6 +137,21 @@ impl Behaviour {
                 self.drive(key);
             }
             Err((refused, _leg)) => self.outgoing_failed(key, refused.into()),
+        }
+    }
+
+    /// An attempt has had its time to get a leg.
+    pub(super) fn leg_overdue(&mut self, key: StreamKey) {
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        let (peer, outgoing) = (entry.peer(), entry.extra.outgoing());
+        if let Some(to) = outgoing
+            .filter(|it| it.is_opening_on(it.to))
+            .map(|it| it.to)
+        {
+            self.suspect(peer, to);
+            self.leg_failed(key, to, "no answer in time".to_owned());
         }
     }
 
@@ -292,7 +310,7 @@ impl Behaviour {
                 question,
                 since,
             } => self.verdict(key, to, question, since),
-            Note::Probe { connection } => self.notify(peer, connection, Purpose::Probe(key)),
+            Note::Probe { connection } => self.probe(peer, connection, Some(key)),
             Note::Violation => self.event(Event::Violation {
                 peer,
                 connection: None,
@@ -310,6 +328,7 @@ impl Behaviour {
                 if verifies {
                     self.table.set_verifies(peer);
                 }
+                self.left_suspected(peer, key, from);
                 self.change_legs(key, |legs| {
                     legs.current = Some(from);
                     legs.new = Some(to);
@@ -388,6 +407,19 @@ impl Behaviour {
                 gap,
             }),
             Note::Over(result) => self.over(key, result),
+        }
+    }
+
+    /// A stream leaves a connection, which it does not return to for a while if that does not answer.
+    fn left_suspected(&mut self, peer: PeerId, key: StreamKey, from: ConnectionId) {
+        let info = self.connections.get(peer, from);
+        if info.is_some_and(|info| info.suspected)
+            && let Some(entry) = self.table.get_mut(key)
+        {
+            let there = |id: &ConnectionId| self.connections.get(peer, *id).is_some();
+            let quarantined = &mut entry.extra.moves().quarantined;
+            quarantined.retain(|id| *id != from && there(id));
+            quarantined.push(from);
         }
     }
 

@@ -3,11 +3,14 @@
 
 #[cfg(test)]
 mod books;
+mod choose;
 mod connections;
 mod dialing;
 mod extra;
+mod health;
 mod migrations;
 mod offers;
+mod opens;
 mod outside;
 mod policy;
 mod prune;
@@ -19,7 +22,7 @@ mod turns;
 mod twins;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     task::{Context, Poll},
 };
@@ -39,7 +42,9 @@ use self::{
     connections::Connections,
     dialing::Dials,
     extra::Extra,
+    health::Healths,
     offers::OfferDriven,
+    opens::Opens,
     outside::Outside,
     prune::{Legs, Records},
     streams::Negotiated,
@@ -84,6 +89,26 @@ enum Due {
     Early(PeerId, u64),
     /// An old leg may have lingered long enough.
     Linger(PeerId, ConnectionId),
+    /// An attempt to open a stream has had its time alone.
+    HeadStart(u64),
+    /// Opening a stream has had all its time.
+    OpenOver(u64),
+    /// The offer on a stream that was handed out before its answer should have been answered.
+    Unheard(StreamKey),
+    /// The leg of our migration should be open.
+    LegOverdue(StreamKey),
+    /// A probe of this number has been unanswered for long enough to look for another connection.
+    ProbeLate(PeerId, ConnectionId, u64),
+    /// It has been unanswered for long enough to give the connection up.
+    ProbeOver(PeerId, ConnectionId, u64),
+    /// A suspected connection may be well again.
+    ProbeAgain(PeerId, ConnectionId),
+    /// What has left a connection may return.
+    QuarantineOver(PeerId, ConnectionId),
+    /// A connection has been there for long enough to be chosen among duplicates.
+    Proven(PeerId, ConnectionId),
+    /// A connection may have carried streams and brought nothing.
+    LookAfter(PeerId, ConnectionId),
 }
 
 /// Makes streams migratable, and moves them. Add it to a `Swarm`'s behaviour and get a [`Control`] from
@@ -105,6 +130,12 @@ pub struct Behaviour {
     turns: Turns,
     table: Table<Substream, ConnectionId, Extra>,
     mailbox: Arc<Mailbox>,
+    /// Whether they answer.
+    healths: Healths,
+    /// Streams that are being opened.
+    opens: Opens,
+    /// Peers of whose connections one may have room for something that waits.
+    changed: BTreeSet<PeerId>,
     /// Streams that wait for their peer to be dialed.
     dials: Dials,
     drives: FuturesUnordered<Drive<Substream, ConnectionId>>,
@@ -155,6 +186,9 @@ impl Behaviour {
             turns: Turns::default(),
             table: Table::new(local_peer_id, caps, config.first_id),
             mailbox: Arc::default(),
+            healths: Healths::default(),
+            opens: Opens::default(),
+            changed: BTreeSet::new(),
             dials: Dials::default(),
             drives: FuturesUnordered::new(),
             negotiations: FuturesUnordered::new(),
@@ -194,13 +228,8 @@ impl Behaviour {
             Command::Open {
                 peer,
                 connection,
-                mut request,
-            } => {
-                if !request.is_canceled() {
-                    request.inside = self.outside.find(peer, &request.protocol);
-                    self.open(peer, connection, request);
-                }
-            }
+                request,
+            } => self.open(peer, connection, request),
             Command::Migrate { key, to, reply } => self.migrate(key, to, Asker::Control(reply)),
             Command::Answer {
                 key,
@@ -252,6 +281,20 @@ impl Behaviour {
             Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
             Due::Redial(peer) => self.dial_at_last(peer),
             Due::Linger(peer, connection) => self.lingered(peer, connection),
+            Due::HeadStart(open) => self.head_start_over(open),
+            Due::OpenOver(open) => self.open_over(open),
+            Due::Unheard(key) => self.unheard(key),
+            Due::LegOverdue(key) => self.leg_overdue(key),
+            Due::ProbeLate(peer, connection, number) => {
+                self.probe_is_late(peer, connection, number);
+            }
+            Due::ProbeOver(peer, connection, number) => {
+                self.probe_over(peer, connection, number, false);
+            }
+            Due::ProbeAgain(peer, connection) => self.probe_again(peer, connection),
+            Due::QuarantineOver(peer, connection) => self.quarantine_over(peer, connection),
+            Due::Proven(peer, connection) => self.proven(peer, connection),
+            Due::LookAfter(peer, connection) => self.look_after(peer, connection),
         }
     }
 
@@ -294,6 +337,10 @@ impl Behaviour {
         while let Poll::Ready(due) = self.due.poll_next(cx) {
             progress = true;
             self.is_due(due);
+        }
+        for peer in std::mem::take(&mut self.changed) {
+            progress = true;
+            self.serve_waiting(peer);
         }
         progress
     }
@@ -373,15 +420,28 @@ impl NetworkBehaviour for Behaviour {
                 stream,
                 prefix,
                 known,
-            } => self.opened(peer, connection, purpose, stream, prefix, known),
-            News::OpenFailed { purpose, error } => self.open_failed(connection, purpose, error),
+                answered,
+            } => {
+                if answered {
+                    self.heard(peer, connection);
+                }
+                self.opened(peer, connection, purpose, stream, prefix, known);
+            }
+            News::OpenFailed { purpose, error } => {
+                self.open_failed(peer, connection, purpose, error);
+            }
             News::Requested { stream, request } => {
+                self.seen(peer, connection);
                 self.requested(peer, connection, stream, request);
             }
             News::Plain { stream, protocol } => {
+                self.seen(peer, connection);
                 self.accepted_plain(peer, connection, stream, protocol);
             }
-            News::ProtocolsChanged => self.outside.forget(peer),
+            News::ProtocolsChanged => {
+                self.seen(peer, connection);
+                self.outside.forget(peer);
+            }
             News::Unused => self.unused(peer, connection),
             News::Refused => self.event(Event::Refused {
                 peer,

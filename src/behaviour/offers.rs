@@ -10,7 +10,6 @@ use super::Behaviour;
 use crate::{
     Event, Opener,
     control::{Inside, Reply, StreamRequest},
-    handler::Purpose,
     negotiate::{Stream, Unagreed},
     offer::{Driven, Pending, Reopening},
     stream::after,
@@ -35,13 +34,14 @@ impl Behaviour {
         request: StreamRequest,
     ) {
         if request.is_canceled() {
-            return;
+            return self.nobody_waits(&request);
         }
         let stream = stream.into_plain();
         let StreamRequest {
             protocol,
             reply,
             inside,
+            number,
             ..
         } = request;
         if inside == Inside::Refused {
@@ -54,11 +54,11 @@ impl Behaviour {
             opener: Opener::Local,
         });
         match reply {
-            Reply::Caller(reply) => {
+            Reply::Caller(_) => {
                 let key = self.table.next_key();
                 let name = self.table.name(peer);
                 let stream = Stream::plain(stream, key, name, connection, protocol);
-                let _ = reply.send(Ok(stream));
+                self.attempted(connection, number, Ok(stream));
             }
             Reply::Reopening(reopening) => {
                 let pending = reopening.reopened(Ok((stream, connection)));
@@ -78,9 +78,8 @@ impl Behaviour {
         if let Some(pending) = stream.pending() {
             self.drive_offer(peer, connection, request.protocol, pending);
         }
-        if let Reply::Caller(reply) = request.reply {
-            // Whoever has given up drops the stream, which aborts it.
-            let _ = reply.send(Ok(stream));
+        if let Reply::Caller(_) = request.reply {
+            self.attempted(connection, request.number, Ok(stream));
         }
     }
 
@@ -92,7 +91,7 @@ impl Behaviour {
         unagreed: Unagreed,
     ) {
         if request.is_canceled() {
-            return;
+            return self.nobody_waits(&request);
         }
         match unagreed {
             // Identify cannot say whether it is served inside the prefix.
@@ -107,12 +106,15 @@ impl Behaviour {
                 request.again = true;
                 request.held = held;
             }
-            Unagreed::Unanswered(error, _) => return request.fail(error.into()),
+            Unagreed::Unanswered(error, _) => {
+                return self.not_opened(connection, request, error.into());
+            }
             Unagreed::TimedOut => {
-                return request.fail(io::Error::from(io::ErrorKind::TimedOut).into());
+                let error = io::Error::from(io::ErrorKind::TimedOut);
+                return self.not_opened(connection, request, error.into());
             }
         }
-        self.notify(peer, connection, Purpose::Stream(request));
+        self.start_attempt(peer, connection, request);
     }
 
     /// Sees to it that an offer comes to something, though the application polls nothing.
@@ -154,14 +156,12 @@ impl Behaviour {
     pub(super) fn offer_driven(&mut self, offer: OfferDriven) {
         if offer.driven == Driven::Refused {
             let connection = offer.pending.connection().unwrap_or(offer.connection);
+            let reply = Reply::Reopening(Reopening::new(offer.pending));
             let request = StreamRequest {
-                protocol: offer.protocol,
-                reply: Reply::Reopening(Reopening::new(offer.pending)),
                 inside: Inside::Refused,
-                again: false,
-                held: None,
+                ..StreamRequest::new(offer.protocol, reply)
             };
-            self.notify(offer.peer, connection, Purpose::Stream(request));
+            self.start_attempt(offer.peer, connection, request);
         }
     }
 }

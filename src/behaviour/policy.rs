@@ -9,8 +9,8 @@ use web_time::Instant;
 
 use super::{Behaviour, Due, Extra, timers::TimerKey, turns::Asker};
 use crate::{
-    Action, Change, ConnectionInfo, DrainError, Event, Initiate, MigrateError, Mobility, PeerView,
-    Placement, StreamInfo, Verdict,
+    Action, Change, DrainError, Event, Initiate, MigrateError, Mobility, PeerView, Placement,
+    StreamInfo, Verdict,
     machine::{Question, Verdict as Answer},
     policy,
     stream::StreamKey,
@@ -26,6 +26,7 @@ impl Streams for StreamTable {
         let entry = self.get(key)?;
         let status = entry.shared.status();
         let extra = &entry.extra;
+        let waiting = extra.outgoing().filter(|outgoing| outgoing.is_waiting());
         Some(StreamInfo {
             key,
             id: status.id,
@@ -38,6 +39,8 @@ impl Streams for StreamTable {
             migrating: status.migrating || extra.outgoing().is_some(),
             left_relay: extra.left_relay,
             left_for_remote: extra.left_for_remote().to_vec(),
+            barred: extra.barred(),
+            waiting_for: waiting.map(|outgoing| outgoing.to),
             mobility: extra.mobility,
             started: extra.started,
         })
@@ -96,8 +99,9 @@ impl Backoff {
         before
     }
 
-    fn waits(&self, to: ConnectionId) -> bool {
-        self.waiting.iter().any(|(waiting, _)| *waiting == to)
+    /// Where attempts have to wait.
+    pub(super) fn waits(&self) -> impl Iterator<Item = ConnectionId> {
+        self.waiting.iter().map(|(to, _)| *to)
     }
 
     fn over(&mut self, to: ConnectionId) -> TimerKey {
@@ -112,7 +116,7 @@ impl Backoff {
 }
 
 impl Behaviour {
-    fn view<'a>(&'a self, peer: PeerId) -> PeerView<'a> {
+    pub(super) fn view<'a>(&'a self, peer: PeerId) -> PeerView<'a> {
         PeerView {
             local: self.local,
             peer,
@@ -131,30 +135,6 @@ impl Behaviour {
         let answer = question(&mut *policy, &self.view(peer));
         self.policy = policy;
         answer
-    }
-
-    // ---- New streams -------------------------------------------------------------------------------
-
-    /// The connections to the peer, the best place for a new stream first: not one that is to be
-    /// emptied; of the others, one that has room; of those, as the policy says; direct before relayed;
-    /// the oldest.
-    pub(super) fn ranked(&self, peer: PeerId) -> Vec<&ConnectionInfo> {
-        let view = self.view(peer);
-        let full = |info: &ConnectionInfo| info.streams >= self.config.max_streams_per_connection;
-        let mut rest: Vec<_> = self.connections.of(peer).iter().collect();
-        let mut ranked = Vec::with_capacity(rest.len());
-        // A policy's order need not be total, so this is no sort.
-        while let Some(best) = (0..rest.len()).reduce(|best, other| {
-            let (a, b) = (rest[other], rest[best]);
-            let order = (a.draining, full(a)).cmp(&(b.draining, full(b)));
-            let order = order
-                .then_with(|| self.policy.compare(a, b, &view))
-                .then(a.relayed.cmp(&b.relayed));
-            if order.is_lt() { other } else { best }
-        }) {
-            ranked.push(rest.remove(best));
-        }
-        ranked
     }
 
     // ---- Changes -----------------------------------------------------------------------------------
@@ -223,8 +203,9 @@ impl Behaviour {
     }
 
     fn may_go(&self, stream: &StreamInfo, to: ConnectionId) -> bool {
+        let here = self.connections.get(stream.peer, stream.connection);
         let target = self.connections.get(stream.peer, to);
-        to != stream.connection && target.is_some_and(|to| policy::may_go(stream, to))
+        target.is_some_and(|to| policy::may_go(stream, here, to))
     }
 
     /// Asks the policy where the stream should be, and has it moved there.
@@ -242,7 +223,16 @@ impl Behaviour {
 
     /// Whether the policy still wants the stream to go there.
     pub(super) fn still_wanted(&mut self, key: StreamKey, to: ConnectionId) -> bool {
-        self.destination(key) == Some(to)
+        let Some(stream) = self.table.one(key) else {
+            return false;
+        };
+        if !self.may_go(&stream, to) {
+            return false;
+        }
+        stream.mobility == Mobility::PinnedTo(to)
+            || self.ask(stream.peer, |policy, view| {
+                policy::is_wanted(policy, &stream, to, view)
+            })
     }
 
     /// The policy wants the stream to go there: starts that if nothing speaks against it.
@@ -268,9 +258,6 @@ impl Behaviour {
             return;
         }
         let moves = entry.extra.moves();
-        if moves.backoff.waits(to) {
-            return;
-        }
         match (wait, moves.patience) {
             (None, _) | (Some(_), Patience::Over) => self.migrate(key, to, asker),
             (Some(_), Patience::Waiting(_)) => {}
@@ -367,7 +354,7 @@ impl Behaviour {
                 _ => Verdict::Deny,
             };
         }
-        if target.draining {
+        if target.draining || target.closing || target.suspected {
             return Verdict::NotNow;
         }
         self.ask(stream.peer, |policy, view| {

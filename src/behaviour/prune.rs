@@ -153,6 +153,7 @@ impl Behaviour {
                 self.drained(connection);
             }
         }
+        self.room_changed(peer);
     }
 
     /// A migration off the connection is complete.
@@ -273,6 +274,9 @@ impl Behaviour {
         if quiet_from.is_some_and(|at| at > Instant::now()) {
             // Something has ended since it was asked.
             return self.consider_pruning(peer, connection);
+        }
+        if let Some(info) = self.connections.get_mut(peer, connection) {
+            info.closing = true;
         }
         self.event(Event::ConnectionPruned { peer, connection });
         self.actions.push_back(ToSwarm::CloseConnection {

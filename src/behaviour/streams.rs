@@ -49,14 +49,22 @@ impl Behaviour {
         connection: ConnectionId,
         endpoint: &ConnectedPoint,
     ) {
-        let info = self.look_at(connection, peer, endpoint);
+        let info = ConnectionInfo {
+            capacity: self.config.max_streams_per_connection,
+            // What was handed to it at birth.
+            opening: self.opens.running_on(connection).len(),
+            ..self.look_at(connection, peer, endpoint)
+        };
         self.connections.add(info.clone());
         self.records.add(connection);
+        self.healthy(peer, connection);
         self.event(Event::ConnectionEstablished(info));
         self.table.connected(peer);
         for request in self.dialed(peer, connection) {
             self.open(peer, None, request);
         }
+        self.look_after_all(peer, connection);
+        self.room_changed(peer);
         self.tell(peer, &Change::Connected(connection));
         self.place_all(peer);
     }
@@ -104,6 +112,9 @@ impl Behaviour {
         }
         // Those that waited to go there have been told.
         self.turns.forget_connection(connection);
+        self.forget_health(connection);
+        self.opens_lost(connection);
+        self.room_changed(peer);
         if last {
             self.table.disconnected(peer);
             self.turns.forget_peer(peer);
@@ -119,30 +130,6 @@ impl Behaviour {
     }
 
     // ---- Outbound ----------------------------------------------------------------------------------
-
-    pub(super) fn open(
-        &mut self,
-        peer: PeerId,
-        connection: Option<ConnectionId>,
-        request: StreamRequest,
-    ) {
-        let chosen = match connection {
-            Some(id) => self.connections.get(peer, id),
-            None => self.ranked(peer).first().copied(),
-        };
-        match (chosen, connection) {
-            (Some(info), _) => {
-                let connection = info.id;
-                self.notify(peer, connection, Purpose::Stream(request));
-            }
-            (None, Some(id)) => {
-                let message = format!("there is no connection {id} to {peer}");
-                let error = io::Error::new(io::ErrorKind::NotConnected, message);
-                request.fail(error.into());
-            }
-            (None, None) => self.dial(peer, request),
-        }
-    }
 
     pub(super) fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, purpose: Purpose) {
         self.actions.push_back(ToSwarm::NotifyHandler {
@@ -162,24 +149,36 @@ impl Behaviour {
         known: bool,
     ) {
         match purpose {
-            Purpose::Stream(request) if prefix => {
-                self.label(peer, connection, stream, request, known);
+            Purpose::Stream(request) => {
+                self.attempt_settled(peer, connection);
+                if prefix {
+                    self.label(peer, connection, stream, request, known);
+                } else {
+                    self.opened_plain(peer, connection, stream, request);
+                }
             }
-            Purpose::Stream(request) => self.opened_plain(peer, connection, stream, request),
             Purpose::Leg(key) => self.leg_opened(key, connection, stream),
-            Purpose::Probe(key) => self.probed(key, connection, true),
+            Purpose::Probe { number, .. } => self.probe_over(peer, connection, number, true),
             Purpose::Watch(_) | Purpose::Released => {}
         }
     }
 
     pub(super) fn open_failed(
         &mut self,
+        peer: PeerId,
         connection: ConnectionId,
         purpose: Purpose,
         error: StreamUpgradeError<Infallible>,
     ) {
+        match &error {
+            // Refused is answered.
+            StreamUpgradeError::NegotiationFailed => self.heard(peer, connection),
+            StreamUpgradeError::Timeout => self.suspect(peer, connection),
+            StreamUpgradeError::Io(_) | StreamUpgradeError::Apply(_) => {}
+        }
         match purpose {
             Purpose::Stream(request) => {
+                self.attempt_settled(peer, connection);
                 let protocol = request.protocol.clone();
                 let error = match error {
                     StreamUpgradeError::Timeout => {
@@ -191,15 +190,14 @@ impl Behaviour {
                     }
                     StreamUpgradeError::Io(error) => OpenStreamError::Io(error),
                 };
-                request.fail(error);
+                self.not_opened(connection, request, error);
             }
             Purpose::Leg(key) => {
                 self.leg_failed(key, connection, error.to_string());
             }
-            // Refused is answered.
-            Purpose::Probe(key) => {
+            Purpose::Probe { number, .. } => {
                 let answered = matches!(error, StreamUpgradeError::NegotiationFailed);
-                self.probed(key, connection, answered);
+                self.probe_over(peer, connection, number, answered);
             }
             Purpose::Watch(_) | Purpose::Released => {}
         }
@@ -249,7 +247,7 @@ impl Behaviour {
     }
 
     /// What the settings say of a protocol's streams.
-    fn mobility_of(&self, protocol: &StreamProtocol) -> Mobility {
+    pub(super) fn mobility_of(&self, protocol: &StreamProtocol) -> Mobility {
         let mobility = self.config.mobility.get(protocol);
         mobility.copied().unwrap_or_default()
     }
@@ -282,7 +280,7 @@ impl Behaviour {
                 self.config.max_streams_per_peer
             );
             let error = io::Error::new(io::ErrorKind::WouldBlock, message);
-            return request.fail(error.into());
+            return self.not_opened(connection, request, error.into());
         };
         let protocol = request.protocol.clone();
         let mobility = self.mobility_of(&protocol);
@@ -473,6 +471,10 @@ impl Behaviour {
                 protocol,
             });
             self.tell(peer, &Change::StreamChanged(key));
+        }
+        let status = self.table.get(key).map(|entry| entry.shared.status());
+        if status.is_some_and(|status| status.unanswered) {
+            self.later(self.config.open_head_start, Due::Unheard(key));
         }
         match (request, result) {
             (Some(request), Ok(stream)) => self.offered(peer, connection, request, stream),

@@ -10,12 +10,15 @@ use futures::channel::oneshot;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 
-use super::Behaviour;
+use super::{Behaviour, Due};
 use crate::{
-    Event, MigrateError,
+    ConnectionInfo, Event, MigrateError,
     handler::Purpose,
     stream::{Places, StreamKey},
 };
+
+/// How many of those that wait for one connection are asked again when another one has room.
+const ASKED_AGAIN: usize = 8;
 
 /// Our attempt, from the wish to the end.
 #[derive(Debug)]
@@ -120,12 +123,20 @@ impl Outgoing {
     }
 }
 
+/// Those that wait for one connection.
+#[derive(Debug, Default)]
+struct Line {
+    keys: BTreeMap<u64, StreamKey>,
+    /// The last of whom was told that it waits for room.
+    told: u64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     /// Per peer, for attempts that are unanswered.
     places: HashMap<PeerId, Places>,
     /// Per target, those that wait, in order.
-    waiting: HashMap<ConnectionId, BTreeMap<u64, StreamKey>>,
+    waiting: HashMap<ConnectionId, Line>,
     next_number: u64,
 }
 
@@ -142,7 +153,7 @@ impl Turns {
         self.next_number += 1;
         outgoing.stage = Stage::Waiting(self.next_number);
         let waiting = self.waiting.entry(outgoing.to).or_default();
-        waiting.insert(self.next_number, key);
+        waiting.keys.insert(self.next_number, key);
         outgoing
     }
 
@@ -151,13 +162,13 @@ impl Turns {
         if let Stage::Waiting(number) = outgoing.stage
             && let Some(waiting) = self.waiting.get_mut(&outgoing.to)
         {
-            waiting.remove(&number);
+            waiting.keys.remove(&number);
             self.tidy(outgoing.to);
         }
     }
 
     fn next(&mut self, connection: ConnectionId) -> Option<StreamKey> {
-        let (_, key) = self.waiting.get_mut(&connection)?.pop_first()?;
+        let (_, key) = self.waiting.get_mut(&connection)?.keys.pop_first()?;
         self.tidy(connection);
         Some(key)
     }
@@ -171,7 +182,7 @@ impl Turns {
         peers: &BTreeSet<PeerId>,
     ) {
         let wait = self.waiting.iter().map(|(to, keys)| {
-            let keys = keys.iter().map(|(number, key)| (*number, key.0));
+            let keys = keys.keys.iter().map(|(number, key)| (*number, key.0));
             (*to, keys.collect())
         });
         assert_eq!(wait.collect::<BTreeMap<_, _>>(), *waiting);
@@ -191,7 +202,7 @@ impl Turns {
         if self
             .waiting
             .get(&connection)
-            .is_some_and(BTreeMap::is_empty)
+            .is_some_and(|line| line.keys.is_empty())
         {
             self.waiting.remove(&connection);
         }
@@ -209,7 +220,7 @@ impl Behaviour {
             self.turns.leave(&before);
         }
         entry.extra.moves().outgoing = Some(self.turns.wait(key, outgoing));
-        self.take_turns(peer);
+        self.room_changed(peer);
     }
 
     /// The policy does not want the stream to go anywhere any more.
@@ -227,6 +238,7 @@ impl Behaviour {
         if self.turns.waiting.is_empty() {
             return;
         }
+        self.think_again(peer);
         let targets: Vec<_> = self
             .connections
             .of(peer)
@@ -240,13 +252,52 @@ impl Behaviour {
             {
                 self.turn(peer, key, to, place);
             }
+            self.tell_who_waits(peer, to);
+        }
+    }
+
+    /// Tells of those for which there is no room, and has another connection thought of.
+    fn tell_who_waits(&mut self, peer: PeerId, to: ConnectionId) {
+        let info = self.connections.get(peer, to);
+        if !info.is_some_and(ConnectionInfo::is_full) {
+            return;
+        }
+        let Some(line) = self.turns.waiting.get_mut(&to) else {
+            return;
+        };
+        let told = line.told;
+        let untold: Vec<_> = line.keys.range(told + 1..).map(|(_, key)| *key).collect();
+        line.told = line.keys.last_key_value().map_or(told, |(last, _)| *last);
+        if untold.is_empty() {
+            return;
+        }
+        for key in untold {
+            self.event(Event::MigrationWaiting { peer, key, to });
+        }
+        self.room_changed(peer);
+    }
+
+    /// Asks some of those that wait for a full connection whether another one would do by now. One that
+    /// has room takes what it can; the others are asked when there is room again.
+    fn think_again(&mut self, peer: PeerId) {
+        let connections = self.connections.of(peer);
+        if !connections.iter().any(|info| !info.is_full()) {
+            return;
+        }
+        let full = connections.iter().filter(|info| info.is_full());
+        let waiting = full.filter_map(|info| self.turns.waiting.get(&info.id));
+        let first: Vec<_> = waiting
+            .flat_map(|line| line.keys.values().take(ASKED_AGAIN))
+            .copied()
+            .collect();
+        for key in first {
+            self.place(key);
         }
     }
 
     fn has_room(&self, peer: PeerId, to: ConnectionId) -> bool {
-        let limit = self.config.max_streams_per_connection;
         let info = self.connections.get(peer, to);
-        info.is_some_and(|info| info.streams < limit) && self.turns.waiting.contains_key(&to)
+        info.is_some_and(|info| !info.is_full()) && self.turns.waiting.contains_key(&to)
     }
 
     fn place_for_one(&mut self, peer: PeerId) -> Option<Places> {
@@ -268,7 +319,8 @@ impl Behaviour {
             return self.outgoing_failed(key, error);
         }
         if may_change && !self.still_wanted(key, to) {
-            return self.unwanted(key);
+            self.unwanted(key);
+            return self.place(key);
         }
         let Some(entry) = self.table.get_mut(key) else {
             return;
@@ -277,6 +329,13 @@ impl Behaviour {
             outgoing.stage = Stage::Opening(place);
         }
         let from = entry.shared.status().connection;
+        // The handler may not be polled any more, as on a connection that somebody closes.
+        let overdue = self.config.answer_timeout.saturating_mul(2);
+        let timer = self.later(overdue, Due::LegOverdue(key));
+        if let Some(entry) = self.table.get_mut(key) {
+            let before = std::mem::replace(&mut entry.extra.moves().leg_overdue, timer);
+            self.due.cancel(before);
+        }
         self.change_legs(key, |legs| legs.opening = Some(to));
         self.event(Event::MigrationStarted {
             peer,

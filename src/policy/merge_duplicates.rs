@@ -14,6 +14,9 @@ use crate::view::{ConnectionInfo, PeerView, Transport};
 ///    may differ, and so may their addresses. There, the older is better *to the designated peer*, and to
 ///    the other they are equal. So only the designated peer moves streams, and the other goes along.
 ///
+/// A connection that has not [proven](ConnectionInfo::proven) itself here is not better than another one:
+/// who made it, for a moment or by a rule of its own, may be about to close it.
+///
 /// Relayed connections are not merged: they may go through different relays, with limits of their own. Nor
 /// is one whose transport is not known here ([`Transport::Unknown`]): if the other peer knows it, and it is
 /// a duplicate, the other peer may move streams, and this one goes along.
@@ -33,6 +36,11 @@ impl Policy for MergeDuplicates {
             true => (a.established, a.id).cmp(&(b.established, b.id)),
             false => Ordering::Equal,
         };
-        by_designated(b).cmp(&by_designated(a)).then(by_age)
+        match by_designated(b).cmp(&by_designated(a)).then(by_age) {
+            // What one side knows takes a connection off its list, and makes no other one better.
+            Ordering::Less if !a.proven => Ordering::Equal,
+            Ordering::Greater if !b.proven => Ordering::Equal,
+            order => order,
+        }
     }
 }

@@ -119,7 +119,8 @@ pub enum Verdict {
 pub enum Change {
     /// A connection was established.
     Connected(ConnectionId),
-    /// A connection has another address, or is to be drained.
+    /// A connection has another address, is to be drained, is suspected or not any more, or has proven
+    /// itself.
     ConnectionChanged(ConnectionId),
     /// A connection is gone; what was on it has failed.
     Disconnected(ConnectionId),
@@ -156,7 +157,8 @@ pub enum Action {
 }
 
 /// Where the policy wants the stream to be: what [`Policy::place`] says, or else the best connection
-/// that is strictly better than the stream's own.
+/// that is strictly better than the stream's own; of those, one that has room. From a connection that does
+/// not answer, anything that does is better.
 pub(crate) fn place(
     policy: &mut dyn Policy,
     stream: &StreamInfo,
@@ -169,23 +171,68 @@ pub(crate) fn place(
     let Some(here) = peer.connection(stream.connection) else {
         return Placement::Here;
     };
-    let better = peer.connections().iter().filter(|there| {
-        may_go(stream, there) && policy.compare(there, here, peer) == Ordering::Less
-    });
-    match best(policy, better, peer) {
-        Some(there) => Placement::On(there.id),
-        None => Placement::Here,
+    let all = peer.connections().iter();
+    let better: Vec<_> = all
+        .filter(|there| is_better(policy, stream, here, there, peer))
+        .collect();
+    let has_room = better.iter().copied().filter(|there| !there.is_full());
+    let there = best(policy, has_room, peer).or_else(|| best(policy, better.into_iter(), peer));
+    there.map_or(Placement::Here, |there| Placement::On(there.id))
+}
+
+/// Whether the stream is better off there than here.
+fn is_better(
+    policy: &dyn Policy,
+    stream: &StreamInfo,
+    here: &ConnectionInfo,
+    there: &ConnectionInfo,
+    peer: &PeerView<'_>,
+) -> bool {
+    may_go(stream, Some(here), there)
+        && (here.suspected || policy.compare(there, here, peer) == Ordering::Less)
+}
+
+/// Whether the policy still wants the stream to go where it wanted it to go. Room there does not count: it
+/// has been given.
+pub(crate) fn is_wanted(
+    policy: &mut dyn Policy,
+    stream: &StreamInfo,
+    to: ConnectionId,
+    peer: &PeerView<'_>,
+) -> bool {
+    match policy.place(stream, peer) {
+        Placement::On(there) => there == to,
+        Placement::Here | Placement::AskAgain(_) => false,
+        Placement::Indifferent => {
+            let here = peer.connection(stream.connection);
+            let ends = here.zip(peer.connection(to));
+            ends.is_some_and(|(here, to)| is_better(policy, stream, here, to, peer))
+        }
     }
 }
 
-/// Whether a policy may put the stream there.
-pub(crate) fn may_go(stream: &StreamInfo, to: &ConnectionInfo) -> bool {
-    // The remote may be closing a relayed connection that the stream has left (*Who starts*).
-    let back_to_relay = to.relayed && stream.left_relay;
+/// Whether a policy may put the stream there, from where it is. Having no room is no reason: the stream
+/// waits for it.
+pub(crate) fn may_go(
+    stream: &StreamInfo,
+    here: Option<&ConnectionInfo>,
+    to: &ConnectionInfo,
+) -> bool {
+    let suspected_here = here.is_some_and(|here| here.suspected);
+    // The remote may be closing a relayed connection that the stream has left (*Who starts*). That is
+    // better than one that does not answer.
+    let back_to_relay = to.relayed && stream.left_relay && !suspected_here;
     // Whoever disagrees with the remote gives way; but what the application says counts for more.
     let pinned_there = stream.mobility == Mobility::PinnedTo(to.id);
-    let overruled = stream.left_for_remote.contains(&to.id) && !pinned_there;
-    !to.draining && !back_to_relay && !overruled && stream.mobility.allows(to)
+    let overruled = stream.left_for_remote.contains(&to.id) && !pinned_there && !suspected_here;
+    to.id != stream.connection
+        && !to.closing
+        && !to.suspected
+        && !to.draining
+        && !stream.barred.contains(&to.id)
+        && !back_to_relay
+        && !overruled
+        && stream.mobility.allows(to)
 }
 
 /// The best of these; of equals, the first.

@@ -64,7 +64,13 @@ fn connection(number: usize) -> ConnectionInfo {
         dialer: true,
         established: Instant::now(),
         streams: 0,
+        opening: 0,
+        capacity: 192,
         draining: false,
+        closing: false,
+        suspected: false,
+        proven: true,
+        new_port: false,
     }
 }
 
@@ -102,6 +108,8 @@ fn stream_on(connection: ConnectionId) -> StreamInfo {
         migrating: false,
         left_relay: false,
         left_for_remote: Vec::new(),
+        barred: Vec::new(),
+        waiting_for: None,
         mobility: Mobility::Free,
         started: Instant::now(),
     }
@@ -659,10 +667,14 @@ fn chains() -> Vec<Vec<usize>> {
     chains
 }
 
+struct Indifferent;
+
+impl Policy for Indifferent {}
+
 fn chain(members: &[usize]) -> Chain {
     members
         .iter()
-        .fold(Chain::new(Stay), |chain, member| match member {
+        .fold(Chain::new(Indifferent), |chain, member| match member {
             0 => chain.then(Drain),
             1 => chain.then(PreferDirect),
             2 => chain.then(MergeDuplicates),

@@ -82,6 +82,8 @@ pub(crate) struct Status<C> {
     pub(crate) asked: bool,
     /// Whether both directions have ended.
     pub(crate) ended: bool,
+    /// Whether the remote has still to agree to what the application takes for agreed.
+    pub(crate) unanswered: bool,
 }
 
 /// What has to be done once the lock is released.
@@ -588,6 +590,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             peer_verifies: self.machine.peer_verifies(),
             asked: self.machine.is_asking(),
             ended: self.machine.has_ended(),
+            unanswered: self.unanswered,
         }
     }
 

@@ -15,11 +15,13 @@ mod foreign;
 mod harness;
 mod kinds;
 mod probes;
+
 #[allow(dead_code)]
 #[path = "../swarm/proxy.rs"]
 mod proxy;
 #[allow(dead_code)]
 #[path = "../swarm/raw.rs"]
 mod raw;
+mod relays;
 mod restarts;
 mod upgrades;

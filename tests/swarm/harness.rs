@@ -355,11 +355,26 @@ impl Node {
 
     /// Dials one more connection; returns its IDs here and there.
     pub async fn dial(&self, other: &Node, address: Multiaddr) -> Pair {
-        let before = other.connections(self.id);
         let opts = DialOpts::peer_id(other.id)
             .condition(PeerCondition::Always)
             .addresses(vec![address])
             .build();
+        self.dial_with(other, opts).await
+    }
+
+    /// Dials one more connection as AutoNAT does, to see whether the other can be reached.
+    #[allow(dead_code)]
+    pub async fn dial_back(&self, other: &Node, address: Multiaddr) -> Pair {
+        let opts = DialOpts::peer_id(other.id)
+            .condition(PeerCondition::Always)
+            .addresses(vec![address])
+            .allocate_new_port()
+            .build();
+        self.dial_with(other, opts).await
+    }
+
+    async fn dial_with(&self, other: &Node, opts: DialOpts) -> Pair {
+        let before = other.connections(self.id);
         let here = opts.connection_id();
         self.send(Command::Dial(opts));
         self.wait("the connection here", |seen| match seen {

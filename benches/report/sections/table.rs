@@ -153,6 +153,8 @@ impl Streams for StreamTable {
             migrating: status.migrating,
             left_relay: false,
             left_for_remote: Vec::new(),
+            barred: Vec::new(),
+            waiting_for: None,
             mobility: Mobility::Free,
             started: entry.extra,
         })

@@ -51,12 +51,26 @@ async fn as_the_policy_says_but_not_one_that_is_drained_or_full() {
     let tcp = net.connect(Kind::Tcp).await;
     let quic = net.connect(Kind::Quic).await;
     let mut streams = Vec::new();
-    // QUIC has room for two; then so has TCP; then, rather the better one than none.
-    for expected in [quic, quic, tcp, tcp, quic] {
+    // QUIC has room for two; then so has TCP.
+    for expected in [quic, quic, tcp, tcp] {
         let (stream, on) = best(&mut net, &mut incoming).await;
         assert_eq!(on, expected.here);
         streams.push(stream);
     }
+    // The fifth waits until there is room.
+    let peer = net.listener.id;
+    let mut control = net.dialer.control.clone();
+    let mut fifth = Box::pin(control.open_stream(peer, PROTOCOL));
+    assert!(futures::poll!(&mut fifth).is_pending());
+    assert_eq!(net.dialer.control.streams(peer).await.len(), 4);
+    drop(streams.remove(2));
+    let (fifth, accepted) = within("room", async {
+        futures::join!(fifth, futures::StreamExt::next(&mut incoming))
+    })
+    .await;
+    let fifth = fifth.unwrap();
+    assert_eq!(fifth.connection(), tcp.here);
+    streams.push((fifth, accepted.unwrap().2));
     drop(streams);
     net.dialer
         .count("ends", 5, |event| {
@@ -70,8 +84,7 @@ async fn as_the_policy_says_but_not_one_that_is_drained_or_full() {
     let mut control = net.dialer.control.clone();
     let mut draining = Box::pin(control.drain(peer, quic.here));
     assert!(futures::poll!(&mut draining).is_pending());
-    // Even to a full one rather.
-    for _ in 0..3 {
+    for _ in 0..2 {
         let (stream, on) = best(&mut net, &mut incoming).await;
         assert_eq!(on, tcp.here);
         std::mem::forget(stream);

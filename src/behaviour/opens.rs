@@ -1,0 +1,437 @@
+//! Streams that are being opened: on the best connection, and on the next one if that does not answer
+//! soon; never in vain on one that is full, closing or not allowed.
+
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+};
+
+use libp2p_identity::PeerId;
+use libp2p_swarm::ConnectionId;
+
+use super::{Behaviour, Due, choose::Choice, timers::TimerKey};
+use crate::{
+    Mobility, OpenStreamError,
+    control::{Reply, StreamRequest},
+    handler::Purpose,
+    negotiate::Stream,
+};
+
+/// A stream that somebody waits for.
+#[derive(Debug)]
+struct Opening {
+    peer: PeerId,
+    request: StreamRequest,
+    mobility: Mobility,
+    /// On this connection, whatever speaks against it.
+    only: Option<ConnectionId>,
+    tried: Vec<ConnectionId>,
+    /// Connections on which an attempt is under way.
+    running: Vec<ConnectionId>,
+    /// Why the last attempt has failed.
+    error: Option<OpenStreamError>,
+    /// For all of it, and for the last attempt to be alone.
+    timers: [TimerKey; 2],
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Opens {
+    opening: HashMap<u64, Opening>,
+    /// Per peer, those that wait for a connection that has room and that they may use, in order. An
+    /// attempt of theirs may be under way meanwhile, on one that does not answer.
+    waiting: HashMap<PeerId, VecDeque<u64>>,
+    next_number: u64,
+}
+
+impl Opens {
+    /// Removes it, if nobody else has been served meanwhile.
+    fn take(&mut self, number: u64) -> Option<Opening> {
+        let opening = self.opening.remove(&number)?;
+        self.leave(opening.peer, number);
+        Some(opening)
+    }
+
+    fn wait(&mut self, peer: PeerId, number: u64) {
+        let waiting = self.waiting.entry(peer).or_default();
+        if !waiting.contains(&number) {
+            waiting.push_back(number);
+        }
+    }
+
+    fn leave(&mut self, peer: PeerId, number: u64) {
+        if let Some(waiting) = self.waiting.get_mut(&peer) {
+            waiting.retain(|waiting| *waiting != number);
+            if waiting.is_empty() {
+                self.waiting.remove(&peer);
+            }
+        }
+    }
+
+    /// Those whose attempt on this connection is under way.
+    pub(super) fn running_on(&self, connection: ConnectionId) -> Vec<u64> {
+        let mut numbers: Vec<_> = self
+            .opening
+            .iter()
+            .filter(|(_, opening)| opening.running.contains(&connection))
+            .map(|(number, _)| *number)
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+#[cfg(test)]
+impl Opens {
+    /// Who waits is being opened, and who is being opened runs or waits.
+    pub(super) fn check(&self, there: &BTreeMap<ConnectionId, PeerId>) {
+        for (peer, waiting) in &self.waiting {
+            assert!(!waiting.is_empty(), "{peer}");
+            assert!(
+                waiting
+                    .iter()
+                    .all(|number| self.opening[number].peer == *peer)
+            );
+        }
+        for (number, opening) in &self.opening {
+            let waiting = self.waiting.get(&opening.peer);
+            let waits = waiting.is_some_and(|waiting| waiting.contains(number));
+            assert!(
+                waits || !opening.running.is_empty(),
+                "open {number} is forgotten"
+            );
+            assert!(
+                opening
+                    .running
+                    .iter()
+                    .all(|running| there.contains_key(running))
+            );
+        }
+    }
+
+    pub(super) fn contains(&self, number: u64) -> bool {
+        self.opening.contains_key(&number)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.opening.is_empty() && self.waiting.is_empty()
+    }
+}
+
+impl Behaviour {
+    /// Opens a stream on this connection, or on the best.
+    pub(super) fn open(
+        &mut self,
+        peer: PeerId,
+        only: Option<ConnectionId>,
+        request: StreamRequest,
+    ) {
+        let number = self.begin_open(peer, only, request);
+        self.try_to_open(number);
+    }
+
+    fn begin_open(
+        &mut self,
+        peer: PeerId,
+        only: Option<ConnectionId>,
+        mut request: StreamRequest,
+    ) -> u64 {
+        let number = self.opens.next_number;
+        self.opens.next_number += 1;
+        request.number = Some(number);
+        let mobility = self.mobility_of(&request.protocol);
+        // A substream, then a negotiation on it.
+        let over = self.config.negotiation_timeout.saturating_mul(2);
+        let over = self.later(over, Due::OpenOver(number));
+        let opening = Opening {
+            peer,
+            request,
+            mobility,
+            only,
+            tried: Vec::new(),
+            running: Vec::new(),
+            error: None,
+            timers: [over, None],
+        };
+        self.opens.opening.insert(number, opening);
+        number
+    }
+
+    /// An attempt for the handler of a connection that is about to be.
+    pub(super) fn adopt(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        request: StreamRequest,
+    ) -> Option<StreamRequest> {
+        let number = self.begin_open(peer, None, request);
+        self.note_attempt(number, connection)
+    }
+
+    /// The connection will not be: gives back what its handler was to open.
+    pub(super) fn give_back(&mut self, connection: ConnectionId) -> Vec<StreamRequest> {
+        let numbers = self.opens.running_on(connection).into_iter();
+        let opening = numbers.filter_map(|number| self.forget_open(number));
+        opening.map(|opening| opening.request).collect()
+    }
+
+    /// Where the next attempt can be made.
+    fn next_choice(&self, opening: &Opening) -> Choice {
+        let Some(only) = opening.only else {
+            return self.choose(opening.peer, opening.mobility, &opening.tried);
+        };
+        match self.connections.get(opening.peer, only) {
+            Some(info) if info.closing || opening.tried.contains(&only) => Choice::None,
+            // Who names a connection knows of its limit, but may not know of its muxer's.
+            Some(info) if info.streams + info.opening >= self.config.muxer_limit => Choice::Full,
+            Some(_) => Choice::On(only),
+            None => Choice::None,
+        }
+    }
+
+    /// Starts the next attempt, if there is anything left to try.
+    fn try_to_open(&mut self, number: u64) {
+        let Some(opening) = self.opens.opening.get(&number) else {
+            return;
+        };
+        if opening.request.is_canceled() {
+            return self.end_open(number, None);
+        }
+        match self.next_choice(opening) {
+            Choice::On(connection) => self.attempt(number, connection),
+            Choice::Full => self.wait_for_room(number),
+            Choice::None => self.nothing_left(number),
+        }
+    }
+
+    fn attempt(&mut self, number: u64, connection: ConnectionId) {
+        let Some(peer) = self.opens.opening.get(&number).map(|opening| opening.peer) else {
+            return;
+        };
+        let prove = self.must_prove(peer, connection);
+        if let Some(mut request) = self.note_attempt(number, connection) {
+            request.prove = prove;
+            request.inside = self.outside.find(peer, &request.protocol);
+            self.start_attempt(peer, connection, request);
+        }
+    }
+
+    /// An attempt on this connection is under way from now on.
+    fn note_attempt(&mut self, number: u64, connection: ConnectionId) -> Option<StreamRequest> {
+        let head_start = self.config.open_head_start;
+        let alone = self.later(head_start, Due::HeadStart(number));
+        let opening = self.opens.opening.get_mut(&number)?;
+        opening.tried.push(connection);
+        opening.running.push(connection);
+        let (peer, request) = (opening.peer, opening.request.attempt());
+        let before = std::mem::replace(&mut opening.timers[1], alone);
+        self.due.cancel(before);
+        self.opens.leave(peer, number);
+        request
+    }
+
+    /// Has a substream opened for it, which counts until there is one, or none.
+    pub(super) fn start_attempt(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        request: StreamRequest,
+    ) {
+        if let Some(info) = self.connections.get_mut(peer, connection) {
+            info.opening += 1;
+        }
+        self.notify(peer, connection, Purpose::Stream(request));
+    }
+
+    /// The attempt has had its time alone: the next connection has a go, too, as soon as there is one.
+    pub(super) fn head_start_over(&mut self, number: u64) {
+        let Some(opening) = self.opens.opening.get(&number) else {
+            return;
+        };
+        let (peer, running) = (opening.peer, opening.running.clone());
+        let choice = self.next_choice(opening);
+        for connection in running {
+            self.probe(peer, connection, None);
+        }
+        match choice {
+            Choice::On(connection) => self.attempt(number, connection),
+            Choice::Full | Choice::None => self.opens.wait(peer, number),
+        }
+    }
+
+    fn wait_for_room(&mut self, number: u64) {
+        let Some(opening) = self.opens.opening.get(&number) else {
+            return;
+        };
+        let peer = opening.peer;
+        let limit = self.config.max_pending_opens;
+        let waiting = self.opens.waiting.get(&peer).map_or(0, VecDeque::len);
+        if waiting < limit || !opening.running.is_empty() {
+            return self.opens.wait(peer, number);
+        }
+        let message = format!("{waiting} streams to {peer} are already waiting for room");
+        let error = io::Error::new(io::ErrorKind::WouldBlock, message);
+        self.end_open(number, Some(Err(error.into())));
+    }
+
+    /// There is no connection to try, or none any more.
+    fn nothing_left(&mut self, number: u64) {
+        let Some(opening) = self.opens.opening.get_mut(&number) else {
+            return;
+        };
+        if !opening.running.is_empty() {
+            return;
+        }
+        let (peer, mobility) = (opening.peer, opening.mobility);
+        if let Some(error) = opening.error.take() {
+            return self.end_open(number, Some(Err(error)));
+        }
+        if let Some(only) = opening.only {
+            let message = format!("there is no connection {only} to {peer}");
+            let error = io::Error::new(io::ErrorKind::NotConnected, message);
+            return self.end_open(number, Some(Err(error.into())));
+        }
+        if self.connections.of(peer).iter().all(|info| info.closing) {
+            if let Some(opening) = self.forget_open(number) {
+                self.dial(peer, opening.request);
+            }
+            return;
+        }
+        // There are connections, and this stream may use none of them.
+        let wait = self.config.wait_for_direct;
+        if mobility == Mobility::NeverRelayed && !wait.is_zero() {
+            let over = self.later(wait, Due::OpenOver(number));
+            if let Some(opening) = self.opens.opening.get_mut(&number) {
+                let before = std::mem::replace(&mut opening.timers[0], over);
+                self.due.cancel(before);
+            }
+            return self.wait_for_room(number);
+        }
+        self.end_open(number, Some(Err(OpenStreamError::NotAllowed(mobility))));
+    }
+
+    /// It has had all the time that there is.
+    pub(super) fn open_over(&mut self, number: u64) {
+        let Some(opening) = self.opens.opening.get(&number) else {
+            return;
+        };
+        let (peer, running) = (opening.peer, opening.running.clone());
+        let error = if !running.is_empty() {
+            OpenStreamError::Io(io::ErrorKind::TimedOut.into())
+        } else if self.next_choice(opening) == Choice::None {
+            OpenStreamError::NotAllowed(opening.mobility)
+        } else {
+            let message = format!("the connections to {peer} hold as many streams as they may");
+            OpenStreamError::Io(io::Error::new(io::ErrorKind::WouldBlock, message))
+        };
+        self.end_open(number, Some(Err(error)));
+        for connection in running {
+            self.suspect(peer, connection);
+        }
+    }
+
+    /// Serves the caller, or with nothing lets go of it.
+    fn end_open(&mut self, number: u64, result: Option<Result<Stream, OpenStreamError>>) {
+        if let Some(opening) = self.forget_open(number)
+            && let Reply::Caller(caller) = opening.request.reply
+        {
+            caller.serve(result);
+        }
+    }
+
+    fn forget_open(&mut self, number: u64) -> Option<Opening> {
+        let opening = self.opens.take(number)?;
+        for timer in opening.timers {
+            self.due.cancel(timer);
+        }
+        Some(opening)
+    }
+
+    /// An attempt has found out that its caller has given up, or was served by another one.
+    pub(super) fn nobody_waits(&mut self, request: &StreamRequest) {
+        if let Some(number) = request.number {
+            self.end_open(number, None);
+        }
+    }
+
+    /// An attempt has a substream, or will have none: it does not count as being opened any more.
+    pub(super) fn attempt_settled(&mut self, peer: PeerId, connection: ConnectionId) {
+        if let Some(info) = self.connections.get_mut(peer, connection) {
+            info.opening = info.opening.saturating_sub(1);
+            self.room_changed(peer);
+        }
+    }
+
+    /// An attempt has come to an end: hands the stream over, or tries the next connection.
+    pub(super) fn attempted(
+        &mut self,
+        connection: ConnectionId,
+        number: Option<u64>,
+        result: Result<Stream, OpenStreamError>,
+    ) {
+        let Some(number) = number else { return };
+        let Some(opening) = self.opens.opening.get_mut(&number) else {
+            // Somebody else was first; what was opened here is dropped, which aborts it.
+            return;
+        };
+        opening.running.retain(|running| *running != connection);
+        match result {
+            // The peer has answered, and would say the same on any other connection.
+            Ok(_) | Err(OpenStreamError::UnsupportedProtocol(_)) => {
+                self.end_open(number, Some(result));
+            }
+            Err(error) => {
+                opening.error = Some(error);
+                self.try_to_open(number);
+            }
+        }
+    }
+
+    /// There will be no stream on this connection.
+    pub(super) fn not_opened(
+        &mut self,
+        connection: ConnectionId,
+        request: StreamRequest,
+        error: OpenStreamError,
+    ) {
+        match request.reply {
+            Reply::Caller(_) => self.attempted(connection, request.number, Err(error)),
+            Reply::Reopening(_) => request.fail(error),
+        }
+    }
+
+    /// What was being opened there goes elsewhere.
+    pub(super) fn opens_lost(&mut self, connection: ConnectionId) {
+        for number in self.opens.running_on(connection) {
+            let message = "the connection was closed while a stream was being opened on it";
+            let error = io::Error::new(io::ErrorKind::NotConnected, message);
+            self.attempted(connection, Some(number), Err(error.into()));
+        }
+    }
+
+    /// There may be room, or another connection, for those that wait. They are served once all that has
+    /// happened is told.
+    pub(super) fn room_changed(&mut self, peer: PeerId) {
+        self.changed.insert(peer);
+    }
+
+    /// Serves those that wait for room or for another connection.
+    pub(super) fn serve_waiting(&mut self, peer: PeerId) {
+        let waiting = self.opens.waiting.get(&peer);
+        for number in waiting.into_iter().flatten().copied().collect::<Vec<_>>() {
+            let Some(opening) = self.opens.opening.get(&number) else {
+                continue;
+            };
+            // An attempt may be under way, and then nothing else to try is no failure.
+            match self.next_choice(opening) {
+                Choice::Full => {}
+                Choice::None if !opening.running.is_empty() => {}
+                Choice::None if opening.mobility == Mobility::NeverRelayed => {}
+                Choice::On(_) | Choice::None => self.try_to_open(number),
+            }
+        }
+        self.take_turns(peer);
+    }
+}
