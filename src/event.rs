@@ -165,8 +165,8 @@ pub enum Event {
         connection: ConnectionId,
         /// Whether we initiated the migration.
         initiator: bool,
-        /// How long after the end of the old leg. Long if the remote had nothing to say, or if our
-        /// application did not read.
+        /// How long after the last byte of the old leg. Long if the remote had nothing to say, or if our
+        /// application did not read; after more than 10 s there is no such event.
         gap: Duration,
     },
     /// An attempt to migrate has come to nothing, and the stream goes on where it was.

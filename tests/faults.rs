@@ -90,6 +90,23 @@ fn seeds_that_once_failed() {
     }
 }
 
+/// An end of the old leg that waited for room was settled on the new leg, once the migration had been
+/// completed without it: a clean end, of a stream that nobody had closed.
+#[test]
+fn the_end_of_an_old_leg_is_not_the_new_ones() {
+    let outcome = world::run(Case {
+        seed: 17_780_517_070_347_453_332,
+        kinds: [Kind::Quic, Kind::Yamux, Kind::Quic],
+        verify: [true; 2],
+        migrations: 2,
+        kills: 0,
+        refusals: false,
+        early_timeouts: false,
+        cut: None,
+    });
+    assert_eq!(outcome.violation, None);
+}
+
 fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
     const TOTAL: usize = 2048;
     let case = |after| Case {

@@ -384,9 +384,10 @@ impl World {
                             ))
                         }
                     }
-                    Some(Ending::Failed) if faultless => {
-                        Some(format!("side {side} failed though nothing went wrong"))
-                    }
+                    Some(Ending::Failed) if faultless => Some(format!(
+                        "side {side} failed though nothing went wrong: {:?}",
+                        [&self.peers[0].over, &self.peers[1].over]
+                    )),
                     _ => None,
                 }
             });

@@ -358,6 +358,17 @@ impl Machine {
         self.strict || self.listening
     }
 
+    /// Whether nothing but the rest of the old leg, in an agreed migration, is waited for.
+    #[must_use]
+    pub(crate) fn waits_for_reader(&self) -> bool {
+        let Phase::Agreed(agreed) = &self.phase else {
+            return false;
+        };
+        let closing = agreed.out_switched.is_some() && !self.current.closed;
+        let reading = agreed.in_end.is_none() && !agreed.in_switched;
+        reading && !closing && !self.awaits_count()
+    }
+
     /// Whether our FIN is, or may be, on the current leg.
     #[must_use]
     pub(crate) fn has_closed_current(&self) -> bool {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use web_time::Instant;
 
-use super::{Connection, Io, ahead::Ahead, ahead::Budget, leg::Leg, moving::Moving};
+use super::{Connection, Io, ahead::Ahead, ahead::Budget, ahead::Freed, leg::Leg, moving::Moving};
 use crate::{
     machine::{
         Abort, Failure, Input, Machine, Output, Question, ReadFrom, Refused, Slot, StreamId, Timer,
@@ -14,6 +14,9 @@ use crate::{
 
 /// Legs that only have to say a last word. One that does not fit is dropped without it.
 const MAX_FAREWELLS: usize = 4;
+
+/// A remote that says nothing for longer after a switch, has nothing to say.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Something that the table's owner has to know or to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +93,8 @@ pub(crate) struct Status<C> {
 pub(super) struct After<L, C> {
     pub(super) wake: bool,
     pub(super) notify: bool,
+    /// Budget that others may wait for.
+    pub(super) freed: Option<Freed>,
     pub(super) legs: Vec<Box<Leg<L, C>>>,
 }
 
@@ -110,8 +115,10 @@ pub(super) struct Core<L, C> {
     /// The application dropped the stream: what comes in is discarded.
     pub(super) dropped: bool,
     pub(super) driving: bool,
-    /// An end has been read on this leg, and what it is worth is not known yet.
-    pub(super) unsettled: Option<Slot>,
+    /// There is something to be read on the old leg, and no room for it.
+    pub(super) stalled: bool,
+    /// An end has been read, and what it is worth was not known when it was asked last.
+    pub(super) unsettled: bool,
     connection: Option<C>,
     notes: Vec<Note<C>>,
     done_with: Vec<Box<Leg<L, C>>>,
@@ -135,7 +142,8 @@ impl<L: Io, C: Connection> Core<L, C> {
             unanswered: false,
             dropped: false,
             driving: false,
-            unsettled: None,
+            stalled: false,
+            unsettled: false,
             notes: Vec::new(),
             done_with: Vec::new(),
             wake: false,
@@ -480,6 +488,11 @@ impl<L: Io, C: Connection> Core<L, C> {
         self.touched = true;
     }
 
+    /// Something has to be done after the lock is released.
+    pub(super) fn touch(&mut self) {
+        self.touched = true;
+    }
+
     pub(super) fn done_with(&mut self, leg: Box<Leg<L, C>>) {
         self.done_with.push(leg);
         self.touched = true;
@@ -527,9 +540,9 @@ impl<L: Io, C: Connection> Core<L, C> {
                     leg.set_lost();
                 }
             }
-            moving
-                .lingering
-                .retain(|leg| leg.connection() != connection);
+            let lingering = &mut moving.lingering;
+            let lost = lingering.extract_if(.., |leg| leg.connection() == connection);
+            self.done_with.extend(lost);
             let unconfirmed = &mut moving.unconfirmed;
             let lost = unconfirmed.take_if(|leg| leg.connection() == connection);
             self.done_with.extend(lost);
@@ -544,8 +557,20 @@ impl<L: Io, C: Connection> Core<L, C> {
         }
         for slot in [Slot::Current, Slot::New] {
             if self.connection_of(slot) == Some(connection) {
-                return self.handle(Input::ProbeFailed(slot));
+                // What has come on it is still to be read, when there is room.
+                let unread = slot == Slot::Current && self.stalled && self.machine.is_agreed();
+                return self.handle(match unread {
+                    true => Input::WriteFailed(slot),
+                    false => Input::ProbeFailed(slot),
+                });
             }
+        }
+    }
+
+    /// The armed timer has fired. Time in which only our own reader can help does not count.
+    pub(super) fn timed_out(&mut self) {
+        if !(self.stalled && self.machine.waits_for_reader()) {
+            self.handle(Input::Timeout);
         }
     }
 
@@ -609,7 +634,9 @@ impl<L: Io, C: Connection> Core<L, C> {
 
     fn tidy_up(&mut self) -> Option<After<L, C>> {
         self.touched = false;
-        if let Some(moving) = &self.moving {
+        if let Some(moving) = &mut self.moving {
+            let long = |since: &mut Instant| since.elapsed() > LONGEST_PAUSE;
+            moving.paused_at.take_if(long);
             let unconfirmed = moving.unconfirmed.is_some();
             if unconfirmed && self.current.as_deref().is_some_and(Leg::has_heard) {
                 self.confirm();
@@ -619,13 +646,15 @@ impl<L: Io, C: Connection> Core<L, C> {
         self.stop_moving();
         let news = !self.notes.is_empty() || !self.driving && self.has_background_work();
         let notify = news && !self.delivered;
-        if !self.wake && !notify && self.done_with.is_empty() {
+        let freed = self.ahead.take_freed();
+        if !self.wake && !notify && freed.is_none() && self.done_with.is_empty() {
             return None;
         }
         self.delivered |= notify;
         Some(After {
             wake: std::mem::take(&mut self.wake),
             notify,
+            freed,
             legs: std::mem::take(&mut self.done_with),
         })
     }

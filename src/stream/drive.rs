@@ -141,11 +141,9 @@ impl<L: Io, C: Connection, S: Sleep> Future for Drive<L, C, S> {
             }
             if this.poll_timer(armed, cx) {
                 shared.with(|core| {
-                    // Time in which only the application can help does not count; nor does what somebody
-                    // else has armed anew, or disarmed, in the meantime.
-                    let waits = core.machine.is_agreed() && core.ahead.is_full();
-                    if (core.timer, core.armed) == armed && !waits {
-                        core.handle(Input::Timeout);
+                    // Somebody else may have armed it anew, or disarmed it, in the meantime.
+                    if (core.timer, core.armed) == armed {
+                        core.timed_out();
                     }
                 });
                 continue;

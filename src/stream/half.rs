@@ -97,6 +97,7 @@ impl<L: Io, C: Connection> Migratable<L, C> {
                             None => &mut [],
                         },
                     });
+                    core.touch();
                     // There is room again for the rest of the old leg.
                     core.pump(read, write);
                     return Poll::Ready(Ok(n));
@@ -287,6 +288,7 @@ impl<L: Io, C: Connection> Drop for Migratable<L, C> {
         self.shared.with(|core| {
             core.dropped = true;
             core.ahead.discard();
+            core.touch();
             let closed = core.close_reported;
             // A yamux leg that is dropped after our close says nothing, and the remote may write.
             let slot = core.machine.closes();

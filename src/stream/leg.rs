@@ -76,6 +76,8 @@ pub(crate) struct Leg<L, C> {
     closed: bool,
     /// Closing has failed; it is not tried again.
     close_failed: Option<io::ErrorKind>,
+    /// A byte that was read to see whether there is one.
+    peeked: Option<u8>,
     /// The remote's end has been read; the leg is not read again.
     ended: bool,
     /// It was read after we had closed it, so it is not likely to have been sent before our end was read.
@@ -105,6 +107,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
             closing: false,
             closed: false,
             close_failed: None,
+            peeked: None,
             ended: false,
             answered: false,
             broken: None,
@@ -219,6 +222,11 @@ impl<L: Io, C: Connection> Leg<L, C> {
         self.heard = true;
     }
 
+    /// Whether the remote's end has been read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     pub(super) fn set_lost(&mut self) {
         self.lost = true;
     }
@@ -261,11 +269,47 @@ impl<L: Io, C: Connection> Leg<L, C> {
         polled
     }
 
+    /// Whether there is anything to be read, or else the end.
+    pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.peeked.is_some() {
+            return Poll::Ready(Ok(true));
+        }
+        let mut byte = [0];
+        let polled = self.poll_read_by(true, |io| io.poll_read(cx, &mut byte));
+        if let Poll::Ready(Ok(1)) = polled {
+            self.peeked = Some(byte[0]);
+            // It counts when it is asked for.
+            self.read -= 1;
+        }
+        polled.map_ok(|n| n > 0)
+    }
+
+    /// Reads on after a byte that was peeked at.
+    fn read_peeked(&mut self, byte: u8, cx: &mut Context<'_>, buf: &mut [u8]) -> usize {
+        buf[0] = byte;
+        self.peeked = None;
+        self.read += 1;
+        let more = match buf.len() {
+            1 => 0,
+            // An end or an error is told at the next read.
+            _ => match self.poll_read(cx, &mut buf[1..]) {
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(_)) | Poll::Pending => 0,
+            },
+        };
+        1 + more
+    }
+
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(byte) = self.peeked
+            && !buf.is_empty()
+        {
+            return Poll::Ready(Ok(self.read_peeked(byte, cx, buf)));
+        }
         self.poll_read_by(!buf.is_empty(), |io| io.poll_read(cx, buf))
     }
 
@@ -274,6 +318,11 @@ impl<L: Io, C: Connection> Leg<L, C> {
         cx: &mut Context<'_>,
         bufs: &mut [io::IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.peeked.is_some()
+            && let Some(buf) = bufs.iter_mut().find(|buf| !buf.is_empty())
+        {
+            return self.poll_read(cx, buf);
+        }
         let wanted = bufs.iter().any(|buf| !buf.is_empty());
         self.poll_read_by(wanted, |io| io.poll_read_vectored(cx, bufs))
     }

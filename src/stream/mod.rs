@@ -217,6 +217,7 @@ impl<L: Io, C: Connection> Shared<L, C> {
             if after.wake {
                 self.wakers.wake_all();
             }
+            drop(after.freed);
             // Who hears that a connection has been left looks whether it is idle.
             drop(after.legs);
             if after.notify {

@@ -8,6 +8,9 @@ use crate::{
     protocol::codec::{Ack, ReadError, Switched},
 };
 
+/// How much is read at once that nobody will ask for.
+const DISCARDED: usize = 4096;
+
 impl<L: Io, C: Connection> Core<L, C> {
     /// Does what can be done now. Called by whoever polls the stream while it migrates, and by its
     /// driver; afterwards the legs' wakers are registered for whatever is still awaited.
@@ -145,6 +148,7 @@ impl<L: Io, C: Connection> Core<L, C> {
     /// Reads the old leg to its end, for an application that does not read; and what comes for one that
     /// has let go of the stream.
     fn read_old_leg(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) -> bool {
+        self.stalled = false;
         if !self.machine.is_agreed() && !self.machine.discards()
             || self.machine.read_from() != ReadFrom::Leg(Slot::Current)
         {
@@ -153,18 +157,20 @@ impl<L: Io, C: Connection> Core<L, C> {
         let Some(leg) = &mut self.current else {
             return false;
         };
-        let Some(polled) = self.ahead.poll_fill(leg, read) else {
-            return false;
+        let polled = match self.dropped {
+            true => leg.poll_read(read, &mut [0; DISCARDED]),
+            false => match self.ahead.poll_fill(leg, read) {
+                Some(polled) => polled,
+                None => {
+                    self.stalled = true;
+                    return false;
+                }
+            },
         };
         match polled {
             Poll::Pending => return false,
             Poll::Ready(Ok(0)) => return self.poll_end(Slot::Current, write).is_ready(),
-            Poll::Ready(Ok(n)) => {
-                self.has_read(n);
-                if self.dropped {
-                    self.ahead.discard();
-                }
-            }
+            Poll::Ready(Ok(n)) => self.has_read(n),
             Poll::Ready(Err(_)) => self.handle(Input::ReadFailed(Slot::Current)),
         }
         true
@@ -196,11 +202,12 @@ impl<L: Io, C: Connection> Core<L, C> {
     /// writer that is never done would take it each time, and its reader never hear that it should be.
     #[inline]
     pub(super) fn settle_end(&mut self, write: &mut Context<'_>) {
-        if let Some(slot) = self.unsettled {
-            match self.machine.read_from() == ReadFrom::Leg(slot) {
-                true => drop(self.poll_end(slot, write)),
-                false => self.unsettled = None,
-            }
+        // Meanwhile the stream may have moved, and the leg be another.
+        if std::mem::take(&mut self.unsettled)
+            && let ReadFrom::Leg(slot) = self.machine.read_from()
+            && self.leg(slot).is_some_and(|leg| leg.has_ended())
+        {
+            let _ = self.poll_end(slot, write);
         }
     }
 
@@ -217,14 +224,13 @@ impl<L: Io, C: Connection> Core<L, C> {
         let ambiguous = leg.kind().is_ambiguous();
         let proof = if !closed && (ambiguous || needs_proof) {
             let Poll::Ready(proof) = leg.poll_empty_write(write) else {
-                self.unsettled = Some(slot);
+                self.unsettled = true;
                 return Poll::Pending;
             };
             proof
         } else {
             Proof::Unavailable
         };
-        self.unsettled = None;
         self.handle(Input::End(slot, Eof::new(proof, ambiguous)));
         Poll::Ready(())
     }

@@ -304,3 +304,110 @@ async fn is_dropped(leg: &mut Stream) {
     let read = leg.read(&mut [0]).await;
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
+
+/// No timer comes to anybody's help.
+fn patient(per_stream: usize, per_peer: usize) -> Node {
+    let hours = Duration::from_secs(24 * 3600);
+    Node::with(Setup {
+        config: Config::default()
+            .with_progress_timeout(hours)
+            .with_read_ahead_per_stream(per_stream)
+            .with_read_ahead_per_peer(per_peer),
+        ..Default::default()
+    })
+}
+
+/// Of a thousand streams that move at once, some have more in flight than their reader has taken, and use up
+/// what may be read ahead for one peer. The others move on as soon as there is room again.
+///
+/// C10
+#[tokio::test]
+async fn room_for_reading_ahead_comes_back() {
+    let mut net = Net::with(patient(1 << 20, 4096), patient(1 << 20, 4096));
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let old = net.connect(Kind::Tcp).await;
+    let new = net.connect(Kind::Quic).await;
+    let peer = net.listener.id;
+    let mut streams = Vec::new();
+    for much in [100_000, 1000] {
+        let (mut ours, theirs) = open(&mut net.dialer, peer, &mut incoming, old.here).await;
+        write(&mut ours, 1, 0, much).await;
+        let migration = tokio::spawn({
+            let (mut control, key) = (net.dialer.control.clone(), ours.key());
+            async move { control.migrate(key, new.here).await }
+        });
+        let agreed = |event: &Event| matches!(event, Event::MigrationAgreed { .. });
+        net.listener
+            .count("agreement", streams.len() + 1, agreed)
+            .await;
+        streams.push((ours, theirs, migration));
+    }
+    let [(_ours, greedy, first), (_other, modest, second)] = &mut streams[..] else {
+        unreachable!()
+    };
+    // Nobody reads that one, and its migration waits.
+    assert!(!second.is_finished());
+    within("all of the first", read(greedy, 1, 0, 100_000)).await;
+    within("the first", first).await.unwrap().unwrap();
+    within("the second", second).await.unwrap().unwrap();
+    within("all of the second", read(modest, 1, 0, 1000)).await;
+}
+
+/// Reading ahead is switched off. A stream of which nothing is in flight moves all the same, though nobody
+/// reads it.
+///
+/// C10
+#[tokio::test]
+async fn an_end_needs_no_room() {
+    for verify in [true, false] {
+        let node = || {
+            Node::with(Setup {
+                config: Config::default()
+                    .with_verify(verify)
+                    .with_read_ahead_per_stream(0),
+                ..Default::default()
+            })
+        };
+        let mut net = Net::with(node(), node());
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let old = net.connect(Kind::Tcp).await;
+        let new = net.connect(Kind::Quic).await;
+        let peer = net.listener.id;
+        let (ours, _theirs) = open(&mut net.dialer, peer, &mut incoming, old.here).await;
+        let migration = net.dialer.control.migrate(ours.key(), new.here);
+        within("the migration", migration).await.unwrap();
+    }
+}
+
+/// A stream that I have closed and let go of comes to its end, whatever the other side still sends on it, and
+/// though all that may be read ahead for that peer is used up by another stream.
+///
+/// C10
+#[tokio::test]
+async fn what_is_let_go_of_needs_no_room() {
+    let mut net = Net::with(patient(1 << 20, 4096), patient(1 << 20, 4096));
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let old = net.connect(Kind::Tcp).await;
+    let new = net.connect(Kind::Quic).await;
+    let peer = net.listener.id;
+    let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, old.here).await;
+    within("moving", net.dialer.control.migrate(ours.key(), new.here))
+        .await
+        .unwrap();
+    let (greedy, mut full) = open(&mut net.dialer, peer, &mut incoming, old.here).await;
+    write(&mut full, 2, 0, 100_000).await;
+    let migration = tokio::spawn({
+        let (mut control, key) = (net.dialer.control.clone(), greedy.key());
+        async move { control.migrate(key, new.here).await }
+    });
+    let agreed = |event: &Event| matches!(event, Event::MigrationAgreed { .. });
+    net.dialer.count("agreement", 2, agreed).await;
+    ours.close().await.unwrap();
+    drop(ours);
+    read_end(&mut theirs).await;
+    within("sending", write(&mut theirs, 2, 0, 1_000_000)).await;
+    theirs.close().await.unwrap();
+    drop(theirs);
+    assert_eq!(how_it_ended(&net.dialer).await, Ok(()));
+    assert!(!migration.is_finished());
+}
