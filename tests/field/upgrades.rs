@@ -3,7 +3,7 @@
 use std::{pin::Pin, task::Poll};
 
 use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, future::poll_fn, join};
-use libp2p::{PeerId, swarm::ConnectionId};
+use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 use libp2p_stream_migration::{
     Config, Event, IncomingStreams, OpenStreamError, PROTOCOL_NAME, Stream,
 };
@@ -121,7 +121,7 @@ async fn a_protocol_that_nobody_serves() {
             let mut net = Net::with(ours(identify, lazy), there);
             net.connect(Kind::Tcp).await;
             let peer = net.listener.id;
-            let unknown = libp2p::StreamProtocol::new("/unknown");
+            let unknown = StreamProtocol::new("/unknown");
             for _ in 0..2 {
                 let opened = net.dialer.control.open_stream(peer, unknown.clone());
                 let error = within("the refusal", opened).await.map(drop);
@@ -175,7 +175,7 @@ struct Refuser {
 impl Refuser {
     async fn new(kind: Kind) -> Self {
         let refuser = Node::with(Setup {
-            config: Config::default().with_protocol_name(libp2p::StreamProtocol::new("/raw")),
+            config: Config::default().with_protocol_name(StreamProtocol::new("/raw")),
             identify: true,
             ..Default::default()
         });
@@ -385,7 +385,7 @@ async fn an_end_before_the_answer_is_no_refusal() {
     for kind in [Kind::Tcp, Kind::Quic] {
         let mut refuser = Refuser::new(kind).await;
         let peer = refuser.net.listener.id;
-        let protocol = libp2p::StreamProtocol::new("/unknown-to-identify");
+        let protocol = StreamProtocol::new("/unknown-to-identify");
         let (refused, ()) = within("the opening", async {
             let opened = refuser.net.dialer.control.open_stream(peer, protocol);
             let drops = async {
@@ -438,5 +438,142 @@ async fn the_answer_comes_before_the_request_is_written() {
             .await
             .unwrap();
         assert_eq!(&answer, b"too long");
+    }
+}
+
+/// What a node consists of, while a network is being upgraded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Has {
+    /// This behaviour, which serves [`PROTOCOL`].
+    Ours,
+    /// This behaviour, which serves [`PROTOCOL`], and libp2p-stream, which serves [`BESIDE`].
+    OursAndBeside,
+    /// This behaviour, which serves nothing, and libp2p-stream, which serves [`PROTOCOL`].
+    OursBesideIt,
+    /// libp2p-stream, which serves [`PROTOCOL`].
+    Plain,
+    /// This behaviour, which serves nothing.
+    Prefix,
+    Nothing,
+}
+
+const ALL: [Has; 6] = [
+    Has::Ours,
+    Has::OursAndBeside,
+    Has::OursBesideIt,
+    Has::Plain,
+    Has::Prefix,
+    Has::Nothing,
+];
+
+const BESIDE: StreamProtocol = StreamProtocol::new("/beside/1.0.0");
+
+impl Has {
+    fn ours(self) -> bool {
+        !matches!(self, Self::Plain | Self::Nothing)
+    }
+
+    fn plain(self) -> bool {
+        matches!(self, Self::OursAndBeside | Self::OursBesideIt | Self::Plain)
+    }
+
+    /// Whether it serves the protocol, and if so, whether by this behaviour.
+    fn serves(self, protocol: &StreamProtocol) -> Option<bool> {
+        match (self, *protocol == PROTOCOL) {
+            (Self::Ours | Self::OursAndBeside, true) => Some(true),
+            (Self::OursBesideIt | Self::Plain, true) | (Self::OursAndBeside, false) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// A node that answers what it is sent, 1000 bytes, on every stream.
+    async fn node(self, identify: bool, lazy: bool) -> (Node, libp2p::Multiaddr) {
+        let mut node = Node::with(Setup {
+            migration: self.ours(),
+            plain: self.plain(),
+            identify,
+            lazy,
+            ..Default::default()
+        });
+        for protocol in [PROTOCOL, BESIDE] {
+            match self.serves(&protocol) {
+                Some(true) => {
+                    let incoming = node.control.accept(protocol).unwrap();
+                    tokio::spawn(incoming.for_each_concurrent(None, |(_, _, stream)| echo(stream)));
+                }
+                Some(false) => {
+                    let incoming = node.plain.as_mut().unwrap().accept(protocol).unwrap();
+                    tokio::spawn(incoming.for_each_concurrent(None, |(_, stream)| echo(stream)));
+                }
+                None => {}
+            }
+        }
+        let address = node.listen("/ip4/127.0.0.1/tcp/0").await;
+        (node, address)
+    }
+}
+
+async fn echo(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin) {
+    read(&mut stream, 1, 0, 1000).await;
+    read_end(&mut stream).await;
+    write(&mut stream, 2, 0, 1000).await;
+    stream.close().await.unwrap();
+}
+
+async fn ask(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin) {
+    write(&mut stream, 1, 0, 1000).await;
+    stream.close().await.unwrap();
+    read(&mut stream, 2, 0, 1000).await;
+    read_end(&mut stream).await;
+}
+
+/// A network is upgraded node by node: whatever two nodes consist of, a protocol that the one serves can be
+/// opened by the other, and one that it does not serve is refused as that.
+/// B3 · rust-libp2p PR 5027
+#[tokio::test]
+async fn every_node_opens_every_protocol_of_every_other() {
+    for (identify, lazy) in WAYS {
+        let mut listeners = Vec::new();
+        for has in ALL {
+            listeners.push((has, has.node(identify, lazy).await));
+        }
+        for opener in ALL {
+            for (acceptor, (there, address)) in &listeners {
+                let (mut node, _) = opener.node(identify, lazy).await;
+                node.dial(there, address.clone()).await;
+                if identify {
+                    identified(&node).await;
+                }
+                for protocol in [PROTOCOL, BESIDE] {
+                    let what = format!(
+                        "{opener:?} opens {protocol} to {acceptor:?}, identify: {identify}, lazy: {lazy}"
+                    );
+                    let serves = acceptor.serves(&protocol);
+                    // At first, and with what has been learned.
+                    for _ in 0..2 {
+                        if opener.ours() {
+                            let opened = node.control.open_stream(there.id, protocol.clone());
+                            match within(&what, opened).await {
+                                Ok(stream) => {
+                                    assert!(serves.is_some(), "{what}");
+                                    within(&what, ask(stream)).await;
+                                }
+                                Err(OpenStreamError::UnsupportedProtocol(_)) => {
+                                    assert!(serves.is_none(), "{what}");
+                                }
+                                Err(error) => panic!("{what}: {error:?}"),
+                            }
+                        } else if opener.plain() && serves.is_some() {
+                            let plain = node.plain.as_mut().unwrap();
+                            let opened = plain.open_stream(there.id, protocol.clone());
+                            within(&what, ask(within(&what, opened).await.unwrap())).await;
+                        }
+                    }
+                }
+                if opener.ours() {
+                    books_balance(&mut node, there.id).await;
+                }
+            }
+        }
     }
 }
