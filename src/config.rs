@@ -212,8 +212,8 @@ setters! {
     /// or the other, within about twice this. A remote that is only slow answers, and is waited for.
     with_progress_timeout: progress_timeout: Duration;
 
-    /// How long opening a stream may take once its substream is open, and how long a remote may take to
-    /// label one. Default: 10 s. Bounds how long a remote can occupy a place of
+    /// How long opening a stream may take once its substream is open, how long a remote may take to label
+    /// one, and how long an open that finds somebody else dialing its peer leaves it at that. Default: 10 s. Bounds how long a remote can occupy a place of
     /// [`with_max_inbound_requests`](Self::with_max_inbound_requests).
     with_negotiation_timeout: negotiation_timeout: Duration;
 

@@ -114,6 +114,9 @@ enum Due {
 /// Makes streams migratable, and moves them. Add it to a `Swarm`'s behaviour and get a [`Control`] from
 /// it.
 ///
+/// A swarm needs one of them at most; two need different [names](Config::with_protocol_name), or all
+/// connections are denied with [`NameInUse`].
+///
 /// The swarm has to be polled for anything to happen. When the behaviour is dropped, streams that are
 /// not being migrated live on as long as their connections do.
 pub struct Behaviour {

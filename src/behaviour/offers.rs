@@ -44,7 +44,7 @@ impl Behaviour {
             number,
             ..
         } = request;
-        if inside == Inside::Refused {
+        if inside == Inside::Refused && self.connections.get(peer, connection).is_some() {
             self.outside.add(peer, protocol.clone());
         }
         self.event(Event::PlainStream {

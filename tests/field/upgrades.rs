@@ -377,6 +377,34 @@ async fn let_go_of_while_it_is_refused() {
     assert!(read.is_err(), "{read:?}");
 }
 
+/// The remote has ceased to serve a protocol since Identify has told of it: it is refused behind the label,
+/// and then without; reads and writes say so, and the stream does not end as if it had been served.
+/// B3
+#[tokio::test]
+async fn refused_here_and_there() {
+    for closed in [false, true] {
+        let mut refuser = Refuser::new(Kind::Tcp).await;
+        let peer = refuser.net.listener.id;
+        let mut ours = refuser.open().await;
+        ours.write_all(b"request").await.unwrap();
+        if closed {
+            ours.close().await.unwrap();
+        }
+        let mut leg = refuser.labelled().await;
+        drop(refuser.plain);
+        Refuser::refuse(&mut leg).await;
+        let mut buf = [0];
+        let error = within("an error", ours.read(&mut buf)).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::Unsupported, "{error}");
+        for _ in 0..2 {
+            assert!(within("an error", ours.read(&mut buf)).await.is_err());
+            assert!(within("an error", ours.write(&buf)).await.is_err());
+            assert!(within("an error", ours.close()).await.is_err());
+        }
+        books_balance(&mut refuser.net.dialer, peer).await;
+    }
+}
+
 /// The remote lets go of a stream before it has answered: that is no refusal of the protocol. What has
 /// waited for the answer is tried once more, and then is an error that says so.
 /// B2
