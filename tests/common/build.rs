@@ -5,9 +5,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The program of this example, built if need be.
-pub fn example(name: &str) -> PathBuf {
-    let mut build = Command::new(env!("CARGO"));
+/// Cargo, as if nobody had called it from here.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
     // What cargo tells this test about its package would make build scripts run anew.
     for (variable, _) in std::env::vars_os() {
         let variable = variable.to_string_lossy();
@@ -18,9 +18,15 @@ pub fn example(name: &str) -> PathBuf {
             "CARGO_BIN_",
         ];
         if ours.iter().any(|prefix| variable.starts_with(prefix)) {
-            build.env_remove(&*variable);
+            cargo.env_remove(&*variable);
         }
     }
+    cargo
+}
+
+/// The program of this example, built if need be.
+pub fn example(name: &str) -> PathBuf {
+    let mut build = cargo();
     build.args(["build", "--locked", "--message-format=json", "--example"]);
     build.arg(name);
     // As this test is, so that nothing is built twice.
