@@ -38,7 +38,7 @@ use crate::{
     control::{Inside, StreamRequest},
     protocol::codec::{self, ReadError, Request},
     spare,
-    stream::{LONGEST, Places, StreamKey, after},
+    stream::{LONGEST, Places, RemotePlaces, StreamKey, after},
     substream::Substream,
 };
 
@@ -163,6 +163,8 @@ pub(crate) enum News {
     },
     /// What the remote says that it speaks has changed.
     ProtocolsChanged,
+    /// The first of all: what keeps the connection from being idle as long as it is held.
+    Born { legs: RemotePlaces },
     /// Nothing has used the connection for so long that nothing can be on its way there.
     Unused,
     /// The remote opened more than may be waiting for its first message.
@@ -198,6 +200,8 @@ pub struct Handler {
     /// What Identify says that the remote speaks; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<News>,
+    /// Whether the behaviour has been given what keeps the connection alive.
+    introduced: bool,
 }
 
 impl Handler {
@@ -222,6 +226,7 @@ impl Handler {
             linger: config.old_leg_linger,
             remote: None,
             events: VecDeque::new(),
+            introduced: false,
         }
     }
 
@@ -487,6 +492,12 @@ impl ConnectionHandler for Handler {
             self.queue.extend(opens);
         }
         self.poll_unused(cx);
+        if !std::mem::replace(&mut self.introduced, true) {
+            let legs = self.legs.remote();
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(
+                News::Born { legs },
+            )));
+        }
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
         }

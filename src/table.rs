@@ -156,6 +156,11 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         self.peer(peer).designated
     }
 
+    /// The same, of a peer that is known.
+    pub(crate) fn designated(&self, peer: PeerId) -> Option<bool> {
+        Some(self.peers.get(&peer)?.designated)
+    }
+
     /// Whether an earlier ack of the peer's said that it verifies.
     pub(crate) fn verifies(&mut self, peer: PeerId) -> bool {
         self.peer(peer).verifies

@@ -304,6 +304,8 @@ impl Mobility {
 pub struct PeerView<'a> {
     pub(crate) local: PeerId,
     pub(crate) peer: PeerId,
+    /// Whether the hash rule names us, if that has been found out: policies ask at every comparison.
+    pub(crate) designated: Option<bool>,
     pub(crate) connections: &'a [ConnectionInfo],
     pub(crate) streams: &'a dyn Streams,
 }
@@ -339,7 +341,8 @@ impl PeerView<'_> {
     /// Whether the hash rule names us (*Who moves the stream*): one of the two peers, the same for both.
     #[must_use]
     pub fn is_designated(&self) -> bool {
-        roles::is_designated(&self.local, &self.peer)
+        let hash = || roles::is_designated(&self.local, &self.peer);
+        self.designated.unwrap_or_else(hash)
     }
 
     /// All connections to the peer, the oldest first.

@@ -10,7 +10,7 @@ use super::{
     timers::TimerKey,
     turns::Outgoing,
 };
-use crate::{Mobility, Opener, machine::Question};
+use crate::{Mobility, Opener, machine::Question, stream::Places, stream::RemotePlaces};
 
 #[derive(Debug)]
 pub(super) struct Extra {
@@ -39,6 +39,8 @@ pub(super) struct Moves {
     pub(super) leg_overdue: TimerKey,
     pub(super) backoff: Backoff,
     pub(super) patience: Patience,
+    /// Where it is to go once that is over: kept from being idle meanwhile.
+    pub(super) target: Option<(ConnectionId, Option<Places>)>,
     /// When the policy is to be asked again.
     pub(super) asking_again: TimerKey,
     /// The remote's last question that was passed on to somebody outside, while it is not answered: where
@@ -102,6 +104,25 @@ impl Extra {
         if let Some(moves) = &mut self.moves {
             moves.quarantined.retain(|id| *id != connection);
         }
+    }
+
+    /// Keeps the connection alive, if the stream is to go there.
+    pub(super) fn keep_alive(&mut self, connection: ConnectionId, legs: &RemotePlaces) {
+        let Some(moves) = &mut self.moves else { return };
+        if let Some((to, alive)) = &mut moves.target
+            && *to == connection
+        {
+            *alive = legs.take();
+        }
+        if let Some(outgoing) = &mut moves.outgoing
+            && outgoing.to == connection
+        {
+            outgoing.alive = legs.take();
+        }
+    }
+
+    pub(super) fn take_target(&mut self) -> Option<(ConnectionId, Option<Places>)> {
+        self.moves.as_mut()?.target.take()
     }
 
     pub(super) fn outgoing(&self) -> Option<&Outgoing> {

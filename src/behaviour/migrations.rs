@@ -352,6 +352,7 @@ impl Behaviour {
                 let moves = entry.extra.moves();
                 let backoff = std::mem::take(&mut moves.backoff);
                 let patience = std::mem::take(&mut moves.patience);
+                moves.target = None;
                 for timer in backoff.timers().chain([patience.timer()]) {
                     self.due.cancel(timer);
                 }
@@ -480,6 +481,10 @@ impl Behaviour {
                 Ok(()) => MigrateError::Ended,
                 Err(abort) => MigrateError::Aborted(abort),
             }));
+        }
+        if let Some((to, alive)) = entry.extra.take_target() {
+            drop(alive);
+            self.released(peer, to);
         }
         let status = entry.shared.status();
         self.event(Event::StreamEnded {

@@ -445,6 +445,7 @@ impl NetworkBehaviour for Behaviour {
                 self.seen(peer, connection);
                 self.outside.forget(peer);
             }
+            News::Born { legs } => self.born(peer, connection, legs),
             News::Unused => self.unused(peer, connection),
             News::Refused => self.event(Event::Refused {
                 peer,

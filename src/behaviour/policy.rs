@@ -120,6 +120,7 @@ impl Behaviour {
         PeerView {
             local: self.local,
             peer,
+            designated: self.table.designated(peer),
             connections: self.connections.of(peer),
             streams: &self.table,
         }
@@ -217,7 +218,10 @@ impl Behaviour {
         }
         match self.destination(key) {
             Some(to) => self.wanted(key, to, Asker::Place),
-            None => self.unwanted(key),
+            None => {
+                self.unwanted(key);
+                self.aim_no_more(key);
+            }
         }
     }
 
@@ -260,13 +264,33 @@ impl Behaviour {
         let moves = entry.extra.moves();
         match (wait, moves.patience) {
             (None, _) | (Some(_), Patience::Over) => self.migrate(key, to, asker),
-            (Some(_), Patience::Waiting(_)) => {}
+            (Some(_), Patience::Waiting(_)) => self.aim(key, to),
             (Some(patience), Patience::NotNeeded) => {
                 let timer = self.later(patience, Due::Patience(key));
                 if let Some(entry) = self.table.get_mut(key) {
                     entry.extra.moves().patience = Patience::Waiting(timer);
                 }
+                self.aim(key, to);
             }
+        }
+    }
+
+    /// Keeps the connection to which the stream is to go from being idle, until it is our turn.
+    fn aim(&mut self, key: StreamKey, to: ConnectionId) {
+        let alive = self.keep_alive(to);
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.extra.moves().target = Some((to, alive));
+        }
+    }
+
+    /// The stream is on its way, or is not to go anywhere.
+    fn aim_no_more(&mut self, key: StreamKey) {
+        if let Some(entry) = self.table.get_mut(key)
+            && let Some((to, alive)) = entry.extra.take_target()
+        {
+            let peer = entry.peer();
+            drop(alive);
+            self.released(peer, to);
         }
     }
 
@@ -275,6 +299,7 @@ impl Behaviour {
         if let Some(entry) = self.table.get_mut(key) {
             entry.extra.moves().patience = Patience::Over;
             self.place(key);
+            self.aim_no_more(key);
         }
     }
 

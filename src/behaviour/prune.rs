@@ -18,7 +18,7 @@ use crate::{
     DrainError, Event,
     handler::Purpose,
     spare,
-    stream::{Places, StreamKey},
+    stream::{Places, RemotePlaces, StreamKey},
 };
 
 /// What is known of one connection beside its view; there as long as that is.
@@ -46,6 +46,8 @@ pub(super) struct Record {
     pub(super) lingering: Option<(SwarmLeg, Option<Instant>)>,
     /// For last legs that are kept.
     kept: Places,
+    /// The handler's, of which each keeps the connection from being idle.
+    pub(super) alive: RemotePlaces,
     /// Tells those that the connection is gone, of which a muxer need not tell.
     gone: Option<(oneshot::Sender<()>, Shared<oneshot::Receiver<()>>)>,
 }
@@ -213,6 +215,24 @@ impl Behaviour {
                 self.released(peer, connection);
             }
         }
+    }
+
+    /// The connection's handler tells how to keep it from being idle, which somebody may have wanted before.
+    pub(super) fn born(&mut self, peer: PeerId, connection: ConnectionId, legs: RemotePlaces) {
+        let Some(record) = self.records.get_mut(connection) else {
+            return;
+        };
+        for key in self.table.of_peer(peer) {
+            if let Some(entry) = self.table.get_mut(key) {
+                entry.extra.keep_alive(connection, &legs);
+            }
+        }
+        record.alive = legs;
+    }
+
+    /// Keeps the connection from being idle as long as it is held.
+    pub(super) fn keep_alive(&mut self, connection: ConnectionId) -> Option<Places> {
+        self.records.get_mut(connection)?.alive.take()
     }
 
     /// Something of ours on the connection has been dropped: it may be of no use any more.

@@ -26,6 +26,8 @@ pub(super) struct Outgoing {
     pub(super) to: ConnectionId,
     asker: Asker,
     stage: Stage,
+    /// Its target is not idle while it waits for its turn.
+    pub(super) alive: Option<Places>,
 }
 
 /// Who asked for it.
@@ -58,6 +60,7 @@ impl Outgoing {
             to,
             asker,
             stage: Stage::Waiting(0),
+            alive: None,
         }
     }
 
@@ -219,7 +222,10 @@ impl Behaviour {
         if let Some(before) = entry.extra.take_outgoing() {
             self.turns.leave(&before);
         }
-        entry.extra.moves().outgoing = Some(self.turns.wait(key, outgoing));
+        let mut outgoing = self.turns.wait(key, outgoing);
+        let record = self.records.get_mut(outgoing.to);
+        outgoing.alive = record.and_then(|record| record.alive.take());
+        entry.extra.moves().outgoing = Some(outgoing);
         self.room_changed(peer);
     }
 
@@ -229,7 +235,10 @@ impl Behaviour {
             && entry.extra.outgoing().is_some_and(Outgoing::may_change)
             && let Some(outgoing) = entry.extra.take_outgoing()
         {
+            let (peer, to) = (entry.peer(), outgoing.to);
             self.turns.leave(&outgoing);
+            drop(outgoing);
+            self.released(peer, to);
         }
     }
 

@@ -117,6 +117,7 @@ fn stream_on(connection: ConnectionId) -> StreamInfo {
 
 fn view<'a>((local, peer): (PeerId, PeerId), connections: &'a [ConnectionInfo]) -> PeerView<'a> {
     PeerView {
+        designated: None,
         local,
         peer,
         connections,

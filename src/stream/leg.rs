@@ -4,7 +4,7 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
 };
 
@@ -45,6 +45,22 @@ impl Places {
     /// Whether any is taken.
     pub(crate) fn is_taken(&self) -> bool {
         Arc::strong_count(&self.0) > 1
+    }
+
+    /// For somebody who may take some, and who holds none.
+    pub(crate) fn remote(&self) -> RemotePlaces {
+        RemotePlaces(Arc::downgrade(&self.0))
+    }
+}
+
+/// Places that somebody else gives away.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RemotePlaces(Weak<()>);
+
+impl RemotePlaces {
+    /// Takes one, if they are still given away.
+    pub(crate) fn take(&self) -> Option<Places> {
+        self.0.upgrade().map(Places)
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) use self::{
     core::{Note, Status},
     drive::{Drive, LONGEST, Timeouts, after},
     half::Migratable,
-    leg::{Leg, Places},
+    leg::{Leg, Places, RemotePlaces},
     mailbox::Mailbox,
 };
 use self::{core::Core, wakers::Wakers};

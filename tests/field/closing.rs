@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use futures::{AsyncRead, AsyncWrite, AsyncWriteExt, StreamExt, join};
-use libp2p::{Multiaddr, StreamProtocol};
-use libp2p_stream_migration::{Action, Change, Config, Event, PeerView, Policy, Stay};
+use libp2p::{Multiaddr, StreamProtocol, identity::Keypair};
+use libp2p_stream_migration::{
+    Action, Change, Config, Event, Initiate, PeerView, Policy, PreferDirect, Stay, designated_peer,
+};
 
 use crate::{harness::*, proxy::Proxy};
 
@@ -288,4 +290,49 @@ async fn a_connection_is_idle_once_the_other_side_has_closed_too() {
             "kept for the linger time"
         );
     }
+}
+
+/// A direct connection has come, and it is the other peer's turn to move the stream there, for five seconds. It does not;
+/// by then the idle timeout had closed the connection, and the stream stayed on the relay.
+///
+/// B14 · rust-libp2p 6140
+#[tokio::test]
+async fn the_target_is_there_when_it_is_our_turn() {
+    let keypairs = [(); 2].map(|()| Keypair::generate_ed25519());
+    let ids = [0, 1].map(|n: usize| keypairs[n].public().to_peer_id());
+    let [one, two] = keypairs;
+    let (waits, starts) = match designated_peer(ids[0], ids[1]) == ids[0] {
+        true => (two, one),
+        false => (one, two),
+    };
+    let patience = Duration::from_secs(3);
+    let dialer = Setup {
+        config: Config::default().with_initiate(Initiate::Designated { patience }),
+        // A third of our patience.
+        idle: Duration::from_secs(1),
+        keypair: waits,
+        ..Default::default()
+    };
+    let listener = Setup {
+        keypair: starts,
+        ..Default::default()
+    };
+    let mut net = Net::with(
+        Node::with(dialer.policy(PreferDirect)),
+        Node::with(listener.policy(Stay)),
+    );
+    let peer = net.listener.id;
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let relayed = net.connect(Kind::Relayed).await;
+    let (_ours, _theirs) = open(&mut net.dialer, peer, &mut incoming, relayed.here).await;
+    let direct = net.connect(Kind::Quic).await;
+    net.dialer
+        .event("the move", |event| match event {
+            Event::MigrationCompleted { to, .. } if *to == direct.here => Some(()),
+            Event::ConnectionClosed { connection, .. } if *connection == direct.here => {
+                panic!("closed before it was our turn")
+            }
+            _ => None,
+        })
+        .await;
 }

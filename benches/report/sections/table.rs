@@ -113,6 +113,7 @@ impl World {
             return;
         };
         let view = PeerView {
+            designated: None,
             local: self.local,
             peer: self.peer,
             connections: &self.connections,
