@@ -45,8 +45,9 @@ prop_compose! {
         kills in 0..3_usize,
         refusals in any::<bool>(),
         early_timeouts in any::<bool>(),
+        read_ahead in prop_oneof![Just((100, 1000)), Just((100, 60)), Just((0, 0))],
     ) -> Case {
-        Case { seed, kinds, verify, migrations, kills, refusals, early_timeouts, cut: None }
+        Case { seed, kinds, verify, migrations, kills, refusals, early_timeouts, read_ahead, cut: None }
     }
 }
 
@@ -102,6 +103,7 @@ fn the_end_of_an_old_leg_is_not_the_new_ones() {
         kills: 0,
         refusals: false,
         early_timeouts: false,
+        read_ahead: (100, 1000),
         cut: None,
     });
     assert_eq!(outcome.violation, None);
@@ -117,6 +119,7 @@ fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
         kills: 0,
         refusals: false,
         early_timeouts: false,
+        read_ahead: (100, 1000),
         cut: Some(Cut {
             total: TOTAL,
             connection,

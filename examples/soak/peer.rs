@@ -18,6 +18,7 @@ use crate::{
     rng::Rng,
     sleep::Nap,
     stream::{Budget, Drive, Leg, Mailbox, Migratable, Note, Shared, StreamKey, Timeouts},
+    world::Case,
 };
 
 /// A task's waker: set when it has been woken.
@@ -82,15 +83,14 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(side: u64, leg: Leg<FaultLeg, u8>, verify: bool, refuses: bool) -> Self {
+    pub fn new(side: u64, leg: Leg<FaultLeg, u8>, case: &Case) -> Self {
         let mailbox = Arc::<Mailbox>::default();
         let setup = Setup {
             designated: side == 0,
-            verify,
+            verify: case.verify[side as usize],
             peer_verifies: false,
         };
-        // A small read-ahead, so that its bound is met.
-        let budget = Budget::new(100, 1000);
+        let budget = Budget::new(case.read_ahead.0, case.read_ahead.1);
         let key = StreamKey(side);
         let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, mailbox.clone());
         Self {
@@ -104,7 +104,7 @@ impl Peer {
             denials: Vec::new(),
             lingering: Vec::new(),
             next_id: 2 + side,
-            refuses,
+            refuses: case.refusals,
             over: None,
             completed: 0,
             failed: 0,

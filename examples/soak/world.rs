@@ -24,6 +24,8 @@ pub struct Case {
     pub kills: usize,
     pub refusals: bool,
     pub early_timeouts: bool,
+    /// How much may be read ahead, of the stream and of the peer's streams together.
+    pub read_ahead: (usize, usize),
     /// Write so much each way, migrate once from connection 0 to 1, and cut this connection when so many
     /// bytes, or ends, have crossed it.
     pub cut: Option<Cut>,
@@ -48,6 +50,8 @@ impl Case {
             kills: [0, 0, 1, 1, 2][rng.below(5)],
             refusals: rng.chance(20),
             early_timeouts: rng.chance(30),
+            // Mostly small, so that the stream's bound is met; else so that the peer's is, or none at all.
+            read_ahead: [(100, 1000), (100, 1000), (100, 60), (0, 0)][rng.below(4)],
             cut: None,
             seed,
         }
@@ -100,7 +104,7 @@ pub fn run(case: Case) -> Outcome {
     let mut side = 0;
     let peers = [one, other].map(|io| {
         let leg = Leg::new(io, 0, case.kinds[0].into());
-        let peer = Peer::new(side, leg, case.verify[side as usize], case.refusals);
+        let peer = Peer::new(side, leg, &case);
         side += 1;
         peer
     });
