@@ -292,6 +292,7 @@ impl Behaviour {
                 before = Some(note);
                 self.note(key, note);
             }
+            self.admit_early(peer, key);
         }
         self.drive(key);
         if let Some(peer) = self.table.get(key).map(|entry| entry.peer()) {

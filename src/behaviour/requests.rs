@@ -9,7 +9,7 @@ use super::{Behaviour, Due, SwarmLeg, migrations::span};
 use crate::{
     Event, Limit, Violation,
     machine::StreamId,
-    stream::{Places, after},
+    stream::{Places, StreamKey, after},
     table::Found,
 };
 
@@ -48,6 +48,20 @@ impl Behaviour {
         ])
     }
 
+    /// The stream may have taken an ID from which a `Migrate` has come that overtook the one before it.
+    pub(super) fn admit_early(&mut self, peer: PeerId, key: StreamKey) {
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        let mut ids = entry.shared.ids();
+        ids.retain(|id| entry.shared.may_move_from(*id));
+        for id in ids {
+            for early in self.table.take_early(peer, id) {
+                self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);
+            }
+        }
+    }
+
     /// What has its places.
     pub(super) fn migrate_admitted(
         &mut self,
@@ -67,6 +81,15 @@ impl Behaviour {
             });
         }
         match self.table.find(peer, from) {
+            // An ID that it may yet take: looked at again when it has.
+            Found::Live(key)
+                if self
+                    .table
+                    .get(key)
+                    .is_some_and(|entry| !entry.shared.may_move_from(from)) =>
+            {
+                self.hold_early(peer, leg, id, from, verify);
+            }
             Found::Live(key) => {
                 let Some(entry) = self.table.get_mut(key) else {
                     return;
@@ -97,12 +120,21 @@ impl Behaviour {
             Found::Ended => self.deny(leg),
             // Here a deny would make the remote believe in an end that may be our abort.
             Found::Aborted => drop(leg),
-            Found::Unknown => {
-                let number = self.table.hold(peer, leg, id, from, verify);
-                let timeout = self.config.answer_timeout;
-                self.later(timeout, Due::Early(peer, number));
-            }
+            Found::Unknown => self.hold_early(peer, leg, id, from, verify),
         }
+    }
+
+    fn hold_early(
+        &mut self,
+        peer: PeerId,
+        leg: SwarmLeg,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) {
+        let number = self.table.hold(peer, leg, id, from, verify);
+        let timeout = self.config.answer_timeout;
+        self.later(timeout, Due::Early(peer, number));
     }
 
     fn deny(&mut self, leg: SwarmLeg) {

@@ -483,6 +483,17 @@ impl Machine {
             .is_none_or(|theirs| age(from) <= age(theirs.from))
     }
 
+    /// Whether the stream has this ID, or is about to: not one that an unanswered `Migrate` would give it.
+    #[must_use]
+    pub(crate) fn may_move_from(&self, from: StreamId) -> bool {
+        let pending = match &self.phase {
+            Phase::Requested { id, .. } | Phase::Acking { id, .. } => Some(*id),
+            Phase::Agreed(agreed) => Some(agreed.id),
+            Phase::Stable | Phase::Aborted(_) | Phase::Finished => None,
+        };
+        from == self.id || Some(from) == pending
+    }
+
     /// Whether the policy has been asked about a `Migrate` of the remote's and has not answered.
     #[must_use]
     pub(crate) fn is_asking(&self) -> bool {

@@ -143,6 +143,11 @@ impl<L: Io, C: Connection> Shared<L, C> {
         self.lock().unanswered = unanswered;
     }
 
+    /// Whether a `Migrate` from this ID is about the stream as it is, or is about to be.
+    pub(crate) fn may_move_from(&self, from: StreamId) -> bool {
+        self.lock().machine.may_move_from(from)
+    }
+
     /// The policy's answer to [`Note::Ask`]. Returns whether it came in time: the remote may have given that
     /// attempt up, and begun another.
     pub(crate) fn verdict(&self, question: Question, verdict: Verdict) -> bool {

@@ -1,10 +1,15 @@
 //! Peers written by others, byte by byte.
 
+use std::time::Duration;
+
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::StreamProtocol;
 use libp2p_stream_migration::{Config, Event, PROTOCOL_NAME};
 
-use crate::harness::*;
+use crate::{
+    harness::*,
+    raw::{ACCEPT, Scene, label, migrate, prefix},
+};
 
 /// A peer's protobuf library sends a group among the fields that we do not know, as proto2 allows: it is
 /// skipped, wherever it is. One that does not end is a violation, which harms that substream alone.
@@ -49,4 +54,43 @@ async fn a_group_is_skipped() {
     let violation = |event: &Event| matches!(event, Event::Violation { .. }).then_some(());
     net.listener.event("the violation", violation).await;
     assert_eq!(net.listener.control.streams(net.dialer.id).await.len(), 3);
+}
+
+/// Another implementation moves a stream twice in a row, over two connections, and the second message comes
+/// first. It is not of an unknown stream for long: when the first has come, both are answered.
+///
+/// F2
+#[tokio::test]
+async fn a_migration_overtakes_the_one_before_it() {
+    let config = Config::default().with_answer_timeout(Duration::from_secs(24 * 3600));
+    let mut scene = Scene::with(config, Kind::Tcp, Kind::Quic).await;
+    let third = scene.net.connect(Kind::Tcp).await;
+    let (mut old, mut ours) = scene.labelled(0).await;
+    let peer = scene.net.listener.id;
+    let mut next = prefix(&mut scene.net.dialer, peer, third.here).await;
+    next.write_all(&migrate(4, 2)).await.unwrap();
+    next.flush().await.unwrap();
+    // Proof that it has been read: what comes after it on the same connection has been answered.
+    let mut probe = prefix(&mut scene.net.dialer, peer, third.here).await;
+    probe.write_all(&label(6)).await.unwrap();
+    let (_probe, _other) = scene.inner(probe).await;
+
+    let mut new = scene.prefix(scene.new.here).await;
+    new.write_all(&migrate(2, 0)).await.unwrap();
+    let mut ack = [0; 3];
+    within("an ack", new.read_exact(&mut ack)).await.unwrap();
+    assert_eq!(ack, ACCEPT);
+    old.write_all(b"one").await.unwrap();
+    old.close().await.unwrap();
+    within("the other ack", next.read_exact(&mut ack))
+        .await
+        .unwrap();
+    assert_eq!(ack, ACCEPT);
+    new.write_all(b"two").await.unwrap();
+    new.close().await.unwrap();
+    next.write_all(b"six").await.unwrap();
+    next.flush().await.unwrap();
+    let mut buf = [0; 9];
+    within("all", ours.read_exact(&mut buf)).await.unwrap();
+    assert_eq!(&buf, b"onetwosix");
 }
