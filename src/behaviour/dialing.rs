@@ -83,6 +83,11 @@ impl Behaviour {
         request.fail(io::Error::new(io::ErrorKind::WouldBlock, message).into());
     }
 
+    /// Dials though there are connections, because they do not answer.
+    pub(super) fn dial_beside(&mut self, peer: PeerId) {
+        self.start_dial(peer, PeerCondition::NotDialing);
+    }
+
     fn start_dial(&mut self, peer: PeerId, condition: PeerCondition) -> Dial {
         let opts = DialOpts::peer_id(peer).condition(condition).build();
         let dial = Dial::Ours(opts.connection_id());

@@ -353,6 +353,11 @@ impl Behaviour {
         self.probe_again_later(peer, connection);
         self.connection_changed(peer, connection);
         self.room_changed(peer);
+        let mut all = self.connections.of(peer).iter();
+        if all.all(|info| info.suspected || info.closing) && self.opens.wait_for(peer) {
+            // None that is there answers; there may be a way to one that does.
+            self.dial_beside(peer);
+        }
     }
 
     /// A suspected connection may be well again.

@@ -70,6 +70,11 @@ impl Opens {
         }
     }
 
+    /// Whether any wait for a connection to this peer.
+    pub(super) fn wait_for(&self, peer: PeerId) -> bool {
+        self.waiting.contains_key(&peer)
+    }
+
     /// Those whose attempt on this connection is under way.
     pub(super) fn running_on(&self, connection: ConnectionId) -> Vec<u64> {
         let mut numbers: Vec<_> = self

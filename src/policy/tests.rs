@@ -544,6 +544,23 @@ struct Link {
     /// Its place in the order of establishment, as each of the two saw it: the designated peer first.
     order: [u8; 2],
     draining: [bool; 2],
+    /// What one side knows, and the other does not.
+    suspected: [bool; 2],
+    proven: [bool; 2],
+    full: [bool; 2],
+}
+
+/// Something that one side finds out about a link.
+#[derive(Debug, Clone, Copy)]
+enum News {
+    /// It does not answer.
+    Silent,
+    /// It answers.
+    Answered,
+    /// What has left it may return.
+    QuarantineOver,
+    Full,
+    Room,
 }
 
 #[derive(Debug, Clone)]
@@ -552,7 +569,10 @@ struct World {
     on: usize,
     left_relay: bool,
     left_for_remote: [Vec<usize>; 2],
+    barred: [Vec<usize>; 2],
     mobility: [Mobility; 2],
+    /// In this order, each once both are at rest.
+    news: Vec<(usize, usize, News)>,
 }
 
 fn link() -> impl Strategy<Value = Link> {
@@ -573,7 +593,22 @@ fn link() -> impl Strategy<Value = Link> {
         designated_dialed: flags.1,
         order,
         draining: [flags.2, flags.3],
+        suspected: [false; 2],
+        proven: [true; 2],
+        full: [false; 2],
     })
+}
+
+fn news(links: usize) -> impl Strategy<Value = Vec<(usize, usize, News)>> {
+    let what = select(vec![
+        News::Silent,
+        News::Silent,
+        News::Answered,
+        News::QuarantineOver,
+        News::Full,
+        News::Room,
+    ]);
+    vec((0..2_usize, 0..links, what), 0..12)
 }
 
 fn world() -> impl Strategy<Value = World> {
@@ -589,12 +624,15 @@ fn world() -> impl Strategy<Value = World> {
         any::<bool>(),
         [mobility(), mobility()],
     );
-    (vec(link(), 1..8), stream).prop_map(|(links, (on, left_relay, mobility))| World {
+    let links = vec(link(), 1..8).prop_flat_map(|links| (news(links.len()), Just(links)));
+    (links, stream).prop_map(|((news, links), (on, left_relay, mobility))| World {
         on: on.index(links.len()),
         links,
         left_relay,
         left_for_remote: Default::default(),
+        barred: Default::default(),
         mobility,
+        news,
     })
 }
 
@@ -608,6 +646,9 @@ impl World {
                 dialer: link.designated_dialed == (side == 0),
                 established: start + Duration::from_secs(link.order[side].into()),
                 draining: link.draining[side],
+                suspected: link.suspected[side],
+                proven: link.proven[side],
+                capacity: if link.full[side] { 0 } else { 192 },
                 ..over(
                     number,
                     match link.unknown[side] {
@@ -629,6 +670,7 @@ impl World {
         let stream = StreamInfo {
             left_relay: self.left_relay,
             left_for_remote: left_for_remote.collect(),
+            barred: self.barred[side].iter().copied().map(id).collect(),
             mobility: self.mobility[side],
             ..stream_on(id(self.on))
         };
@@ -636,6 +678,37 @@ impl World {
             Placement::On(to) => (0..self.links.len()).find(|number| id(*number) == to),
             _ => None,
         }
+    }
+
+    /// One side finds out something, as the behaviour would note it.
+    fn hear(&mut self, side: usize, number: usize, news: News) {
+        let link = &mut self.links[number];
+        match news {
+            News::Silent => (link.suspected[side], link.proven[side]) = (true, false),
+            News::Answered => link.suspected[side] = false,
+            News::QuarantineOver => self.barred[side].retain(|barred| *barred != number),
+            News::Full => link.full[side] = true,
+            News::Room => link.full[side] = false,
+        }
+    }
+
+    /// One side tries to move the stream there. Returns whether the other goes along: it does, unless it
+    /// suspects that connection.
+    fn tries(&mut self, to: usize, by: usize) -> bool {
+        if self.links[to].full[by] {
+            // It waits for room.
+            return false;
+        }
+        if self.links[to].suspected[1 - by] {
+            // "Not now": it is not tried again at once.
+            self.barred[by].push(to);
+            return false;
+        }
+        if self.links[self.on].suspected[by] {
+            self.barred[by].push(self.on);
+        }
+        self.moved(to, by);
+        true
     }
 
     fn moved(&mut self, to: usize, by: usize) {
@@ -807,6 +880,83 @@ fn two_peers_that_disagree_come_to_rest() {
                 }
             }
             if moves == before {
+                return Ok(());
+            }
+            prop_assert!(moves <= 2 * world.links.len());
+        }
+    });
+}
+
+/// Two peers, each of whom suspects connections that the other thinks well of, and finds some full: they
+/// disagree about that, too, and come to rest after each piece of news. A stream does not stay on a
+/// connection that does not answer if there is one to which both let it go.
+#[test]
+fn two_peers_of_whom_each_suspects_others_come_to_rest() {
+    let chains = chains();
+    let next = std::cell::Cell::new(0);
+    for_all_worlds(|mut world, ours, pair| {
+        next.set((next.get() + 7) % chains.len());
+        let mut theirs = chain(&chains[next.get()]);
+        let news = std::mem::take(&mut world.news);
+        for at in 0..=news.len() {
+            let mut tries = 0;
+            loop {
+                let before = (world.on, world.barred.clone());
+                for side in [0, 1] {
+                    let policy = if side == 0 { &mut *ours } else { &mut theirs };
+                    if let Some(to) = world.place(policy, pair, side) {
+                        prop_assert!(!world.links[to].suspected[side], "onto a suspected one");
+                        world.tries(to, side);
+                        tries += 1;
+                    }
+                }
+                if (world.on, world.barred.clone()) == before {
+                    break;
+                }
+                prop_assert!(
+                    tries <= 8 * world.links.len(),
+                    "no rest after {:?}",
+                    &news[..at]
+                );
+            }
+            if let Some(&(side, number, what)) = news.get(at) {
+                world.hear(side, number, what);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Both peers with the default policy, one of whom suspects what it will: as soon as it does not any more,
+/// and its quarantine is over, both are content with one connection, and it is not moved again.
+#[test]
+fn one_sided_suspicions_that_pass_leave_both_on_one_connection() {
+    for_all_worlds(|mut world, _, pair| {
+        world.mobility = [Mobility::Free; 2];
+        let news = std::mem::take(&mut world.news);
+        for (_, number, what) in news {
+            world.hear(0, number, what);
+            for side in [0, 1] {
+                if let Some(to) = world.place(&mut Chain::default(), pair, side) {
+                    world.tries(to, side);
+                }
+            }
+        }
+        for number in 0..world.links.len() {
+            for what in [News::Answered, News::QuarantineOver, News::Room] {
+                world.hear(0, number, what);
+            }
+        }
+        let mut moves = 0;
+        loop {
+            let on = world.on;
+            for side in [0, 1] {
+                if let Some(to) = world.place(&mut Chain::default(), pair, side) {
+                    world.tries(to, side);
+                    moves += 1;
+                }
+            }
+            if world.on == on {
                 return Ok(());
             }
             prop_assert!(moves <= 2 * world.links.len());

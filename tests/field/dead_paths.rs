@@ -377,3 +377,32 @@ async fn a_target_that_hangs_in_closing_is_given_up() {
     })
     .await;
 }
+
+/// My only connection to a peer is dead, and I could reach it by another. New streams wait for the dead one.
+///
+/// B1 · lnd PR 2058
+#[tokio::test]
+async fn a_peer_whose_connections_are_dead_is_dialed_again() {
+    let both = || node(true, impatient(), true, false);
+    let mut net = Net::with(both(), both());
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let proxy = Proxy::default();
+    let dead = proxy.connect(&net, Kind::Tcp).await;
+    let peer = net.listener.id;
+    // The peer has told how it can be reached.
+    net.dialer
+        .wait("Identify", |seen| match seen {
+            Seen::Identified(_) => Some(()),
+            _ => None,
+        })
+        .await;
+    proxy.silence();
+    let (opened, _accepted) = within("opening", async {
+        join!(
+            net.dialer.control.open_stream(peer, PROTOCOL),
+            incoming.next()
+        )
+    })
+    .await;
+    assert_ne!(opened.unwrap().connection(), dead.here);
+}
