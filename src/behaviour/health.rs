@@ -395,10 +395,17 @@ impl Behaviour {
         if connections.len() < 2 {
             return;
         }
-        let all: Vec<_> = connections.iter().map(|info| info.id).collect();
-        for connection in all {
+        let direct = connections
+            .iter()
+            .any(|info| info.id == newest && !info.relayed);
+        let all: Vec<_> = connections
+            .iter()
+            .map(|info| (info.id, info.relayed))
+            .collect();
+        for (connection, relayed) in all {
             self.look_after_later(peer, connection);
-            if connection != newest {
+            // Streams leave a relayed one for a direct one anyway, and a probe would keep it in use.
+            if connection != newest && !(relayed && direct) {
                 self.probe(peer, connection, None);
             }
         }
