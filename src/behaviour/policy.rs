@@ -499,3 +499,28 @@ impl Behaviour {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two targets that fail in turns: each waits, and the next wait is longer than the last, wherever that
+    /// was to go (FAULTS C7).
+    #[test]
+    fn two_targets_do_not_alternate_at_network_speed() {
+        let mut backoff = Backoff::default();
+        let targets = [1, 2].map(ConnectionId::new_unchecked);
+        let mut last = Duration::ZERO;
+        for turn in 0..6 {
+            let to = targets[turn % 2];
+            let delay = backoff.failed();
+            assert!(delay > last);
+            last = delay;
+            backoff.wait(to, None);
+            assert!(backoff.waits().any(|waiting| waiting == to));
+        }
+        assert_eq!(backoff.waits().count(), 2);
+        backoff.over(targets[0]);
+        assert_eq!(backoff.waits().collect::<Vec<_>>(), [targets[1]]);
+    }
+}

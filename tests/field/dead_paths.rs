@@ -36,6 +36,15 @@ fn impatient() -> Config {
         .with_progress_timeout(Duration::from_secs(2))
 }
 
+/// The remote has told what it speaks, and where it listens.
+async fn identified(node: &Node) {
+    node.wait("Identify", |seen| match seen {
+        Seen::Identified(_) => Some(()),
+        _ => None,
+    })
+    .await;
+}
+
 async fn suspected(node: &Node, connection: libp2p::swarm::ConnectionId, expected: bool) {
     node.event("a suspicion", |event| match event {
         Event::ConnectionChanged(info) if info.id == connection => {
@@ -70,12 +79,7 @@ async fn new_streams_do_not_wait_for_a_dead_connection() {
             write(&mut ours, 1, 0, 100).await;
             read(&mut theirs, 1, 0, 100).await;
             if identify {
-                net.dialer
-                    .wait("Identify", |seen| match seen {
-                        Seen::Identified(_) => Some(()),
-                        _ => None,
-                    })
-                    .await;
+                identified(&net.dialer).await;
             }
             proxy.silence();
             let alive = net.connect(kind).await;
@@ -390,12 +394,7 @@ async fn a_peer_whose_connections_are_dead_is_dialed_again() {
     let dead = proxy.connect(&net, Kind::Tcp).await;
     let peer = net.listener.id;
     // The peer has told how it can be reached.
-    net.dialer
-        .wait("Identify", |seen| match seen {
-            Seen::Identified(_) => Some(()),
-            _ => None,
-        })
-        .await;
+    identified(&net.dialer).await;
     proxy.silence();
     let (opened, _accepted) = within("opening", async {
         join!(
