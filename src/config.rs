@@ -162,7 +162,7 @@ impl Default for Config {
             muxer_limit: 448,
             open_head_start: Duration::from_secs(1),
             suspect_after: Duration::from_secs(3),
-            proving_time: Duration::from_secs(2),
+            proving_time: Duration::from_millis(1200),
             probe_interval: Some(Duration::from_secs(15)),
             wait_for_direct: Duration::from_secs(10),
             mobility: HashMap::new(),
@@ -321,7 +321,7 @@ setters! {
     with_suspect_after: suspect_after: Duration;
 
     /// How long a connection must have been there before streams are moved onto it from one that is as
-    /// good ([`MergeDuplicates`](crate::MergeDuplicates)). Default: 2 s. Probes of reachability and
+    /// good ([`MergeDuplicates`](crate::MergeDuplicates)). Default: 1.2 s. Probes of reachability and
     /// applications with a rule of their own close duplicates soon, with all that is on them.
     with_proving_time: proving_time: Duration;
 
