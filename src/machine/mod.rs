@@ -315,6 +315,12 @@ impl Machine {
         matches!(&self.phase, Phase::Agreed(a) if a.verify && a.count.is_none())
     }
 
+    /// Whether what comes on the new leg is the application's, and it is not its turn.
+    #[must_use]
+    pub(crate) fn is_before_new(&self) -> bool {
+        matches!(&self.phase, Phase::Agreed(a) if !a.in_switched) && !self.awaits_count()
+    }
+
     /// Whether as much has been read as the remote's count says, and the machine has not been told:
     /// [`Input::ReadAll`].
     #[must_use]

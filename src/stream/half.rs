@@ -130,8 +130,8 @@ impl<L: Io, C: Connection> Migratable<L, C> {
                         core.has_read(n);
                         return Poll::Ready(Ok(n));
                     }
-                    Err(_) => {
-                        core.handle(Input::ReadFailed(slot));
+                    Err(error) => {
+                        core.read_failed(slot, &error);
                         core.pump(read, write);
                     }
                 }
@@ -180,7 +180,7 @@ fn write_failed<L: Io, C: Connection>(
     slot: Slot,
     error: io::Error,
 ) -> Poll<io::Error> {
-    core.handle(Input::WriteFailed(slot));
+    core.write_failed(slot, &error);
     match core.machine.write_to() {
         WriteTo::Aborted(abort) => Poll::Ready(aborted(abort)),
         _ if core.machine.will_write_elsewhere() => Poll::Pending,

@@ -96,6 +96,8 @@ pub(crate) struct Leg<L, C> {
     peeked: Option<u8>,
     /// The remote's end has been read; the leg is not read again.
     ended: bool,
+    /// When it had been, the leg was not reset.
+    ended_well: bool,
     /// It was read after we had closed it, so it is not likely to have been sent before our end was read.
     answered: bool,
     /// A read has failed, and with it everything: a lazily negotiated substream panics when it is used
@@ -125,6 +127,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
             close_failed: None,
             peeked: None,
             ended: false,
+            ended_well: false,
             answered: false,
             broken: None,
             lost: false,
@@ -583,5 +586,20 @@ impl<L: Io, C: Connection> Leg<L, C> {
             Poll::Pending if !self.kind.is_alive_if_it_waits() => return Poll::Pending,
             Poll::Ready(Ok(_)) | Poll::Pending => Proof::Agrees,
         })
+    }
+
+    /// Whether the end that was read is a reset, on a leg that gives one for both. It is asked once: who has
+    /// closed its side may drop it later, and then it takes nothing more.
+    pub(super) fn poll_is_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ended_well || !self.kind.is_ambiguous() {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_empty_write(cx)) {
+            Proof::Disagrees => Poll::Ready(()),
+            Proof::Agrees | Proof::Unavailable => {
+                self.ended_well = true;
+                Poll::Pending
+            }
+        }
     }
 }

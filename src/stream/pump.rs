@@ -1,6 +1,9 @@
 //! Moving a migration on: everything that is neither the application's read nor its write.
 
-use std::task::{Context, Poll};
+use std::{
+    io,
+    task::{Context, Poll},
+};
 
 use super::{Connection, Io, core::Core, core::Note};
 use crate::{
@@ -20,6 +23,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             || self.hear_remote_attempt(read)
             || self.send_messages(write)
             || self.hear_count(read)
+            || self.watch_new_leg(read, write)
             || self.close_legs(write)
             || self.read_old_leg(read, write)
             || self.check_ended(read)
@@ -42,8 +46,25 @@ impl<L: Io, C: Connection> Core<L, C> {
             self.note(Note::Violation);
             self.handle(Input::Unexpected(slot));
         } else {
-            self.handle(Input::ReadFailed(slot));
+            self.read_failed(slot, error);
         }
+    }
+
+    pub(super) fn read_failed(&mut self, slot: Slot, error: &dyn std::fmt::Display) {
+        self.log(slot, "reading", error);
+        self.handle(Input::ReadFailed(slot));
+    }
+
+    pub(super) fn write_failed(&mut self, slot: Slot, error: &io::Error) {
+        self.log(slot, "writing", error);
+        self.handle(Input::WriteFailed(slot));
+    }
+
+    /// What a leg says is lost otherwise: the application is told what it means for the stream.
+    fn log(&mut self, slot: Slot, what: &'static str, error: &dyn std::fmt::Display) {
+        let id = self.machine.id().0;
+        let connection = self.leg(slot).map(|leg| leg.connection());
+        tracing::debug!(id, ?slot, ?connection, %error, "{what} failed on a leg");
     }
 
     /// Our attempt: `Migrate` out, `AckMigrate` in.
@@ -55,7 +76,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             return false;
         };
         match leg.poll_flush(write) {
-            Poll::Ready(Err(_)) => self.handle(Input::WriteFailed(Slot::Ours)),
+            Poll::Ready(Err(error)) => self.write_failed(Slot::Ours, &error),
             _ if leg.has_queued() => return false,
             _ => match leg.poll_message::<Ack>(read) {
                 Poll::Pending => return false,
@@ -101,9 +122,9 @@ impl<L: Io, C: Connection> Core<L, C> {
             if !leg.is_unflushed() {
                 continue;
             }
-            if let Poll::Ready(Err(_)) = leg.poll_flush(write) {
+            if let Poll::Ready(Err(error)) = leg.poll_flush(write) {
                 leg.give_up_flushing();
-                self.handle(Input::WriteFailed(slot));
+                self.write_failed(slot, &error);
                 return true;
             }
         }
@@ -129,6 +150,28 @@ impl<L: Io, C: Connection> Core<L, C> {
         true
     }
 
+    /// Nobody reads the new leg as long as there is something on the old one, and it may be reset meanwhile.
+    /// What is there to be read, stays; so does an end, unless a leg whose resets look like one says that
+    /// it was none.
+    fn watch_new_leg(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) -> bool {
+        if !self.machine.is_before_new() {
+            return false;
+        }
+        let closed = self.machine.has_closed_new();
+        let Some(leg) = self.leg(Slot::New) else {
+            return false;
+        };
+        match leg.poll_peek(read) {
+            Poll::Ready(Err(error)) => self.read_failed(Slot::New, &error),
+            Poll::Ready(Ok(false)) if !closed && leg.poll_is_reset(write).is_ready() => {
+                let error = io::Error::from(io::ErrorKind::ConnectionReset);
+                self.read_failed(Slot::New, &error);
+            }
+            Poll::Ready(Ok(_)) | Poll::Pending => return false,
+        }
+        true
+    }
+
     fn close_legs(&mut self, write: &mut Context<'_>) -> bool {
         for slot in [Slot::Current, Slot::New] {
             let Some(leg) = self.leg(slot) else { continue };
@@ -138,7 +181,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             match leg.poll_close(write) {
                 Poll::Pending => continue,
                 Poll::Ready(Ok(())) => self.handle(Input::Closed(slot)),
-                Poll::Ready(Err(_)) => self.handle(Input::WriteFailed(slot)),
+                Poll::Ready(Err(error)) => self.write_failed(slot, &error),
             }
             return true;
         }
@@ -171,7 +214,7 @@ impl<L: Io, C: Connection> Core<L, C> {
             Poll::Pending => return false,
             Poll::Ready(Ok(0)) => return self.poll_end(Slot::Current, write).is_ready(),
             Poll::Ready(Ok(n)) => self.has_read(n),
-            Poll::Ready(Err(_)) => self.handle(Input::ReadFailed(Slot::Current)),
+            Poll::Ready(Err(error)) => self.read_failed(Slot::Current, &error),
         }
         true
     }
@@ -193,7 +236,7 @@ impl<L: Io, C: Connection> Core<L, C> {
                 self.note(Note::Violation);
                 self.handle(Input::Unexpected(slot));
             }
-            Poll::Ready(Err(_)) => self.handle(Input::ReadFailed(slot)),
+            Poll::Ready(Err(error)) => self.read_failed(slot, &error),
         }
         true
     }

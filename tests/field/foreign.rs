@@ -1,6 +1,6 @@
 //! Peers written by others, byte by byte.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::StreamProtocol;
@@ -93,4 +93,71 @@ async fn a_migration_overtakes_the_one_before_it() {
     let mut buf = [0; 9];
     within("all", ours.read_exact(&mut buf)).await.unwrap();
     assert_eq!(&buf, b"onetwosix");
+}
+
+/// A remote without our extension moves a stream, and the new leg is reset while the old one is still open and
+/// silent. The reader hears of it at once, and not when the old leg ends, which may be never.
+///
+/// F3
+#[tokio::test]
+async fn a_new_leg_is_reset_before_it_is_read() {
+    for (old, new) in [(Kind::Quic, Kind::Tcp), (Kind::Tcp, Kind::Relayed)] {
+        let mut scene = Scene::with(Config::default(), old, new).await;
+        let (mut old, mut ours) = scene.labelled(0).await;
+        let mut new = scene.prefix(scene.new.here).await;
+        new.write_all(&migrate(2, 0)).await.unwrap();
+        let mut ack = [0; 3];
+        within("the ack", new.read_exact(&mut ack)).await.unwrap();
+        assert_eq!(ack, ACCEPT);
+        drop(new);
+        let error = within("the reset", ours.read(&mut [0])).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        // Both legs go.
+        let mut rest = Vec::new();
+        let read = within("the old leg", old.read_to_end(&mut rest)).await;
+        assert!(read.is_err() || rest.is_empty(), "{read:?}, {rest:?}");
+    }
+}
+
+/// The same remote has said its last word on the new leg, with data or without, and has closed it, before it
+/// has ended the old one. That is no reset, and not a byte is missing.
+///
+/// F3
+#[tokio::test]
+async fn a_new_leg_is_closed_before_it_is_read() {
+    for (old, new) in [(Kind::Quic, Kind::Tcp), (Kind::Tcp, Kind::Quic)] {
+        for last in [&b""[..], b"last"] {
+            let mut scene = Scene::with(Config::default(), old, new).await;
+            let (mut old, mut ours) = scene.labelled(0).await;
+            let mut new = scene.prefix(scene.new.here).await;
+            new.write_all(&migrate(2, 0)).await.unwrap();
+            let mut ack = [0; 3];
+            within("the ack", new.read_exact(&mut ack)).await.unwrap();
+            new.write_all(last).await.unwrap();
+            new.close().await.unwrap();
+            // Proof that it has come: what comes after it on the same connection has been answered.
+            let mut probe = scene.prefix(scene.new.here).await;
+            probe.write_all(&label(4)).await.unwrap();
+            let (_probe, _other) = scene.inner(probe).await;
+            old.write_all(b"first").await.unwrap();
+            let mut first = [0; 5];
+            within("first", ours.read_exact(&mut first)).await.unwrap();
+            ours.write_all(b"ours").await.unwrap();
+            ours.close().await.unwrap();
+            let mut answer = Vec::new();
+            old.close().await.unwrap();
+            let mut rest = Vec::new();
+            within("the rest", ours.read_to_end(&mut rest))
+                .await
+                .unwrap();
+            assert_eq!((&first, &rest[..]), (b"first", last));
+            within("the answer", old.read_to_end(&mut answer))
+                .await
+                .unwrap();
+            within("the end", new.read_to_end(&mut answer))
+                .await
+                .unwrap();
+            assert_eq!(answer, b"ours");
+        }
+    }
 }
