@@ -1,5 +1,7 @@
 //! A task outside the behaviour that merges duplicate connections, with events and a control.
 
+use std::time::Duration;
+
 use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 use libp2p_stream_migration::{
     Behaviour, Config, ConnectionInfo, Control, Event, Outside, Verdict, designated_peer,
@@ -90,7 +92,10 @@ impl Merger {
 }
 
 pub async fn run() -> Fallible<Outcome> {
-    let node = || Node::start(|id| Behaviour::with_policy(id, Config::default(), Outside));
+    // Half a minute after anything has been said there is soon enough to close a connection, but long to wait
+    // for somebody who watches.
+    let config = || Config::default().with_old_leg_linger(Duration::from_secs(2));
+    let node = || Node::start(|id| Behaviour::with_policy(id, config(), Outside));
     let (mut here, events_here) = node().await?;
     let (mut there, events_there) = node().await?;
     let mergers = [
