@@ -76,6 +76,8 @@ pub(crate) struct StreamRequest {
     pub(crate) number: Option<u64>,
     /// The connection has to show that it is alive.
     pub(crate) prove: bool,
+    /// The peer was dialed for it because its last connection was closed under it, which is done once.
+    pub(crate) redialed: bool,
     /// Whether the remote serves the protocol inside the prefix.
     pub(crate) inside: Inside,
     /// It is tried a second time, because the first offer was not answered.
@@ -177,6 +179,7 @@ impl StreamRequest {
             reply,
             number: None,
             prove: false,
+            redialed: false,
             inside: Inside::Unknown,
             again: false,
             held: None,

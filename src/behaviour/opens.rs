@@ -290,6 +290,15 @@ impl Behaviour {
             return;
         }
         let (peer, mobility) = (opening.peer, opening.mobility);
+        let usable = self.connections.of(peer).iter().any(|info| !info.closing);
+        let failed = opening.error.is_some();
+        if !usable && opening.only.is_none() && !(failed && opening.request.redialed) {
+            opening.request.redialed |= failed;
+            if let Some(opening) = self.forget_open(number) {
+                self.dial(peer, opening.request);
+            }
+            return;
+        }
         if let Some(error) = opening.error.take() {
             return self.end_open(number, Some(Err(error)));
         }
@@ -297,12 +306,6 @@ impl Behaviour {
             let message = format!("there is no connection {only} to {peer}");
             let error = io::Error::new(io::ErrorKind::NotConnected, message);
             return self.end_open(number, Some(Err(error.into())));
-        }
-        if self.connections.of(peer).iter().all(|info| info.closing) {
-            if let Some(opening) = self.forget_open(number) {
-                self.dial(peer, opening.request);
-            }
-            return;
         }
         // There are connections, and this stream may use none of them.
         let wait = self.config.wait_for_direct;
@@ -429,11 +432,12 @@ impl Behaviour {
             let Some(opening) = self.opens.opening.get(&number) else {
                 continue;
             };
+            let connected = !self.connections.of(peer).is_empty();
             // An attempt may be under way, and then nothing else to try is no failure.
             match self.next_choice(opening) {
                 Choice::Full => {}
                 Choice::None if !opening.running.is_empty() => {}
-                Choice::None if opening.mobility == Mobility::NeverRelayed => {}
+                Choice::None if opening.mobility == Mobility::NeverRelayed && connected => {}
                 Choice::On(_) | Choice::None => self.try_to_open(number),
             }
         }

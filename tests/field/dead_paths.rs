@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all, join};
 use libp2p_stream_migration::{
-    Behaviour, Chain, Config, Event, Initiate, MigrateError, Obstacle, Stay,
+    Behaviour, Chain, Config, Event, Initiate, MigrateError, Mobility, Obstacle, Stay,
 };
 
 use crate::{harness::*, proxy::Proxy};
@@ -404,4 +404,57 @@ async fn a_peer_whose_connections_are_dead_is_dialed_again() {
     })
     .await;
     assert_ne!(opened.unwrap().connection(), dead.here);
+}
+
+/// The only connection is closed just as I open a stream: an idle timeout, or the peer restarts. I am told
+/// that the connection was closed, though the peer can be dialed.
+///
+/// B6 · litep2p 664
+#[tokio::test]
+async fn a_stream_whose_only_connection_closes_dials() {
+    for kind in [Kind::Tcp, Kind::Quic] {
+        let both = || node(false, Config::default(), true, false);
+        let mut net = Net::with(both(), both());
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let only = net.connect(kind).await;
+        let peer = net.listener.id;
+        identified(&net.dialer).await;
+        let mut control = net.dialer.control.clone();
+        net.dialer.close(only.here);
+        let (opened, _accepted) = within("opening", async {
+            join!(control.open_stream(peer, PROTOCOL), incoming.next())
+        })
+        .await;
+        assert_ne!(opened.unwrap().connection(), only.here);
+    }
+}
+
+/// A stream that must not be on a relay waits for a direct connection, and the relay goes away: the peer is
+/// dialed, rather than waited for.
+///
+/// B7
+#[tokio::test]
+async fn who_waits_for_a_direct_connection_dials_when_the_relay_is_gone() {
+    let config = Config::default()
+        .with_mobility(PROTOCOL, Mobility::NeverRelayed)
+        .with_wait_for_direct(Duration::MAX);
+    let both = || node(false, config.clone(), true, false);
+    let mut net = Net::with(both(), both());
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    net.listener.listen("/ip4/127.0.0.1/tcp/0").await;
+    let relayed = net.connect(Kind::Relayed).await;
+    let peer = net.listener.id;
+    net.dialer
+        .wait("Identify", |seen| match seen {
+            Seen::Identified(id) => (*id == peer).then_some(()),
+            _ => None,
+        })
+        .await;
+    let mut control = net.dialer.control.clone();
+    let mut opening = Box::pin(control.open_stream(peer, PROTOCOL));
+    assert!(futures::poll!(&mut opening).is_pending());
+    net.dialer.control.connections(peer).await;
+    net.dialer.close(relayed.here);
+    let (opened, _accepted) = within("opening", async { join!(opening, incoming.next()) }).await;
+    assert_ne!(opened.unwrap().connection(), relayed.here);
 }
