@@ -6,16 +6,22 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    future::poll_fn,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::Poll,
     time::Duration,
 };
 
+use futures::{FutureExt, channel::oneshot};
 use libp2p_identity::PeerId;
 use web_time::Instant;
 
 use crate::{
     machine::StreamId,
-    protocol::roles::{self, IdAllocator, Parity},
+    protocol::{
+        codec::Switched,
+        roles::{self, IdAllocator, Parity},
+    },
     spare,
     stream::{Budget, Connection, Io, Leg, Places, Shared, StreamKey},
 };
@@ -44,11 +50,75 @@ impl<L, C, X> Entry<L, C, X> {
 
 /// A `Migrate` that arrived before the label of the stream that it names.
 pub(crate) struct Early<L, C> {
-    pub(crate) number: u64,
     pub(crate) leg: Leg<L, C>,
     pub(crate) id: StreamId,
     pub(crate) from: StreamId,
     pub(crate) verify: bool,
+}
+
+/// One that is kept, and looked after meanwhile.
+struct Held<L, C> {
+    number: u64,
+    /// Shared with whoever looks after it. Locked while it is polled; nothing else is done meanwhile.
+    leg: Arc<Mutex<Leg<L, C>>>,
+    id: StreamId,
+    from: StreamId,
+    verify: bool,
+    /// Dropped when it is not kept any more.
+    _kept: oneshot::Sender<()>,
+}
+
+impl<L, C> Held<L, C> {
+    fn take(self) -> Option<Early<L, C>> {
+        let Self {
+            leg,
+            id,
+            from,
+            verify,
+            ..
+        } = self;
+        // Who looks after it has it only while it is polled, and that is in the same task.
+        let leg = Arc::into_inner(leg)?.into_inner();
+        Some(Early {
+            leg: leg.unwrap_or_else(PoisonError::into_inner),
+            id,
+            from,
+            verify,
+        })
+    }
+}
+
+/// Why a `Migrate` that waits for its label is not kept any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// It was asked for.
+    Taken,
+    /// The remote has taken it back, or its leg is gone.
+    TakenBack,
+    /// The remote said something else.
+    Violation,
+}
+
+/// Looks after a leg that waits: nothing may come on it but that it is taken back.
+async fn look_after<L: Io, C: Connection>(
+    leg: Weak<Mutex<Leg<L, C>>>,
+    mut kept: oneshot::Receiver<()>,
+) -> Gone {
+    poll_fn(|cx| {
+        if kept.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Gone::Taken);
+        }
+        let Some(leg) = leg.upgrade() else {
+            return Poll::Ready(Gone::Taken);
+        };
+        let mut leg = leg.lock().unwrap_or_else(PoisonError::into_inner);
+        leg.poll_message::<Switched>(cx).map(|said| match said {
+            Ok(Switched::Cancelled) => Gone::TakenBack,
+            Err(error) if !error.is_violation() => Gone::TakenBack,
+            Ok(Switched::Sent(_)) | Err(_) => Gone::Violation,
+        })
+    })
+    .await
 }
 
 /// An ID of a stream that is over.
@@ -64,7 +134,7 @@ struct Peer<L, C> {
     streams: usize,
     /// The oldest first.
     over: VecDeque<Over>,
-    early: Vec<Early<L, C>>,
+    early: Vec<Held<L, C>>,
     /// For its unanswered `Migrate`s, those in `early` and those of live streams.
     places: Places,
     budget: Budget,
@@ -340,7 +410,8 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         self.peer(peer).places.take(places)
     }
 
-    /// Keeps a `Migrate` until its label comes.
+    /// Keeps a `Migrate` until its label comes. What is returned has to be polled, and says when it need not
+    /// be kept any more.
     pub(crate) fn hold(
         &mut self,
         peer: PeerId,
@@ -348,17 +419,21 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
         id: StreamId,
         from: StreamId,
         verify: bool,
-    ) -> u64 {
+    ) -> (u64, impl Future<Output = Gone> + use<L, C, X>) {
         self.next_early += 1;
         let number = self.next_early;
-        self.peer(peer).early.push(Early {
+        let leg = Arc::new(Mutex::new(leg));
+        let (sender, kept) = oneshot::channel();
+        let gone = look_after(Arc::downgrade(&leg), kept);
+        self.peer(peer).early.push(Held {
             number,
             leg,
             id,
             from,
             verify,
+            _kept: sender,
         });
-        number
+        (number, gone)
     }
 
     /// The `Migrate`s that waited for this label, in the order of their arrival.
@@ -374,14 +449,15 @@ impl<L: Io, C: Connection, X> Table<L, C, X> {
     fn extract_early(
         &mut self,
         peer: PeerId,
-        take: impl Fn(&Early<L, C>) -> bool,
+        take: impl Fn(&Held<L, C>) -> bool,
     ) -> Vec<Early<L, C>> {
         let Some(peer) = self.peers.get_mut(&peer) else {
             return Vec::new();
         };
-        let (taken, kept) = std::mem::take(&mut peer.early).into_iter().partition(take);
+        let early = std::mem::take(&mut peer.early);
+        let (taken, kept): (Vec<_>, Vec<_>) = early.into_iter().partition(take);
         peer.early = kept;
-        taken
+        taken.into_iter().filter_map(Held::take).collect()
     }
 
     /// A connection to the peer is there.

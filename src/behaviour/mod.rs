@@ -47,6 +47,7 @@ use self::{
     opens::Opens,
     outside::Outside,
     prune::{Legs, Records},
+    requests::EarlyGone,
     streams::Negotiated,
     timers::{TimerKey, Timers},
     turns::{Asker, Turns},
@@ -148,6 +149,8 @@ pub struct Behaviour {
     /// Protocols that peers serve on plain streams only.
     outside: Outside,
     due: Timers<Due>,
+    /// `Migrate`s that wait for their label, looked after.
+    early: FuturesUnordered<BoxFuture<'static, EarlyGone>>,
     /// Denials of migrations of streams that have ended, being written.
     denials: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Last legs of streams that were closed and dropped; what comes out is where there was one.
@@ -198,6 +201,7 @@ impl Behaviour {
             offers: FuturesUnordered::new(),
             outside: Outside::default(),
             due: Timers::default(),
+            early: FuturesUnordered::new(),
             denials: FuturesUnordered::new(),
             kept: FuturesUnordered::new(),
             actions: VecDeque::new(),
@@ -331,6 +335,10 @@ impl Behaviour {
         while let Poll::Ready(Some(driven)) = self.offers.poll_next_unpin(cx) {
             progress = true;
             self.offer_driven(driven);
+        }
+        while let Poll::Ready(Some(early)) = self.early.poll_next_unpin(cx) {
+            progress = true;
+            self.early_gone(early);
         }
         while let Poll::Ready(Some(())) = self.denials.poll_next_unpin(cx) {}
         while let Poll::Ready(Some((peer, connection))) = self.kept.poll_next_unpin(cx) {

@@ -144,7 +144,13 @@ impl Behaviour {
     pub(super) fn tell(&mut self, peer: PeerId, change: &Change) {
         for action in self.ask(peer, |policy, view| policy.changed(change, view)) {
             match action {
-                Action::Move(key, to) => self.wanted(key, to, Asker::Action),
+                Action::Move(key, to) => {
+                    // Not told: who answers that with the same wish again would never come to an end.
+                    if let Err(error) = self.may_go_there(key, to, true) {
+                        tracing::debug!(%peer, %key, %to, %error, "a policy's move is not made");
+                    }
+                    self.wanted(key, to, Asker::Action);
+                }
                 Action::Close(connection) => self.close_when_free(peer, connection),
                 Action::CallIn(delay) => self.call_in(peer, delay),
                 Action::Replace => self.place_all(peer),

@@ -1,17 +1,26 @@
 //! What the remote asks for: its `Migrate`s find their stream, wait for one, or are refused.
 
-use futures::future::select;
+use futures::{FutureExt, future::select};
 use libp2p_identity::PeerId;
 use libp2p_swarm::ConnectionId;
 use web_time::Instant;
 
-use super::{Behaviour, Due, SwarmLeg, migrations::span};
+use super::{Behaviour, Due, SwarmLeg, migrations::span, timers::TimerKey};
 use crate::{
     Event, Limit, Violation,
     machine::StreamId,
     stream::{Places, StreamKey, after},
-    table::Found,
+    table::{Found, Gone},
 };
+
+/// A `Migrate` need not be kept any more.
+pub(super) struct EarlyGone {
+    peer: PeerId,
+    connection: ConnectionId,
+    number: u64,
+    timer: TimerKey,
+    gone: Gone,
+}
 
 impl Behaviour {
     pub(super) fn migrate_requested(
@@ -132,9 +141,30 @@ impl Behaviour {
         from: StreamId,
         verify: bool,
     ) {
-        let number = self.table.hold(peer, leg, id, from, verify);
+        let connection = leg.connection();
+        let (number, gone) = self.table.hold(peer, leg, id, from, verify);
         let timeout = self.config.answer_timeout;
-        self.later(timeout, Due::Early(peer, number));
+        let timer = self.later(timeout, Due::Early(peer, number));
+        self.early.push(Box::pin(gone.map(move |gone| EarlyGone {
+            peer,
+            connection,
+            number,
+            timer,
+            gone,
+        })));
+    }
+
+    /// Its place is free for another.
+    pub(super) fn early_gone(&mut self, early: EarlyGone) {
+        self.due.cancel(early.timer);
+        drop(self.table.expire_early(early.peer, early.number));
+        if early.gone == Gone::Violation {
+            self.event(Event::Violation {
+                peer: early.peer,
+                connection: Some(early.connection),
+                what: Violation::Message,
+            });
+        }
     }
 
     fn deny(&mut self, leg: SwarmLeg) {

@@ -143,7 +143,9 @@ pub enum Change {
 #[non_exhaustive]
 pub enum Action {
     /// Move this stream onto this connection: now, whichever peer is designated, or as soon as it is its
-    /// turn. If that fails, the next [`Change`] says so, and it is not tried again by itself.
+    /// turn. If that fails, the next [`Change`] says so, and it is not tried again by itself. What may not
+    /// even be begun, because the stream or the connection is gone, or the stream's mobility or what
+    /// [`Policy`] says the behaviour cares for forbids it, is left; why is logged at debug level.
     Move(StreamKey, ConnectionId),
     /// Close this connection as soon as no migratable stream is on it, nothing else uses it, and nothing
     /// of what has left it can be lost; see *Pruning*. If the remote has moved streams off it, the close

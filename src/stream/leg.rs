@@ -381,7 +381,7 @@ impl<L: Io, C: Connection> Leg<L, C> {
     }
 
     /// Reads one message and not a byte more. Its bytes are not the stream's and are not counted.
-    pub(super) fn poll_message<M: Message>(
+    pub(crate) fn poll_message<M: Message>(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<M, ReadError>> {

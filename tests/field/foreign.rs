@@ -4,7 +4,8 @@ use std::{io::ErrorKind, time::Duration};
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::StreamProtocol;
-use libp2p_stream_migration::{Config, Event, PROTOCOL_NAME};
+use libp2p_stream_migration::{Config, Event, PROTOCOL_NAME, Stream};
+use multistream_select::Negotiated;
 
 use crate::{
     harness::*,
@@ -160,4 +161,78 @@ async fn a_new_leg_is_closed_before_it_is_read() {
             assert_eq!(answer, b"ours");
         }
     }
+}
+
+/// A peer gives up moves that we hold, for a label that does not come or behind another move: each of them
+/// makes room for the next, though the answer timeout is far off.
+///
+/// F4
+#[tokio::test]
+async fn a_held_migration_that_is_given_up_holds_no_place() {
+    let config = Config::default()
+        .with_answer_timeout(Duration::from_secs(24 * 3600))
+        .with_max_unanswered_per_peer(1);
+    let mut scene = Scene::with(config, Kind::Quic, Kind::Tcp).await;
+    let (mut old, mut ours) = scene.labelled(0).await;
+    let mut probes = Vec::new();
+    for word in [&b""[..], CANCELLED, b"", CANCELLED] {
+        let mut unknown = held(&mut scene, 1000, &mut probes).await;
+        unknown.write_all(word).await.unwrap();
+        unknown.flush().await.unwrap();
+        if !word.is_empty() {
+            let read = within("the drop", unknown.read(&mut [0])).await;
+            assert!(matches!(read, Ok(0) | Err(_)));
+        }
+    }
+    // This one has an answer, and what comes next is held behind it.
+    let mut new = held(&mut scene, 0, &mut probes).await;
+    let mut ack = [0; 3];
+    within("the ack", new.read_exact(&mut ack)).await.unwrap();
+    let from = MIGRATED + 2 * (probes.len() as u64 - 1);
+    for _ in 0..3 {
+        drop(held(&mut scene, from, &mut probes).await);
+    }
+    old.write_all(b"one").await.unwrap();
+    old.close().await.unwrap();
+    new.write_all(b"two").await.unwrap();
+    new.close().await.unwrap();
+    let mut all = Vec::new();
+    within("all", ours.read_to_end(&mut all)).await.unwrap();
+    assert_eq!(all, b"onetwo");
+    let violation = |event: &Event| matches!(event, Event::Violation { .. });
+    assert!(!scene.net.listener.events().iter().any(violation));
+}
+
+/// A `Switched` that takes a `Migrate` back.
+const CANCELLED: &[u8] = &[2, 16, 1];
+
+/// The first ID that is moved to.
+const MIGRATED: u64 = 10_000;
+
+/// A `Migrate` from this ID that ours has kept: it is asked until there is a place for it.
+async fn held(
+    scene: &mut Scene,
+    from: u64,
+    probes: &mut Vec<(Negotiated<Stream>, Stream)>,
+) -> Stream {
+    let refused = |event: &&Event| matches!(event, Event::Refused { .. });
+    within("a place", async {
+        loop {
+            let before = scene.net.listener.events().iter().filter(refused).count();
+            let number = 2 * probes.len() as u64;
+            let mut leg = scene.prefix(scene.new.here).await;
+            leg.write_all(&migrate(MIGRATED + number, from))
+                .await
+                .unwrap();
+            leg.flush().await.unwrap();
+            // Proof that it has been read: what comes after it on the same connection has been answered.
+            let mut probe = scene.prefix(scene.new.here).await;
+            probe.write_all(&label(2 + number)).await.unwrap();
+            probes.push(scene.inner(probe).await);
+            if scene.net.listener.events().iter().filter(refused).count() == before {
+                return leg;
+            }
+        }
+    })
+    .await
 }
