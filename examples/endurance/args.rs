@@ -26,8 +26,8 @@ pub struct Args {
 }
 
 /// Several rests are needed to tell growth, and streams need some time to get anywhere.
-const SHORTEST_ROUND: u64 = 4;
-const LONGEST_ROUND: u64 = 12;
+const SHORTEST_ROUND: u64 = 2;
+const LONGEST_ROUND: u64 = 8;
 
 impl Args {
     pub fn seed(&self) -> u64 {
@@ -40,6 +40,6 @@ impl Args {
 
     /// How long streams are opened before all comes to rest.
     pub fn round(&self) -> Duration {
-        Duration::from_secs((self.seconds / 12).clamp(SHORTEST_ROUND, LONGEST_ROUND))
+        Duration::from_secs((self.seconds / 30).clamp(SHORTEST_ROUND, LONGEST_ROUND))
     }
 }

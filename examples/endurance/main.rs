@@ -9,6 +9,7 @@ mod alloc;
 mod args;
 mod content;
 mod counts;
+mod fit;
 mod flow;
 mod history;
 mod judge;
@@ -123,7 +124,7 @@ async fn run(args: &Args, seed: u64) -> Fallible<u64> {
     println!("warm after {:.1} s", start.elapsed().as_secs_f64());
     let start = Instant::now();
     let watcher = tokio::spawn(rounds::watch(world.clone(), start, args.report));
-    let mut rests = Rests::new(usize::try_from(args.seconds / 4)?);
+    let mut rests = Rests::new(usize::try_from(args.seconds / 2)?);
     // Not in between, where they would be growth.
     let mut before = vec![0; alloc::PLACES];
     for round in 0.. {
@@ -152,16 +153,13 @@ async fn run(args: &Args, seed: u64) -> Fallible<u64> {
     let counts = &known.counts;
     println!();
     counts.show();
-    let growth = rests.growth();
     println!(
         "streams: {}, migrations: {}, bytes: {}, violations: {}, growth: {}",
         counts.ended,
         counts.completed,
         counts.bytes,
         counts.violations,
-        growth.map_or("unknown, too few rounds".to_owned(), |bytes| {
-            format!("{bytes:.0} bytes per round")
-        }),
+        rests.statement(),
     );
     Ok(counts.violations)
 }

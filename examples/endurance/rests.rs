@@ -1,6 +1,9 @@
 //! What is left when everything has ended: it must not become more from round to round.
 
-use crate::watch::Usage;
+use crate::{
+    fit::{self, Fit},
+    watch::Usage,
+};
 
 /// The first round fills what has a bound: pools, and tables that keep their size.
 pub const WARM_UP: usize = 1;
@@ -10,6 +13,11 @@ const ONCE: f64 = 24_576.0;
 /// Bytes that may be added by each round. A round has some 750 streams and 4,000 migrations: three bytes that
 /// each stream leaves behind are too many.
 const EACH: f64 = 2048.0;
+/// Bytes per round that are this program's own: the names of what it counts are few, but come one by one.
+const GRAIN: f64 = 32.0;
+/// A leak of so many bytes per round has to be told from noise before a run may be called fine: less than one
+/// small allocation per lost connection.
+const FINE: f64 = 160.0;
 
 /// Something that is counted at rest.
 type Kind = (&'static str, fn(&Usage) -> usize);
@@ -42,8 +50,40 @@ impl Rests {
         }
     }
 
+    /// A line through the heap of the warm rests: those after the first fifth, as the pools fill slowly.
+    fn fit(&self) -> Option<Fit> {
+        let warm = self.0.len() / 5;
+        let heaps = self.0.iter().skip(warm.max(WARM_UP));
+        Fit::of(&heaps.map(|usage| usage.heap as f64).collect::<Vec<_>>())
+    }
+
+    /// What is to be said of the heap's growth.
+    pub fn statement(&self) -> String {
+        let Some(Fit {
+            slope,
+            error,
+            steps,
+        }) = self.fit()
+        else {
+            let (rests, needed) = (self.0.len(), (fit::LEAST * 5).div_ceil(4));
+            let least = self.bound();
+            return format!(
+                "unknown ({rests} rests, of {needed} that a fit takes; more than {least:.0} bytes per \
+                 round would have been seen)"
+            );
+        };
+        let told = format!("{slope:.0} ± {error:.0} bytes per round, {steps:+.0} in steps");
+        if self.fit().is_some_and(|fit| fit.rises(GRAIN)) {
+            told
+        } else if error + GRAIN <= FINE {
+            format!("none ({told})")
+        } else {
+            format!("unknown ({told}: too few rests)")
+        }
+    }
+
     /// Bytes of heap per round, if there are enough rounds: from the middle third's median to the last's.
-    pub fn growth(&self) -> Option<f64> {
+    fn growth(&self) -> Option<f64> {
         let third = self.third();
         if third == 0 {
             return None;
@@ -61,7 +101,7 @@ impl Rests {
 
     /// Growth that means nothing.
     fn bound(&self) -> f64 {
-        EACH + ONCE / self.third() as f64
+        EACH + ONCE / self.third().max(1) as f64
     }
 
     /// What has become more.
@@ -80,6 +120,15 @@ impl Rests {
                 faults.push(format!("{name} at rest: {}, then {}", of(first), of(last)));
             }
         }
+        if let Some(fit) = self.fit()
+            && fit.rises(GRAIN)
+        {
+            let (slope, error) = (fit.slope, fit.error);
+            faults.push(format!(
+                "the heap grows by {slope:.0} bytes per round, give or take {error:.0}"
+            ));
+        }
+        // What is so much needs no fit, nor many rests.
         if let Some(growth) = self.growth()
             && growth > self.bound()
         {
