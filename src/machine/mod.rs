@@ -24,6 +24,11 @@
 //!
 //!   any state ── a leg lost, a count that does not match, a violation, a drop ──▶ Aborted
 //! ```
+//!
+//! Between two that verify, both directions switch when as much has been read as the remote's count says,
+//! whether or not the old leg's end has come; the old leg is then watched to its end, or for one progress
+//! timeout, before the migration is complete. A timer that fires in a stable state belongs to a stream that its
+//! application has let go of: it probes, and waits on if anybody answers.
 
 /// Whether a rule is obeyed; always, except in tests that remove one.
 macro_rules! obeys {
