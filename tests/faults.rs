@@ -46,8 +46,9 @@ prop_compose! {
         refusals in any::<bool>(),
         early_timeouts in any::<bool>(),
         read_ahead in prop_oneof![Just((100, 1000)), Just((100, 60)), Just((0, 0))],
+        sleeps in [proptest::option::weighted(0.2, 0..300_usize), proptest::option::weighted(0.2, 0..300_usize)],
     ) -> Case {
-        Case { seed, kinds, verify, migrations, kills, refusals, early_timeouts, read_ahead, cut: None }
+        Case { seed, kinds, verify, migrations, kills, refusals, early_timeouts, read_ahead, sleeps, cut: None }
     }
 }
 
@@ -104,6 +105,7 @@ fn the_end_of_an_old_leg_is_not_the_new_ones() {
         refusals: false,
         early_timeouts: false,
         read_ahead: (100, 1000),
+        sleeps: [None; 2],
         cut: None,
     });
     assert_eq!(outcome.violation, None);
@@ -120,6 +122,7 @@ fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
         refusals: false,
         early_timeouts: false,
         read_ahead: (100, 1000),
+        sleeps: [None; 2],
         cut: Some(Cut {
             total: TOTAL,
             connection,

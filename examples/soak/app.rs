@@ -38,6 +38,8 @@ pub struct App {
     stream: Option<Migratable<FaultLeg, u8>>,
     pub total: usize,
     close: Close,
+    /// Where the reader stops for a long time.
+    pub sleeps_at: Option<usize>,
     /// Drop the stream, as it is, when so much has been read.
     drop_at: Option<usize>,
     pub written: usize,
@@ -73,6 +75,7 @@ impl App {
             stream: Some(stream),
             total,
             close,
+            sleeps_at: None,
             drop_at: rng.chance(10).then(|| rng.below(300)),
             written: 0,
             read: 0,
@@ -84,6 +87,16 @@ impl App {
             dropped_early: false,
             violation: None,
         }
+    }
+
+    /// Whether the reader sleeps.
+    pub fn sleeps(&self) -> bool {
+        let there = self.sleeps_at.is_some_and(|at| self.read >= at);
+        there && self.ended.is_none() && self.stream.is_some()
+    }
+
+    pub fn wake(&mut self) {
+        self.sleeps_at = None;
     }
 
     pub fn is_done(&self) -> bool {
@@ -108,7 +121,7 @@ impl App {
 
     /// One step of reading. Returns whether it may be polled again at once.
     pub fn poll_reader(&mut self, cx: &mut Context<'_>, rng: &mut Rng) -> bool {
-        if self.ended.is_some() {
+        if self.ended.is_some() || self.sleeps() {
             return false;
         }
         let Some(stream) = &mut self.stream else {

@@ -26,6 +26,8 @@ pub struct Case {
     pub early_timeouts: bool,
     /// How much may be read ahead, of the stream and of the peer's streams together.
     pub read_ahead: (usize, usize),
+    /// Where a side's reader stops for so long that every timer fires some times.
+    pub sleeps: [Option<usize>; 2],
     /// Write so much each way, migrate once from connection 0 to 1, and cut this connection when so many
     /// bytes, or ends, have crossed it.
     pub cut: Option<Cut>,
@@ -52,6 +54,7 @@ impl Case {
             early_timeouts: rng.chance(30),
             // Mostly small, so that the stream's bound is met; else so that the peer's is, or none at all.
             read_ahead: [(100, 1000), (100, 1000), (100, 60), (0, 0)][rng.below(4)],
+            sleeps: [0, 1].map(|_| rng.chance(15).then(|| rng.below(300))),
             cut: None,
             seed,
         }
@@ -77,6 +80,8 @@ const READER: usize = 0;
 const WRITER: usize = 1;
 /// More steps than any case needs.
 const MAX_STEPS: usize = 200_000;
+/// So many timers fire while a reader sleeps and nothing else happens.
+const LONG: usize = 12;
 /// More timers than any case needs when nothing else happens.
 const MAX_IDLE_TIMERS: usize = 500;
 
@@ -109,7 +114,7 @@ pub fn run(case: Case) -> Outcome {
         peer
     });
     let waits = rng.below(3);
-    let apps = [0, 1].map(|side| {
+    let mut apps = [0, 1].map(|side| {
         let close = if waits == side {
             Close::OnceEnded
         } else {
@@ -123,6 +128,9 @@ pub fn run(case: Case) -> Outcome {
             }
         }
     });
+    for (app, sleeps_at) in apps.iter_mut().zip(case.sleeps) {
+        app.sleeps_at = sleeps_at;
+    }
     let mut world = World {
         rng,
         peers,
@@ -147,6 +155,7 @@ impl World {
     fn run(&mut self) -> Outcome {
         let mut steps = 0;
         let mut idle_timers = 0;
+        let mut slept = 0;
         let mut stuck = None;
         loop {
             steps += 1;
@@ -164,6 +173,15 @@ impl World {
                 && self.peers.iter().all(|p| p.over.is_some())
             {
                 break;
+            } else if slept < LONG
+                && self.apps.iter().any(App::sleeps)
+                && sleep::wake_one(self.rng.below(8))
+            {
+                slept += 1;
+                self.timers += 1;
+            } else if let Some(side) = (0..2).find(|side| self.apps[*side].sleeps()) {
+                self.apps[side].wake();
+                self.flags[side][READER].set();
             } else if sleep::wake_one(self.rng.below(8)) && idle_timers < MAX_IDLE_TIMERS {
                 idle_timers += 1;
                 self.timers += 1;
@@ -354,12 +372,11 @@ impl World {
             }),
             ..Outcome::default()
         };
+        // A timer is no fault of its own: it may find that somebody only sleeps.
+        let unfailed = self.peers.iter().all(|peer| peer.failed == 0);
         let faultless = self.kills == 0
-            && self.timers == 0
-            && self
-                .peers
-                .iter()
-                .all(|peer| peer.failed == 0 || !self.case.refusals)
+            && (self.timers == 0 || unfailed && !self.case.early_timeouts)
+            && (unfailed || !self.case.refusals)
             && !self.case.refusals
             && self.apps.iter().all(|app| !app.dropped_early);
         for side in [0, 1] {
