@@ -4,8 +4,8 @@
 /// many rests; a few more if there are few (as of Student's distribution, one in some thousands).
 const DOUBT: f64 = 3.5;
 const DOUBT_OF_FEW: f64 = 30.0;
-/// A step has to explain so many times what is left unexplained per rest: the best of all places does that
-/// by chance in less than one of a thousand runs.
+/// A step has to explain so many times what is left unexplained per rest. The best of all places does that by
+/// chance in one of twenty runs, which costs a little certainty; one that is missed would pass for a slope.
 const STEP: f64 = 12.0;
 /// There is no step within fewer rests than these: two points would be explained by anything.
 const SHORTEST: usize = 5;
