@@ -164,6 +164,12 @@ impl Behaviour {
         connection: ConnectionId,
         waiting: Option<StreamKey>,
     ) {
+        let health = self.healths.connections.get_mut(&connection);
+        if let Some(probe) = health.and_then(|health| health.probe.as_mut()) {
+            probe.waiting.extend(waiting);
+            return;
+        }
+        // It looks at all streams of the peer: once for a probe, not once for each that waits for it.
         let read = self.bytes_read_on(peer, connection);
         let number = self.healths.next_number;
         let Some(health) = self.healths.connections.get_mut(&connection) else {
@@ -172,10 +178,6 @@ impl Behaviour {
             }
             return;
         };
-        if let Some(probe) = &mut health.probe {
-            probe.waiting.extend(waiting);
-            return;
-        }
         let for_stream = waiting.is_some();
         health.probe = Some(Probe {
             number,
