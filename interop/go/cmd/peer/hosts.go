@@ -42,11 +42,10 @@ type hosts struct {
 	main   host.Host
 	out    *output
 
-	mu      sync.Mutex // protects all below
-	conns   map[network.Conn]string
-	byName  map[string]network.Conn
-	next    int
-	closing bool // action of on_relayed
+	mu      sync.Mutex              // protects all below
+	names   map[network.Conn]string // every connection that there was, events may come late
+	byName  map[string]network.Conn // those that are alive
+	closing bool                    // action of on_relayed
 }
 
 // keyOf is the ed25519 key of which the seed is n as a big-endian 8-byte number, four times over.
@@ -66,7 +65,7 @@ func newHosts(f flags, out *output, attach func(host.Host)) (*hosts, error) {
 	}
 	h := &hosts{
 		id: id, key: key, flags: f, attach: attach, out: out,
-		conns: make(map[network.Conn]string), byName: make(map[string]network.Conn),
+		names: make(map[network.Conn]string), byName: make(map[string]network.Conn),
 	}
 	if h.main, err = h.newHost(); err != nil || !f.relay {
 		return h, err
@@ -130,10 +129,9 @@ func (h *hosts) describe(name string, c network.Conn) object {
 }
 
 func (h *hosts) connected(c network.Conn) {
+	name := h.nameOf(c)
 	h.mu.Lock()
-	h.next++
-	name := fmt.Sprintf("c%d", h.next)
-	h.conns[c], h.byName[name] = name, c
+	h.byName[name] = c
 	h.mu.Unlock()
 	event := h.describe(name, c)
 	event["event"] = "connected"
@@ -142,9 +140,8 @@ func (h *hosts) connected(c network.Conn) {
 }
 
 func (h *hosts) disconnected(one host.Host, c network.Conn) {
+	name := h.nameOf(c)
 	h.mu.Lock()
-	name := h.conns[c]
-	delete(h.conns, c)
 	delete(h.byName, name)
 	h.mu.Unlock()
 	event := h.describe(name, c)
@@ -160,7 +157,7 @@ func (h *hosts) closeRelayed(c network.Conn) {
 	h.mu.Lock()
 	var doomed []network.Conn
 	if h.closing && !isRelayed(c) {
-		for other := range h.conns {
+		for _, other := range h.byName {
 			if other.RemotePeer() == c.RemotePeer() && isRelayed(other) {
 				doomed = append(doomed, other)
 			}
@@ -186,8 +183,8 @@ func (h *hosts) onRelayed(action string) error {
 // until their idle timeout, and a relay would try them first.
 func (h *hosts) close() {
 	h.mu.Lock()
-	conns := make([]network.Conn, 0, len(h.conns))
-	for c := range h.conns {
+	conns := make([]network.Conn, 0, len(h.byName))
+	for _, c := range h.byName {
 		conns = append(conns, c)
 	}
 	h.mu.Unlock()
@@ -198,11 +195,16 @@ func (h *hosts) close() {
 	wg.Wait()
 }
 
-// nameOf names a connection; one that is gone has no name.
+// nameOf names a connection. It keeps its name when it is gone: what happened on it may be told of later.
 func (h *hosts) nameOf(c network.Conn) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.conns[c]
+	name := h.names[c]
+	if name == "" {
+		name = fmt.Sprintf("c%d", len(h.names)+1)
+		h.names[c] = name
+	}
+	return name
 }
 
 func (h *hosts) conn(name string) (network.Conn, error) {
@@ -218,7 +220,7 @@ func (h *hosts) connections(p string) []object {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	list := []object{}
-	for c, name := range h.conns {
+	for name, c := range h.byName {
 		if p == "" || c.RemotePeer().String() == p {
 			list = append(list, h.describe(name, c))
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -50,4 +51,21 @@ func TestWithPort(t *testing.T) {
 	if port, err := got.ValueForProtocol(ma.P_UDP); err != nil || port == "0" {
 		t.Error(got, err)
 	}
+}
+
+// A migration may be told of after the connection that it left has gone.
+func TestNamesStay(t *testing.T) {
+	h := &hosts{names: make(map[network.Conn]string), byName: make(map[string]network.Conn)}
+	a, b := &goneConn{number: 1}, &goneConn{number: 2}
+	if h.nameOf(a) != "c1" || h.nameOf(b) != "c2" || h.nameOf(a) != "c1" {
+		t.Error(h.names)
+	}
+	if _, err := h.conn("c1"); err == nil {
+		t.Error("a connection that is not there")
+	}
+}
+
+type goneConn struct {
+	network.Conn
+	number int
 }
