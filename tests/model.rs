@@ -2,7 +2,7 @@
 //! what applications, policies, legs and timers may do, within budgets.
 //!
 //! The machine is the crate's own source. The I/O around it (`model/world.rs`) carries out what the
-//! machine says as `src/machine/types.rs` documents it, and legs behave as FACTS.md measured them
+//! machine says as `src/machine/types.rs` documents it, and legs behave as `docs/legs.md` has them
 //! (`model/leg.rs`). What has to hold is in `model/judge.rs` and in `World::judge_*`; the clean ends
 //! that nothing on today's wire can tell from true ones are listed by `Config::exception`, and counted.
 //!
@@ -217,7 +217,7 @@ fn two_things_fail() {
 #[ignore = "half an hour"]
 fn slow_things_fail() {
     // Pruned as well, and unverified, this would abort. But a muxer reports a close in the very poll
-    // that makes it (FACTS.md).
+    // that makes it.
     let reported = Config {
         closing: Closes::Reported,
         ..SLOW
@@ -257,7 +257,7 @@ fn three_legs_fail() {
     check("three legs, a loss", Config { losses: 1, ..b }, TRIPLES);
 }
 
-/// Every odd rule is there because something goes wrong without it (TRACES.md).
+/// Every odd rule is there because something goes wrong without it (`docs/rules.md`).
 #[test]
 fn without_a_rule_something_breaks() {
     let plain = Config {

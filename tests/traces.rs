@@ -1,4 +1,4 @@
-//! The counterexamples of TRACES.md, each replayed as a script against the crate's own stream,
+//! The counterexamples of `docs/rules.md`, each replayed as a script against the crate's own stream,
 //! machine and driver, over the soak's legs (`examples/soak`).
 //!
 //! A script says what crosses which leg when, and what that is; which timer fires; what

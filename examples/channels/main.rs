@@ -1,4 +1,4 @@
-//! What Tendermint's RFC 004, *P2P Stream Support*, asks of a P2P stack: a stream for each channel,
+//! What Tendermint's RFC 004, "P2P Stream Support", asks of a P2P stack: a stream for each channel,
 //! a handshake that says which it is and how large its messages may be, and messages framed by
 //! their sender. With streams that migrate, the connection under the channels can change: here from
 //! TCP to QUIC, under load, with one channel's reader asleep.

@@ -511,7 +511,7 @@ mod tests {
     use super::*;
 
     /// Two targets that fail in turns: each waits, and the next wait is longer than the last, wherever that
-    /// was to go (FAULTS C7).
+    /// was to go (docs/field.md, C7).
     #[test]
     fn two_targets_do_not_alternate_at_network_speed() {
         let mut backoff = Backoff::default();

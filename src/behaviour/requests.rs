@@ -125,7 +125,7 @@ impl Behaviour {
                     Err((leg, Err(_))) => drop(leg),
                 }
             }
-            // A deny proves that nothing was switched (TRACES 5).
+            // A deny proves that nothing was switched (rule 5).
             Found::Ended => self.deny(leg),
             // Here a deny would make the remote believe in an end that may be our abort.
             Found::Aborted => drop(leg),

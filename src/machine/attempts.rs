@@ -25,7 +25,7 @@ impl Machine {
         self.put(Output::Disarm);
         if deny {
             // "it should not make future attempts to migrate this stream". An older attempt may still
-            // be accepted, so doubt stays (TRACES 11).
+            // be accepted, so doubt stays (rule 11).
             self.denied_by_them = true;
             if !obeys!(self, DenyKeepsDoubt) {
                 self.doubt = false;
@@ -48,7 +48,7 @@ impl Machine {
         self.advance();
     }
 
-    /// The attempt has failed, and the remote may or may not know: *Switching*, on doubt.
+    /// The attempt has failed, and the remote may or may not know: *Doubt*.
     pub(super) fn attempt_failed(&mut self, failure: Failure) -> Option<Eof> {
         let Phase::Requested { held, .. } = self.phase else {
             return None;
@@ -136,7 +136,7 @@ impl Machine {
     /// Whether accepting is possible; if not, the `Migrate` has been answered or dropped.
     pub(super) fn may_accept(&mut self, theirs: Theirs) -> bool {
         if self.denied_by_us || self.has_ended() || self.detached || self.out == Out::Failed {
-            // A deny proves that nothing was switched (TRACES 5).
+            // A deny proves that nothing was switched (rule 5).
             self.deny();
             return false;
         }
@@ -177,7 +177,7 @@ impl Machine {
         match verdict {
             Verdict::NotNow => self.drop_theirs(),
             Verdict::Deny => {
-                // Our own attempt, if there is one, is kept (TRACES 3).
+                // Our own attempt, if there is one, is kept (rule 3).
                 self.deny();
                 if !obeys!(self, DenierKeepsItsOwn)
                     && let Phase::Requested { held, .. } = self.phase

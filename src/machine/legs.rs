@@ -58,7 +58,7 @@ impl Machine {
         }
     }
 
-    /// Whether an end of the only leg is the application's (*Switching*, on doubt).
+    /// Whether an end of the only leg is the application's (*Doubt*).
     pub(super) fn judge(&mut self, eof: Eof) {
         if self.in_ended {
             return;

@@ -348,7 +348,7 @@ impl Machine {
     /// Whether an EOF needs the empty write on every kind of leg: because a failed attempt leaves, or may
     /// yet leave, the current one in doubt; or because of a verified switch.
     ///
-    /// The latter is ours, not PROTOCOL.md's. A side that has completed a migration cannot know whether
+    /// The latter is needed for QUIC. A side that has completed a migration cannot know whether
     /// the other will: if it aborts instead, because its own end of the old leg was cut, its drop of a
     /// QUIC leg is a FIN, and would be a clean end. The empty write tells the two apart, as long as an
     /// ordinary close and drop does not look the same; so a stream of ours that has switched reads on

@@ -1,7 +1,7 @@
-//! The rules of PROTOCOL.md that can be removed one by one, to see that the model catches it. Only
+//! The rules of `docs/rules.md` that can be removed one by one, to see that the model catches it. Only
 //! compiled into tests.
 
-/// A rule, numbered as in TRACES.md. Rules 1, 5 and 8 live outside of the machine.
+/// A rule, numbered as in `docs/rules.md`. Rules 1, 5 and 8 live outside of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Rule {
     /// 2: the designated peer holds the other's `Migrate`.
@@ -34,8 +34,8 @@ pub(crate) enum Rule {
     DetachedIsWaitedFor,
     /// 18: a verdict is about the `Migrate` that it was asked about.
     VerdictsAreNamed,
-    /// Who has denied a stream once denies every later `Migrate` for it. Not in TRACES.md; a peer
-    /// that forgets is what makes 11 matter.
+    /// 19: who has denied a stream once denies every later `Migrate` for it. A peer that forgets is
+    /// what makes rule 11 matter.
     DenyIsForGood,
 }
 

@@ -1,5 +1,5 @@
 //! Which of two peers is which: parity of IDs (*Stream IDs*) and the designated peer (*Who moves the
-//! stream*, earlier revision).
+//! stream*).
 
 use libp2p_identity::PeerId;
 use sha2::{Digest, Sha256};

@@ -106,7 +106,7 @@ impl<L: Io, C: Connection> Core<L, C> {
         true
     }
 
-    /// Writes and flushes our messages. *Agreed* is, for a responder, having written the ack: what
+    /// Writes and flushes our messages. Agreed is, for a responder, having written the ack: what
     /// follows needs no flush to be true.
     fn send_messages(&mut self, write: &mut Context<'_>) -> bool {
         // A flush that fails after it comes too late: the remote may have read the ack.

@@ -42,7 +42,7 @@ fn clocks(source: &str) -> Vec<String> {
 
 /// A node in a browser: `std::time::Instant::now` compiles there and panics, at the first connection. A
 /// lint cannot tell it from `web_time`'s, which elsewhere is the same type; so this looks at the text.
-/// D · rust-libp2p 5305, 2984, 6387
+/// D1 · rust-libp2p 5305, 2984, 6387
 #[test]
 fn no_clock_of_stds_is_used() {
     let mut found = Vec::new();
@@ -84,7 +84,7 @@ fn clocks_are_found_in_every_layout() {
 
 /// Timers and randomness are the browser's, in an application too that takes `libp2p-swarm` and not all of
 /// `libp2p`: the features that say so are this crate's.
-/// D · rust-libp2p 5305
+/// D1 · rust-libp2p 5305
 #[test]
 fn the_browsers_features_are_on() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");

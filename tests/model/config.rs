@@ -26,7 +26,7 @@ pub(crate) enum Acks {
     Later,
 }
 
-/// One rule of PROTOCOL.md that is not obeyed.
+/// One rule of `docs/rules.md` that is not obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutant {
     Machine(Rule),

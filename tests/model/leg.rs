@@ -2,7 +2,7 @@
 
 use crate::machine::StreamId;
 
-/// How a leg shows a reset and a loss (FACTS.md).
+/// How a leg shows a reset and a loss (`docs/legs.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// A loss is a read error; an object that is dropped sends FIN and STOP_SENDING.

@@ -62,7 +62,7 @@ pub(crate) struct Peer {
     pub(crate) left: [Left; 3],
     /// An unverified yamux leg was cut, and that was taken for its end.
     pub(crate) cut: Cut,
-    /// PROTOCOL.md's doubt, kept apart from the machine's.
+    /// *Doubt*, kept apart from the machine's.
     pub(crate) doubt: bool,
 }
 
@@ -463,7 +463,7 @@ impl World {
             || budgets.waited;
         if attempts_failed {
             let verifies = config.verify == [true, true] && config.known == [true, true];
-            // What doubt costs is in PROTOCOL.md: a false reset.
+            // What *Doubt* costs: a false reset.
             if !verifies || (doubtful && abort == Abort::Unproven) {
                 budgets.excused = true;
                 return Ok(());

@@ -1,5 +1,5 @@
 //! A stream that has left a relayed connection does not go back: the remote may be closing it
-//! (TRACES.md, 8; what it costs is in `tests/traces/pruning.rs`).
+//! (rule 8; what it costs is in `tests/traces/pruning.rs`).
 
 use std::sync::{
     Arc,

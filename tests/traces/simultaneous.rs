@@ -63,7 +63,7 @@ fn trace_2_the_designated_peer_holds_the_others_migrate() {
 /// `Migrate`, and acks it. B half-closes; A reads that and switches, and writes on the leg. B reads
 /// A's FIN on L0.
 ///
-/// Without the rule B has dropped its own, so that A acks and switches to a dead leg. TRACES.md's
+/// Without the rule B has dropped its own, so that A acks and switches to a dead leg. The model's
 /// clean end is a reset by now, because a leg dropped so leaves B in doubt: a healthy stream's all
 /// the same.
 ///

@@ -9,13 +9,13 @@ import (
 )
 
 // MaxMessage is the largest message that is read; checked before anything is allocated
-// (PROTOCOL.md, "On the wire").
+// (*Stream Migration Messages*).
 const MaxMessage = 256
 
 // ErrMessage is wrapped by every error about the content of a message.
 var ErrMessage = errors.New("bad message")
 
-// Field numbers (PROTOCOL.md, "On the wire").
+// Field numbers (*Stream Migration Messages*).
 const (
 	fieldLabel, fieldMigrate, fieldAck = 1, 2, 3
 	fieldID, fieldFrom                 = 1, 2

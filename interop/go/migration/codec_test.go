@@ -144,7 +144,7 @@ func decode(t *testing.T, v vector, wire []byte) {
 	}
 }
 
-// Bytes that PROTOCOL.md names.
+// Bytes that *Stream Migration Messages* names.
 func TestFormsOfTheAck(t *testing.T) {
 	for _, c := range []struct {
 		ack  Ack

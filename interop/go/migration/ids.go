@@ -7,7 +7,7 @@ import (
 )
 
 // streamID makes an ID of a counter: even from the lower peer, odd from the higher one
-// (PROTOCOL.md, "IDs"). A peer.ID is the multihash's bytes, and strings compare as bytes.
+// (*Stream IDs*). A peer.ID is the multihash's bytes, and strings compare as bytes.
 func streamID(counter uint64, local, remote peer.ID) uint64 {
 	id := counter << 1
 	if local > remote {
@@ -16,7 +16,7 @@ func streamID(counter uint64, local, remote peer.ID) uint64 {
 	return id
 }
 
-// designated says which of two peers the hash rule names (PROTOCOL.md, "Who starts").
+// designated says which of two peers the hash rule names (*Who moves the stream*).
 func designated(a, b peer.ID) peer.ID {
 	low, high := min(a, b), max(a, b)
 	sum := sha256.Sum256([]byte(low + high))

@@ -163,7 +163,7 @@ func (s *Stream) giveUp(mig *migration, err error) {
 
 // dropLeg gets rid of a leg of ours that came to nothing. A peer known to verify is told that
 // nothing was switched, in case it has acked, or will; to any other these bytes would be data
-// (PROTOCOL.md, "Failure").
+// (*Failure*).
 func (m *Manager) dropLeg(l *leg, mayHaveAcked bool) {
 	known := false
 	m.table.with(l.Conn().RemotePeer(), func(st *peerState) { known = st.verifies })

@@ -12,7 +12,7 @@ import (
 	"github.com/multiformats/go-multistream"
 )
 
-// Names of the protocol; the proof of concept has the slash (PROTOCOL.md, "On the wire").
+// Names of the protocol; the proof of concept has the slash (*Stream Migration Protocol ID*).
 const (
 	Name      = protocol.ID("/libp2p/stream-migration")
 	NameSlash = Name + "/"

@@ -1,12 +1,13 @@
-// Package migration implements the libp2p stream migration protocol for go-libp2p, from the text
-// of PROTOCOL.md alone, as a foreign peer for the tests of a Rust implementation.
+// Package migration implements the libp2p stream migration protocol for go-libp2p, from its text
+// alone (docs/protocol.md), as a foreign peer for the tests of a Rust implementation. Names in
+// *italics* are that text's sections; rules are numbered as in docs/rules.md.
 //
 // The order in which to read it: codec.go (messages), ids.go, leg.go (one substream), table.go
 // (who has which ID), manager.go (opening and accepting), stream.go (what the application holds),
 // pump.go (the in side), initiate.go and respond.go (a migration's two roles), switch.go (what
 // both do once it is agreed).
 //
-// What go-libp2p makes simpler than FACTS.md says of rust-libp2p: a reset and a lost connection
+// What go-libp2p makes simpler than docs/legs.md says of rust-libp2p: a reset and a lost connection
 // are errors on every kind of leg, never io.EOF, so an EOF is always a FIN that the remote's muxer
 // sent; wakers cannot be lost; yamux pings and QUIC's idle timeout end a silent connection after
 // about 40 s, so there is no probing of old connections here; and a connection does not close
@@ -135,7 +136,7 @@ func New(cfg Config) *Manager {
 }
 
 // Attach makes the manager serve a host: the application's protocol plain, for peers without the
-// prefix, and behind the prefix under both names (PROTOCOL.md, "Opening").
+// prefix, and behind the prefix under both names (*Opening*).
 func (m *Manager) Attach(h host.Host) {
 	h.SetStreamHandler(m.cfg.Protocol, func(raw network.Stream) {
 		s := m.newStream(&leg{Stream: raw}, false, false)
@@ -158,7 +159,7 @@ func (m *Manager) Attach(h host.Host) {
 }
 
 // Open opens a stream of the application's protocol. It offers [stream-migration, P] in one
-// negotiation, so a peer without the protocol costs no failed stream (PROTOCOL.md, "Opening").
+// negotiation, so a peer without the protocol costs no failed stream (*Opening*).
 func (m *Manager) Open(ctx context.Context, conn network.Conn) (*Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.PrefixTimeout)
 	defer cancel()
@@ -277,7 +278,7 @@ func (m *Manager) labelled(ctx context.Context, l *leg, label Label) {
 }
 
 // connectionLost is for what no read under way would notice: a new leg is not read before the old
-// one's EOF, and nothing is read after an EOF (PROTOCOL.md, "Failure").
+// one's EOF, and nothing is read after an EOF (*Failure*).
 func (s *Stream) connectionLost(c network.Conn) {
 	s.mu.Lock()
 	lost := s.mig == nil && s.eof && !s.writeEnded() && s.out.Conn() == c ||

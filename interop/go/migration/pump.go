@@ -12,7 +12,8 @@ const chunk = 16 << 10
 
 // pump is the in side. It reads the legs one after the other, whether the application reads or
 // not, so a migration makes progress while the application does nothing; it stops, and the
-// migration waits for the reader, when the read-ahead is full (PROTOCOL.md, "Switching").
+// migration waits for the reader, when the read-ahead is full (*Switching, one
+// direction at a time*).
 //
 // Bytes of the new leg that overtake the old leg's EOF stay where they are: the new leg is not
 // read before its turn, and the muxer's own flow control holds them ("Overtaking").
@@ -137,11 +138,11 @@ func (s *Stream) next(l *leg, legErr error) *leg {
 	}
 }
 
-// judge decides about an EOF that no migration explains (PROTOCOL.md, "While Migrate is
-// unanswered"). Called under mu, which it may give up for a while.
+// judge decides about an EOF that no migration explains (*Doubt*). Called under mu, which it may
+// give up for a while.
 //
 // Without doubt it is the application's: go-libp2p's muxers tell a FIN from a reset and from a
-// lost connection, so the empty write of FACTS.md has nothing to add. In doubt it may be the
+// lost connection, so an empty write (docs/legs.md) has nothing to add. In doubt it may be the
 // switch of a responder whose ack we never read, or the abort of a peer whose QUIC sends a FIN
 // when a stream is dropped. After our own FIN nothing can tell these from an end. Before it, the
 // switch is excluded, and the drop shows in that our direction has been stopped.

@@ -36,7 +36,7 @@ func (m *Manager) respond(l *leg, msg Migrate) {
 	}
 }
 
-// inUse aborts the new leg, and nothing else, for an ID in use (PROTOCOL.md, "IDs").
+// inUse aborts the new leg, and nothing else, for an ID in use (*Stream IDs*).
 func (m *Manager) inUse(l *leg) {
 	m.InUse.Add(1)
 	l.Reset()
@@ -70,7 +70,7 @@ func (m *Manager) freeSlot(l *leg) {
 }
 
 // awaitStream finds the stream, or what is remembered of it. A Migrate may overtake the label on
-// a slower connection: it is held until the label comes (PROTOCOL.md, "Overtaking").
+// a slower connection: it is held until the label comes (*Overtaking*).
 func (m *Manager) awaitStream(l *leg, msg Migrate, deadline time.Time) (*Stream, *ended) {
 	remote := l.Conn().RemotePeer()
 	s, e, changed := m.table.find(remote, msg.From)
@@ -154,7 +154,7 @@ func (s *Stream) settled(l *leg, msg Migrate, deadline time.Time) verdict {
 	return v
 }
 
-// consider is the rules for a Migrate (PROTOCOL.md, "Who starts", "Overtaking"). Called under mu.
+// consider is the rules for a Migrate (*Who starts*, *Overtaking*). Called under mu.
 func (s *Stream) consider(msg Migrate) verdict {
 	mig := s.mig
 	switch {

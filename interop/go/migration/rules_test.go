@@ -12,7 +12,7 @@ import (
 	"github.com/multiformats/go-multistream"
 )
 
-// The rules of PROTOCOL.md that only a peer shows who does odd things: legs made by hand.
+// The rules of docs/protocol.md that only a peer shows who does odd things: legs made by hand.
 
 // labelled opens a stream by hand: the label, and the application's protocol inside.
 func labelled(t *testing.T, a, b *end, id uint64) (network.Stream, *Stream) {
@@ -126,7 +126,7 @@ func TestTooManyMigrations(t *testing.T) {
 	echo(t, sa, sb)
 }
 
-// A Migrate from the ID that an open migration will give waits for that one (TRACES.md, 4).
+// A Migrate from the ID that an open migration will give waits for that one (rule 4).
 func TestMigrateFromTheNextID(t *testing.T) {
 	a, b := connect(t, verifying, Config{}, [2]string{tcpAddr, quicAddr}, true)
 	old, s := labelled(t, a, b, 0)
@@ -304,7 +304,7 @@ func TestDoubt(t *testing.T) {
 }
 
 // In doubt an EOF on a QUIC leg whose other direction has been stopped is what a dropped stream of
-// rust-libp2p looks like (TRACES.md, 14).
+// rust-libp2p looks like (rule 14).
 func TestDroppedInDoubt(t *testing.T) {
 	a, b := connect(t, verifying, verifying, [2]string{quicAddr, tcpAddr}, true)
 	raw, s := labelled(t, a, b, 0)
@@ -334,7 +334,7 @@ func TestDoubtEnds(t *testing.T) {
 		t.Error("still in doubt")
 	}
 	echo(t, sa, sb)
-	// A deny does not end it (TRACES.md, 11).
+	// A deny does not end it (rule 11).
 	setDoubt(sa)
 	next <- Deny
 	if err := sa.Migrate(t.Context(), a.conns[1], Hooks{}); !errors.Is(err, ErrDenied) || !inDoubt(sa) {

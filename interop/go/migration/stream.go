@@ -47,7 +47,7 @@ type Stream struct {
 	released   bool  // the application has let go of it
 	detached   bool  // its leg has another use
 	pumpEnded  chan struct{}
-	doubt      bool // an attempt of ours has failed (PROTOCOL.md, "While Migrate is unanswered")
+	doubt      bool // an attempt of ours has failed (*Doubt*)
 	denied     bool // the remote has denied: never try again
 	refused    bool // we have denied: deny every later one
 	rateStart  time.Time
@@ -207,7 +207,7 @@ func (s *Stream) Reset() {
 
 // Release lets go of the stream. Before CloseWrite that aborts it, unless both directions have
 // ended; after it, what was written is delivered: an open migration and the close are finished in
-// the background, within a deadline, and unread input is discarded (PROTOCOL.md, "Failure").
+// the background, within a deadline, and unread input is discarded (*Failure*).
 func (s *Stream) Release() {
 	s.mu.Lock()
 	if !s.closed {
@@ -226,7 +226,7 @@ func (s *Stream) Release() {
 	}
 }
 
-// abort resets every leg and ends both directions (PROTOCOL.md, "Failure"; the spec, "Resets").
+// abort resets every leg and ends both directions (*Failure*, *Resets*).
 // A stream that has finished is past it.
 func (s *Stream) abort(err error) {
 	s.mu.Lock()

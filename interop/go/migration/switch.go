@@ -58,7 +58,7 @@ func (s *Stream) over(mig *migration, err error) {
 
 // switchOut moves the out side: close the old leg for writing, write to the new one. The initiator
 // does it at once, the responder when it has read the old leg's EOF and, with verify, the
-// initiator's count (PROTOCOL.md, "Switching, one direction at a time").
+// initiator's count (*Switching, one direction at a time*).
 func (s *Stream) switchOut(mig *migration) {
 	mig.old.SetWriteDeadline(past)
 	s.outMu.Lock()

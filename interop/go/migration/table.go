@@ -14,7 +14,7 @@ var (
 )
 
 // How long, and how many, ended streams are remembered, so that a late Migrate for one of them
-// can be denied (PROTOCOL.md, "Overtaking").
+// can be denied (*Overtaking*).
 const (
 	endedFor = time.Minute
 	maxEnded = 4096
@@ -42,7 +42,7 @@ type peerState struct {
 }
 
 // table holds the streams under the peer and the ID: no peer can name another's stream
-// (PROTOCOL.md, "Hostile or broken peers").
+// (*Hostile or broken peers*).
 type table struct {
 	mu      sync.Mutex // protects all below; nothing is called under it
 	max     int        // labelled streams per peer

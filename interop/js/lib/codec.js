@@ -1,4 +1,4 @@
-// The messages of PROTOCOL.md, "On the wire": an unsigned-varint length, then a protobuf (proto2).
+// *Stream Migration Messages*: an unsigned-varint length, then a protobuf (proto2).
 // Hand-written, so that required fields, the cap and both forms of the answer are in one place.
 
 export const MAX_MESSAGE = 256 // bytes of body; the length itself comes on top

@@ -1,5 +1,5 @@
 // One migration of one stream, from the Migrate's writing (initiator) or its acceptance (responder)
-// to its completion. Section names in *italics* are the spec's or PROTOCOL.md's.
+// to its completion. Names in *italics* are sections of docs/protocol.md.
 import { decodeAck, decodeSwitched, encodeAck, encodeMigrate, encodeSwitched, readFrame } from './codec.js'
 import { failedError, PeerError, resetError } from './errors.js'
 import { withTimeout } from './signal.js'

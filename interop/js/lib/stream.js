@@ -27,7 +27,7 @@ export class MigratableStream {
     this.error = null
     this.finished = false
     this.migration = null
-    this.doubt = false // *Switching*: a failed attempt leaves the old leg in doubt
+    this.doubt = false // *Doubt*: a failed attempt leaves the old leg in doubt
     this.weDenied = false
     this.remoteDenied = false
     this.held = []
@@ -198,7 +198,7 @@ export class MigratableStream {
     return false
   }
 
-  /** *Switching*: is this EOF the application's? Judged when it is read. */
+  /** *Doubt*: is this EOF the application's? Judged when it is read. */
   #judgeEnd (leg, fin, lost) {
     if (!fin) return this.fail(lost)
     if (this.migratable) {
