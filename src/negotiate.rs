@@ -33,7 +33,7 @@ type SwarmShared = Shared<Substream, ConnectionId>;
 ///
 /// - **Errors.** A stream that lost a leg with bytes in flight, or whose end cannot be told from a loss,
 ///   fails with [`io::ErrorKind::ConnectionReset`]; it never ends early and looks complete, but for the
-///   cases that the README lists under limitations.
+///   cases that the guarantees (`docs/guarantees.md`) name as what cannot be known.
 /// - **Drop.** Dropped before `poll_close` has returned, the stream is aborted, unless both directions
 ///   have ended. Dropped after it, it is detached: what was written is delivered, a migration that is
 ///   under way is finished in the background, and what still comes in is discarded.

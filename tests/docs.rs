@@ -223,6 +223,7 @@ fn every_page_that_is_cited_exists() {
     for (file, source) in files(&["rs", "go", "js", "proto", "toml"]) {
         let words = source.split(|it: char| !it.is_alphanumeric() && !"./_-".contains(it));
         for word in words.filter(|it| it.ends_with(".md") && !it.starts_with('.')) {
+            let word = word.trim_start_matches('/');
             let beside = root().join(&file).with_file_name(word);
             if !root().join(word).exists() && !beside.exists() {
                 wrong.push(format!("{file}: {word}"));
@@ -331,4 +332,20 @@ fn every_row_of_the_field_has_its_tests() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(named > 60, "{named}");
+}
+
+/// The front door: short, its program is the example that its first command runs, and no link of it is
+/// dead where the README is the crate's documentation.
+#[test]
+fn the_readme_is_what_it_says() {
+    let (readme, hello) = (page("README.md"), page("examples/hello.rs"));
+    assert!(readme.lines().count() <= 150);
+    assert!(hello.lines().count() <= 120);
+    let program = format!("```rust,no_run\n{hello}```\n");
+    assert!(readme.contains(&program), "README.md has another program");
+    let command = readme.split("```sh\n").nth(1).unwrap();
+    assert!(command.starts_with("cargo run --example hello "));
+    let links = readme.split("](").skip(1);
+    assert!(links.clone().all(|link| link.starts_with("https://")));
+    assert!(links.count() > 0);
 }

@@ -1,4 +1,4 @@
-//! Relay, listener and dialer as three processes, as the README's walk-through has them.
+//! Relay, listener and dialer as three processes, as `docs/examples.md` has them.
 
 mod common;
 

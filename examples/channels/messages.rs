@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Written by hand, for there are two of them. Fields of later versions are skipped; none of these
-//! holds a message itself, which is what quick-protobuf 0.8 gets wrong (see the crate's README).
+//! holds a message itself, which is what quick-protobuf 0.8 gets wrong (see `docs/guarantees.md`).
 
 use quick_protobuf::{
     BytesReader, MessageRead, MessageWrite, Result, Writer, WriterBackend,

@@ -65,7 +65,7 @@ impl Case {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub violation: Option<String>,
-    /// Ends that look clean and are not, where nothing could tell: the README's limitations.
+    /// Ends that look clean and are not, where nothing could tell: `docs/guarantees.md`.
     pub unprovable: usize,
     pub migrations: usize,
     pub aborted: bool,
@@ -449,7 +449,7 @@ impl World {
         aborted && yamux && waiting && self.apps[1 - side].closing
     }
 
-    /// Whether a clean end that is none was beyond anybody's knowledge: see the README's limitations.
+    /// Whether a clean end that is none was beyond anybody's knowledge: see `docs/guarantees.md`.
     fn is_unprovable(&self, side: usize) -> bool {
         let app = &self.apps[side];
         let aborted = matches!(self.peers[1 - side].over, Some(Err(_)));

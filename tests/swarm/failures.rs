@@ -173,7 +173,7 @@ async fn the_target_is_gone() {
     read(&mut theirs, 1, 0, 1000).await;
 }
 
-/// Dropped before it is closed, a stream is aborted. QUIC's drop is a FIN; see the README's limitations.
+/// Dropped before it is closed, a stream is aborted. QUIC's drop is a FIN; see `docs/legs.md`.
 #[tokio::test]
 async fn a_drop_is_an_abort() {
     for kind in [Kind::Tcp, Kind::Relayed] {
@@ -193,7 +193,7 @@ async fn a_drop_is_an_abort() {
 }
 
 /// After a verified switch a drop is an abort on QUIC, too, though QUIC itself says FIN; before one it is
-/// not, which is a limitation of the README's.
+/// not, which is in `docs/guarantees.md`.
 #[tokio::test]
 async fn a_drop_on_quic() {
     for switched in [true, false] {
@@ -220,7 +220,7 @@ async fn a_drop_on_quic() {
 }
 
 /// On QUIC, after a verified switch, an end is shown once the stream takes an empty write: while the remote
-/// reads nothing and our window is full, it is not, which is a limitation of the README's. Nothing is lost.
+/// reads nothing and our window is full, it is not (`docs/guarantees.md`). Nothing is lost.
 #[tokio::test]
 async fn an_end_waits_for_room_on_quic() {
     /// Of a stream, as libp2p-quic sets it.

@@ -36,7 +36,7 @@ async fn too_late() {
             _ => None,
         });
         assert_eq!(connection.await, pair.there);
-        // A drop is a clean end on QUIC, which only a write can tell; see the README's limitations.
+        // A drop is a clean end on QUIC, which only a write can tell; see docs/legs.md.
         let read = within("the abort", late.read(&mut [0])).await;
         assert!(
             read.is_err() || kind == Kind::Quic && matches!(read, Ok(0)),
