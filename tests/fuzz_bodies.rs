@@ -38,6 +38,7 @@ static ALLOCATOR: Largest = Largest;
 
 // SAFETY: everything is left to the system's allocator, and a `const` thread local of a type that is
 // not dropped allocates nothing.
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 unsafe impl GlobalAlloc for Largest {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LARGEST.set(LARGEST.get().max(layout.size()));

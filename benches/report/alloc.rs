@@ -28,6 +28,7 @@ fn signed(size: usize) -> isize {
 }
 
 // SAFETY: everything is the system allocator's doing; what is counted changes nothing.
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grown(signed(layout.size()));
