@@ -47,8 +47,13 @@ prop_compose! {
         early_timeouts in any::<bool>(),
         read_ahead in prop_oneof![Just((100, 1000)), Just((100, 60)), Just((0, 0))],
         sleeps in [proptest::option::weighted(0.2, 0..300_usize), proptest::option::weighted(0.2, 0..300_usize)],
+        silences in prop_oneof![2 => Just(0), 1 => 1..3_usize],
+        late in any::<bool>(),
     ) -> Case {
-        Case { seed, kinds, verify, migrations, kills, refusals, early_timeouts, read_ahead, sleeps, cut: None }
+        Case {
+            seed, kinds, verify, migrations, kills, refusals, early_timeouts, read_ahead, sleeps, silences, late,
+            cut: None,
+        }
     }
 }
 
@@ -87,7 +92,11 @@ fn seeds_that_once_failed() {
             "an older Migrate took the place of a newer one that was held",
         ),
     ] {
-        let outcome = world::run(Case::from_seed(seed));
+        let outcome = world::run(Case {
+            silences: 0,
+            late: false,
+            ..Case::from_seed(seed)
+        });
         assert_eq!(outcome.violation, None, "{seed}: {why}");
     }
 }
@@ -106,6 +115,8 @@ fn the_end_of_an_old_leg_is_not_the_new_ones() {
         early_timeouts: false,
         read_ahead: (100, 1000),
         sleeps: [None; 2],
+        silences: 0,
+        late: false,
         cut: None,
     });
     assert_eq!(outcome.violation, None);
@@ -123,6 +134,8 @@ fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
         early_timeouts: false,
         read_ahead: (100, 1000),
         sleeps: [None; 2],
+        silences: 0,
+        late: false,
         cut: Some(Cut {
             total: TOTAL,
             connection,

@@ -13,7 +13,7 @@ use futures::{future::BoxFuture, task::ArcWake};
 
 use crate::{
     leg::{FaultLeg, Kind},
-    machine::{Abort, Setup, StreamId, Verdict},
+    machine::{Abort, Question, Setup, StreamId, Verdict},
     protocol::codec::{Reader, Request},
     rng::Rng,
     sleep::Nap,
@@ -74,6 +74,13 @@ pub struct Peer {
     early: Vec<Early>,
     denials: Vec<BoxFuture<'static, std::io::Result<()>>>,
     lingering: Vec<Leg<FaultLeg, u8>>,
+    /// What the policy has not answered yet.
+    asked: Vec<(Question, Verdict)>,
+    /// Whether it takes its time.
+    late: bool,
+    given_up: Vec<u8>,
+    /// A verdict has done something to an attempt that it was not about.
+    pub mistaken: bool,
     next_id: u64,
     /// Whether remote attempts may be refused.
     refuses: bool,
@@ -103,6 +110,10 @@ impl Peer {
             early: Vec::new(),
             denials: Vec::new(),
             lingering: Vec::new(),
+            asked: Vec::new(),
+            late: case.late,
+            given_up: Vec::new(),
+            mistaken: false,
             next_id: 2 + side,
             refuses: case.refusals,
             over: None,
@@ -140,6 +151,44 @@ impl Peer {
             .retain(|early| early.leg.connection() != connection);
         self.lingering.retain(|leg| leg.connection() != connection);
         self.behaviour_flag.set();
+    }
+
+    /// Nothing has come on this connection for long, while others answer.
+    pub fn give_up(&mut self, connection: u8) {
+        self.given_up.push(connection);
+        self.shared.connection_lost(connection);
+        self.behaviour_flag.set();
+    }
+
+    pub fn has_given_up(&self, connection: u8) -> bool {
+        self.given_up.contains(&connection)
+    }
+
+    /// Whether the policy has something to answer.
+    pub fn is_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// The policy answers something that it was asked, which may be of no interest any more.
+    pub fn answer(&mut self, rng: &mut Rng) {
+        let (question, verdict) = self.asked.swap_remove(rng.below(self.asked.len()));
+        let before = self.shared.status();
+        let in_time = self.shared.verdict(question, verdict);
+        let after = self.shared.status();
+        self.mistaken |=
+            !in_time && (before.asked, before.migrating) != (after.asked, after.migrating);
+        self.behaviour_flag.set();
+    }
+
+    /// Whether the remote wants nothing of which the machine has not heard.
+    pub fn has_nothing_inbound(&self) -> bool {
+        self.inbound.is_empty() && self.early.is_empty()
+    }
+
+    /// Whether the stream has ended for another reason than that its end cannot be proven, after an attempt
+    /// that was not answered.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.over, Some(Err(abort)) if abort != Abort::Unproven)
     }
 
     /// Gives up on labels that do not come. Returns whether there was one to give up.
@@ -240,7 +289,12 @@ impl Peer {
                             1 | 2 if self.refuses => Verdict::NotNow,
                             _ => Verdict::Accept,
                         };
-                        self.shared.verdict(question, verdict);
+                        match self.late {
+                            true => self.asked.push((question, verdict)),
+                            false => {
+                                self.shared.verdict(question, verdict);
+                            }
+                        }
                     }
                     Note::Probe { connection } => {
                         self.shared

@@ -5,6 +5,10 @@
 
 use std::{sync::Arc, task::Context};
 
+#[path = "silence.rs"]
+mod silence;
+
+use self::silence::Silences;
 use crate::{
     app::{App, Close, Ending},
     leg::{Kind, Wire},
@@ -28,6 +32,10 @@ pub struct Case {
     pub read_ahead: (usize, usize),
     /// Where a side's reader stops for so long that every timer fires some times.
     pub sleeps: [Option<usize>; 2],
+    /// How many connections go silent: nothing arrives any more, and nobody is told.
+    pub silences: usize,
+    /// Whether the policy takes its time, and may answer what nobody asks any more.
+    pub late: bool,
     /// Write so much each way, migrate once from connection 0 to 1, and cut this connection when so many
     /// bytes, or ends, have crossed it.
     pub cut: Option<Cut>,
@@ -55,6 +63,8 @@ impl Case {
             // Mostly small, so that the stream's bound is met; else so that the peer's is, or none at all.
             read_ahead: [(100, 1000), (100, 1000), (100, 60), (0, 0)][rng.below(4)],
             sleeps: [0, 1].map(|_| rng.chance(15).then(|| rng.below(300))),
+            silences: [0, 0, 0, 1, 2][rng.below(5)],
+            late: rng.chance(25),
             cut: None,
             seed,
         }
@@ -96,6 +106,7 @@ struct World {
     lost: [bool; 3],
     /// Losses that a side has not been told of.
     untold: Vec<(usize, u8)>,
+    silences: Silences,
     migrations: usize,
     kills: usize,
     timers: usize,
@@ -139,6 +150,7 @@ pub fn run(case: Case) -> Outcome {
         wires: vec![(0, wire)],
         lost: [false; 3],
         untold: Vec::new(),
+        silences: Silences::default(),
         migrations: 0,
         kills: 0,
         timers: 0,
@@ -169,6 +181,10 @@ impl World {
             // Nothing can happen but that somebody is told of a loss, or that time passes.
             if let Some((side, connection)) = self.untold.pop() {
                 self.tell(side, connection);
+            } else if self.case.late && self.rng.chance(50) && sleep::wake_one(self.rng.below(8)) {
+                self.timers += 1;
+            } else if self.peers.iter().any(Peer::is_asked) {
+                self.answer();
             } else if self.apps.iter().all(App::is_done)
                 && self.peers.iter().all(|p| p.over.is_some())
             {
@@ -187,7 +203,7 @@ impl World {
                 self.timers += 1;
             } else if self.peers.iter_mut().any(Peer::expire_early) {
                 self.timers += 1;
-            } else {
+            } else if !self.give_up_silent() {
                 stuck = Some("hang");
                 break;
             }
@@ -220,6 +236,8 @@ impl World {
             }
             // A spurious wake, which must do no harm.
             7 => self.flags[self.rng.below(2)][self.rng.below(2)].set(),
+            5 if self.silences.count < self.case.silences => self.silence(),
+            6 if self.case.late && self.rng.chance(30) => return self.answer(),
             _ => return false,
         }
         true
@@ -321,7 +339,8 @@ impl World {
                     }
                     let waker = peer.behaviour_flag.waker();
                     let mut cx = Context::from_waker(&waker);
-                    peer.poll_behaviour(&mut cx, &self.case.kinds, &self.lost, &mut self.rng);
+                    let dead = [0, 1, 2].map(|it| self.lost[it] || self.silences.now[it]);
+                    peer.poll_behaviour(&mut cx, &self.case.kinds, &dead, &mut self.rng);
                 }
             }
             return true;
@@ -333,7 +352,7 @@ impl World {
         let busy: Vec<_> = self
             .wires
             .iter()
-            .filter(|(_, wire)| wire.in_flight() > 0)
+            .filter(|(on, wire)| wire.in_flight() > 0 && !self.silences.now[usize::from(*on)])
             .collect();
         if busy.is_empty() {
             return false;
@@ -374,7 +393,7 @@ impl World {
         };
         // A timer is no fault of its own: it may find that somebody only sleeps.
         let unfailed = self.peers.iter().all(|peer| peer.failed == 0);
-        let faultless = self.kills == 0
+        let faultless = self.kills + self.silences.count == 0
             && (self.timers == 0 || unfailed && !self.case.early_timeouts)
             && (unfailed || !self.case.refusals)
             && !self.case.refusals
@@ -384,7 +403,7 @@ impl World {
             let verified = self.case.verify == [true, true];
             let wrong = match &app.violation {
                 // Without the counts, an old yamux leg that was cut looks like the switch.
-                Some(_) if !verified && self.kills > 0 => {
+                Some(_) if !verified && self.kills + self.silences.count > 0 => {
                     outcome.unprovable += 1;
                     continue;
                 }
@@ -414,6 +433,8 @@ impl World {
             });
             outcome.violation = outcome.violation.take().or(violation);
         }
+        let astray = self.astray().or_else(|| self.mistaken());
+        outcome.violation = outcome.violation.take().or(astray);
         let forsaken = [0, 1].map(|side| self.is_forsaken(side));
         if stuck.is_some() && (0..2).all(|side| forsaken[side] || self.apps[side].is_done()) {
             outcome.unprovable += 1;
@@ -464,6 +485,6 @@ impl World {
             Kind::Quic => aborted && (app.closed_at_end || !verified || !switched),
         };
         // Without the counts, an old leg that was cut looks like the switch.
-        no_evidence || !verified && (self.kills > 0 || aborted)
+        no_evidence || !verified && (self.kills + self.silences.count > 0 || aborted)
     }
 }
