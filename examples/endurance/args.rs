@@ -27,7 +27,7 @@ pub struct Args {
 
 /// Several rests are needed to tell growth, and streams need some time to get anywhere.
 const SHORTEST_ROUND: u64 = 2;
-const LONGEST_ROUND: u64 = 8;
+const LONGEST_ROUND: u64 = 4;
 
 impl Args {
     pub fn seed(&self) -> u64 {

@@ -11,8 +11,8 @@ const STEP: f64 = 12.0;
 const SHORTEST: usize = 5;
 /// One step for so many rests at most, or everything would be one.
 const RESTS_PER_STEP: usize = 15;
-/// Fewer rests than these tell nothing: a few steps among them would be a slope.
-pub const LEAST: usize = 90;
+/// Fewer rests than these tell nothing: a few steps among them would be a slope. A run of half an hour has more.
+pub const LEAST: usize = 56;
 
 /// A straight line with steps. A leak rises from rest to rest; a table that doubles does so once.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,48 +160,26 @@ fn likeness(heights: &[f64], starts: &[usize], slope: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
-
-    /// Heaps as they are at rest: each swings by some kibibytes, and a few times a table doubles for good, or
-    /// one is given back.
-    fn rests(seed: u64, number: usize, leak: f64) -> Vec<f64> {
-        let mut random = Random::of(seed, 5);
-        let swing = 500 + random.below(3_000);
-        let steps: Vec<_> = (0..random.below(4))
-            .map(|_| {
-                let height = 1024.0 * (1 + random.below(8)) as f64;
-                let up = if random.chance(700) { 1.0 } else { -1.0 };
-                (random.below(number as u64) as usize, up * height)
-            })
-            .collect();
-        let height = |rest: usize| {
-            let steps: f64 = steps
-                .iter()
-                .filter(|(at, _)| *at <= rest)
-                .map(|(_, height)| height)
-                .sum();
-            let swing = (random.below(swing) + random.below(swing)) as f64;
-            11_000_000.0 + steps + swing + leak * rest as f64
-        };
-        (0..number).map(height).collect()
-    }
+    use crate::rests::tests::heaps;
 
     fn accused(number: usize, leak: f64) -> usize {
         let seeds = 0..1000;
         let rises =
-            |seed: &u64| Fit::of(&rests(*seed, number, leak)).is_some_and(|f| f.rises(32.0));
+            |seed: &u64| Fit::of(&heaps(*seed, number, leak)).is_some_and(|f| f.rises(32.0));
         seeds.filter(rises).count()
     }
 
     #[test]
     fn a_small_leak_is_caught_over_many_rests() {
-        let caught = accused(LEAST, 160.0);
-        assert!(caught >= 990, "{caught} of 1000");
+        for (number, leak, least) in [(LEAST, 160.0, 975), (72, 160.0, 990), (LEAST, 320.0, 998)] {
+            let caught = accused(number, leak);
+            assert!(caught >= least, "{caught} of 1000 over {number} rests");
+        }
     }
 
     #[test]
     fn a_run_without_a_leak_is_not_accused() {
-        for (number, most) in [(LEAST, 10), (150, 3), (220, 1)] {
+        for (number, most) in [(LEAST, 5), (72, 2), (150, 1)] {
             let accused = accused(number, 0.0);
             assert!(accused <= most, "{accused} of 1000 over {number} rests");
         }
