@@ -57,6 +57,8 @@ impl Flow {
 pub struct Flows {
     pub number: u64,
     pub seed: u64,
+    /// Whether it is one of many that were opened at once.
+    pub of_burst: bool,
     /// What the opener writes, and what the accepter writes.
     flows: [Flow; 2],
     start: Instant,
@@ -67,10 +69,11 @@ pub struct Flows {
 }
 
 impl Flows {
-    pub fn new(seed: u64, number: u64) -> Self {
+    pub fn new(seed: u64, number: u64, of_burst: bool) -> Self {
         Self {
             number,
             seed,
+            of_burst,
             flows: [
                 Flow::new(Content::of_opener(seed, number)),
                 Flow::new(Content::of_accepter(seed, number)),

@@ -22,13 +22,14 @@ pub struct History {
     pub in_doubt: bool,
     pub migrated: u64,
     pub ended: Option<Result<(), Abort>>,
+    /// Its node is gone, and tells no end.
+    pub gone: bool,
 }
 
 impl History {
-    pub fn new(connection: ConnectionId) -> Self {
-        let mut history = Self::default();
-        history.enter(connection);
-        history
+    /// Whether nothing more will be told.
+    pub fn is_over(&self) -> bool {
+        self.gone || self.ended.is_some()
     }
 
     pub fn tell(&mut self, event: &Event) {
@@ -67,7 +68,8 @@ impl History {
         }
     }
 
-    fn enter(&mut self, connection: ConnectionId) {
+    /// Has a leg on this connection, or will have.
+    pub fn enter(&mut self, connection: ConnectionId) {
         let mut open = self.legs.iter().filter(|leg| leg.until.is_none());
         if open.all(|leg| leg.connection != connection) {
             self.legs.push(Leg {
@@ -92,6 +94,14 @@ impl History {
             closed(leg.connection).is_some_and(|at| {
                 leg.from <= at + SLACK && leg.until.is_none_or(|until| until + SLACK >= at)
             })
+        })
+    }
+
+    /// Whether it was on a connection when that was silent, or later.
+    pub fn was_on_since(&self, silent: impl Fn(ConnectionId) -> Option<Instant>) -> bool {
+        self.legs.iter().any(|leg| {
+            silent(leg.connection)
+                .is_some_and(|at| leg.until.is_none_or(|until| until + SLACK >= at))
         })
     }
 

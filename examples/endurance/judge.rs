@@ -23,6 +23,10 @@ pub enum Exception {
     OpenedOnClosing,
     /// After an abort or a chaos close, a side waited for a remote that is not there any more.
     GivenUp,
+    /// A stream that must not be moved was on a path that went silent.
+    PinnedInSilence,
+    /// A remote had an error, and could not say so on a path that was silent.
+    UnheardInSilence,
 }
 
 /// What is known of one side when all is over.
@@ -49,6 +53,10 @@ pub struct Case {
     pub sides: [Facts; 2],
     /// A connection that it was on was closed for the sake of chaos.
     pub chaos: bool,
+    /// A connection that it was on went silent.
+    pub silent: bool,
+    /// It must not be moved.
+    pub pinned: bool,
     pub opened_on_closing: bool,
     pub given_up: bool,
 }
@@ -71,6 +79,12 @@ impl Facts {
         self.outcome.as_ref().is_some_and(|outcome| outcome.left)
     }
 
+    /// Whether it was done with the stream before that was given up.
+    fn is_done(&self) -> bool {
+        let outcome = self.outcome.as_ref();
+        outcome.is_some_and(|outcome| !outcome.given_up)
+    }
+
     fn failed_to_read(&self) -> bool {
         let reading = self.outcome.as_ref().map(|outcome| &outcome.reading);
         matches!(reading, Some(Reading::Failed(_)))
@@ -90,7 +104,7 @@ impl Facts {
 impl Case {
     pub fn judge(&self) -> Judgement {
         let mut judgement = Judgement {
-            harmed: self.chaos || self.sides.iter().any(Facts::dropped),
+            harmed: self.is_forsaken() || self.silent,
             ..Judgement::default()
         };
         if !judgement.harmed {
@@ -106,15 +120,40 @@ impl Case {
             }
         }
         if self.given_up {
-            match judgement.harmed {
-                true => judgement.except(Exception::GivenUp),
-                false => judgement.violations.push("no progress".to_owned()),
-            }
+            self.judge_standing(&mut judgement);
         }
         for side in Side::BOTH {
             self.judge_side(side, &mut judgement);
         }
         judgement
+    }
+
+    /// Whether somebody may wait for what nobody will do any more.
+    fn is_forsaken(&self) -> bool {
+        self.chaos || self.sides.iter().any(Facts::dropped)
+    }
+
+    /// Whether it is to leave a path that has gone silent, or to fail there.
+    pub fn waits_for_a_silent_path(&self) -> bool {
+        self.silent && !self.is_forsaken() && !self.pinned
+    }
+
+    fn judge_standing(&self, judgement: &mut Judgement) {
+        if self.waits_for_a_silent_path() {
+            match self.sides.iter().any(Facts::is_done) {
+                true => judgement.except(Exception::UnheardInSilence),
+                false => judgement
+                    .violations
+                    .push("stands still on a path that has gone silent".to_owned()),
+            }
+        } else if self.silent && !self.is_forsaken() {
+            judgement.except(Exception::PinnedInSilence);
+        } else {
+            match judgement.harmed {
+                true => judgement.except(Exception::GivenUp),
+                false => judgement.violations.push("no progress".to_owned()),
+            }
+        }
     }
 
     fn of(&self, side: Side) -> &Facts {

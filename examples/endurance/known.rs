@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use libp2p::PeerId;
 use libp2p_stream_migration::{Event, StreamKey};
 
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
 const WATCHDOG: Duration = Duration::from_secs(60);
 /// One whose remote may be gone, or of which nobody tells anything any more, is not waited for.
 const HARMED: Duration = Duration::from_secs(5);
+/// One that was on a path which went silent has gone on elsewhere by then, or has failed.
+const SILENT: Duration = Duration::from_secs(30);
 /// A stream that was left is over by then.
 const TELLING: Duration = Duration::from_secs(45);
 
@@ -29,6 +32,8 @@ pub struct Record {
     pub flows: Arc<Flows>,
     /// As its two nodes' behaviours call it.
     pub keys: [Option<(usize, StreamKey)>; 2],
+    /// Nobody may move it.
+    pub pinned: bool,
     pub outcomes: [Option<Outcome>; 2],
 }
 
@@ -39,8 +44,8 @@ pub struct Known {
     pub next: u64,
     dials_failed: HashSet<End>,
     pub records: HashMap<u64, Record>,
-    /// Of streams that are live or claimed; the flag says whether the application has it.
-    pub histories: HashMap<(usize, StreamKey), (History, bool)>,
+    /// Of all streams since the last rest, but for those that are judged.
+    pub histories: HashMap<(usize, StreamKey), History>,
 }
 
 impl Known {
@@ -50,6 +55,7 @@ impl Known {
 
     /// Gives back the memory that it does not need.
     pub fn rest(&mut self) {
+        self.histories.retain(|_, history| !history.is_over());
         if !self.histories.is_empty() {
             let started = self.histories.len();
             self.violation(&format!("{started} streams have started and never ended"));
@@ -75,6 +81,25 @@ impl Known {
 
     pub fn has_failed(&self, end: End) -> bool {
         self.dials_failed.contains(&end)
+    }
+
+    /// A node is gone, and tells nothing any more.
+    pub fn gone(&mut self, node: usize, peer: PeerId) {
+        self.links.gone(node, peer);
+        for (_, history) in self.histories.iter_mut().filter(|((on, _), _)| *on == node) {
+            history.gone = true;
+        }
+        let numbers: Vec<_> = self.records.keys().copied().collect();
+        for number in numbers {
+            self.settle(number);
+        }
+    }
+
+    /// A stream is not to be moved any more.
+    pub fn pin(&mut self, number: u64) {
+        if let Some(record) = self.records.get_mut(&number) {
+            record.pinned = true;
+        }
     }
 
     /// The accepter has read so much before it knew whose it is.
@@ -120,8 +145,8 @@ impl Known {
             Event::StreamStarted {
                 key, connection, ..
             } => {
-                let history = (History::new(*connection), false);
-                self.histories.insert((node, *key), history);
+                let history = self.histories.entry((node, *key)).or_default();
+                history.enter(*connection);
             }
             Event::MigrationStarted { key, .. }
             | Event::MigrationAgreed { key, .. }
@@ -129,15 +154,11 @@ impl Known {
             | Event::MigrationFailed { key, .. }
             | Event::StreamEnded { key, .. } => {
                 self.count(event);
-                let Some((history, held)) = self.histories.get_mut(&(node, *key)) else {
+                let Some(history) = self.histories.get_mut(&(node, *key)) else {
                     return;
                 };
                 history.tell(event);
                 if history.ended.is_none() {
-                    return;
-                }
-                if !*held {
-                    self.histories.remove(&(node, *key));
                     return;
                 }
                 let theirs = |record: &&Record| record.keys.contains(&Some((node, *key)));
@@ -169,7 +190,7 @@ impl Known {
 
     fn has_ended(&self, key: Option<(usize, StreamKey)>) -> bool {
         let history = key.and_then(|key| self.histories.get(&key));
-        history.is_some_and(|(history, _)| history.ended.is_some())
+        history.is_some_and(History::is_over)
     }
 
     /// Judges it if it is over.
@@ -186,7 +207,7 @@ impl Known {
     fn case(&self, record: &Record) -> Case {
         let histories = record
             .keys
-            .map(|key| Some((key?.0, &self.histories.get(&key?)?.0)));
+            .map(|key| Some((key?.0, self.histories.get(&key?)?)));
         let any = |is: &dyn Fn(usize, &History) -> bool| {
             let mut known = histories.iter().flatten();
             known.any(|(node, history)| is(*node, history))
@@ -210,6 +231,8 @@ impl Known {
         Case {
             sides,
             chaos: any(&|node, history| history.was_on(|id| links.chaos_at((node, id)))),
+            silent: any(&|node, history| history.was_on_since(|id| links.silent_at((node, id)))),
+            pinned: record.pinned,
             opened_on_closing: any(&|node, history| {
                 history.began_on(|id| links.closed_at((node, id)))
             }),
@@ -230,12 +253,23 @@ impl Known {
         }
         if !judgement.violations.is_empty() {
             let (seed, what) = (record.flows.seed, judgement.violations.join("; "));
+            let keys = record.keys;
             self.violation(&format!(
-                "seed {seed}, stream {number}: {what}\n    {case:?}"
+                "seed {seed}, stream {number}, {keys:?}: {what}\n    {case:?}"
             ));
         }
         for key in record.keys.into_iter().flatten() {
             self.histories.remove(&key);
+        }
+    }
+
+    /// How long it may stand still.
+    fn patience(&self, record: &Record) -> Duration {
+        let case = self.case(record);
+        match (case.judge().harmed, case.waits_for_a_silent_path()) {
+            (_, true) => SILENT,
+            (true, _) => HARMED,
+            (false, _) => WATCHDOG,
         }
     }
 
@@ -254,7 +288,7 @@ impl Known {
                 if record.outcomes[0].is_some() && (nobody && still > HARMED || still > TELLING) {
                     late.push(flows.number);
                 }
-            } else if still > WATCHDOG || still > HARMED && self.case(record).judge().harmed {
+            } else if still > HARMED && still > self.patience(record) {
                 flows.give_up();
             }
         }

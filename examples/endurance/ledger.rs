@@ -57,13 +57,14 @@ impl Ledger {
         }
     }
 
-    pub fn open(&self) -> Arc<Flows> {
+    pub fn open(&self, of_burst: bool) -> Arc<Flows> {
         let mut known = self.known();
         known.next += 1;
-        let flows = Arc::new(Flows::new(self.seed, known.next));
+        let flows = Arc::new(Flows::new(self.seed, known.next, of_burst));
         let record = Record {
             flows: flows.clone(),
             keys: [None; 2],
+            pinned: false,
             outcomes: [None, None],
         };
         known.records.insert(flows.number, record);
@@ -78,11 +79,9 @@ impl Ledger {
         });
     }
 
-    /// The application has a stream, and will say whose it is.
+    /// The application has a stream, and will say whose it is. It may have it before the behaviour tells.
     pub fn hold(&self, node: usize, key: StreamKey) {
-        if let Some((_, held)) = self.known().histories.get_mut(&(node, key)) {
-            *held = true;
-        }
+        self.known().histories.entry((node, key)).or_default();
     }
 
     /// This key is one side of that stream.

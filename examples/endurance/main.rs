@@ -1,7 +1,8 @@
-//! Opens, uses, migrates and ends streams at random for a given time, over real swarms on loopback: three
-//! nodes and a relay, TCP, QUIC, WebSocket and circuits. Every byte is checked at its position and every
-//! end against what the README promises; now and then everything ends, and what is left is compared with
-//! what was left before.
+//! Opens, uses, migrates and ends streams at random for a given time, over real swarms on loopback: four
+//! nodes and a relay, TCP, QUIC, WebSocket and circuits. Connections are closed under their streams, paths
+//! go silent, streams are opened in bursts, and a node comes back with its key. Every byte is checked at its
+//! position and every end against what the README promises; now and then everything ends, and what is left
+//! is compared with what was left before.
 //!
 //! `cargo run --release --example endurance -- --seconds 1800 --seed 1`
 
@@ -20,79 +21,27 @@ mod moves;
 mod node;
 mod plan;
 mod policy;
+mod proxy;
 mod random;
+mod restart;
 mod rests;
 mod rounds;
 mod side;
 mod traffic;
 mod watch;
+mod world;
 
-use std::{error::Error, process::ExitCode, sync::Arc, time::Instant};
+use std::{error::Error, process::ExitCode, time::Instant};
 
 use clap::Parser;
-use libp2p_stream_migration::Control;
 
-use crate::{
-    args::Args,
-    ledger::Ledger,
-    node::Node,
-    policy::{ByTurns, Mode, Mover},
-    random::Random,
-    rests::Rests,
-    watch::Usage,
-};
+use crate::{args::Args, rests::Rests, world::World};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;
 
 /// Anything that may go wrong before the streams begin.
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// All that there is.
-pub struct World {
-    seed: u64,
-    peers: Vec<Node>,
-    relay: Node,
-    ledger: Arc<Ledger>,
-    mode: Mode,
-}
-
-impl World {
-    async fn new(seed: u64) -> Fallible<Arc<Self>> {
-        let ledger = Arc::new(Ledger::new(seed));
-        let mode = Mode::new(Mover::Hand);
-        let relay = Node::relay(ledger.clone()).await?;
-        // Over TCP: a QUIC connection keeps what it has once allocated for each of 256 streams, and those to the
-        // relay live as long as the program, so that circuits over QUIC would look like growth for hours.
-        let hop = &relay.addresses[0];
-        let mut peers = Vec::new();
-        for index in 0..3 {
-            let policy = ByTurns::new(mode.clone(), Random::of(seed, 1000 + index as u64));
-            peers.push(Node::peer(index, hop, policy, ledger.clone()).await?);
-        }
-        let world = Arc::new(Self {
-            seed,
-            peers,
-            relay,
-            ledger,
-            mode,
-        });
-        for node in 0..world.peers.len() {
-            traffic::accept(&world, node)?;
-        }
-        Ok(world)
-    }
-
-    fn control(&self, node: usize) -> Control {
-        let control = self.peers[node].control.clone();
-        control.expect("peers have one, and only relays have none")
-    }
-
-    fn usage(&self) -> Usage {
-        let nodes = self.peers.iter().chain([&self.relay]);
-        Usage::now(nodes.map(Node::connections).sum())
-    }
-}
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {

@@ -1,5 +1,5 @@
 //! What happens to the connections between two nodes: they are made, filled, emptied, and now and then
-//! closed under their streams.
+//! closed under their streams, or silent.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,34 +18,63 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{World, links::End, node::Command, policy::Mover, random::Random};
+use crate::{
+    links::End,
+    node::Command,
+    policy::Mover,
+    proxy::{Path, Proxy},
+    random::Random,
+    restart,
+    world::{RESTARTED, World},
+};
 
 /// At most so many connections between two nodes.
 const MOST: usize = 5;
+/// At most so many of them are silent, one after the other, in a round.
+const MOST_SILENT: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// One pair of nodes.
 pub struct Pair {
     pub world: Arc<World>,
-    pub nodes: [usize; 2],
+    pub slots: [usize; 2],
     pub random: Random,
     pub mover: Mover,
-    /// These are being emptied.
-    pub retired: Vec<End>,
+    /// How many paths may still go silent.
+    pub silences: usize,
+    /// Whether its first peer is still to be restarted.
+    pub restarts: bool,
 }
 
 impl Pair {
+    pub fn new(world: Arc<World>, slots: [usize; 2], random: Random, mover: Mover) -> Self {
+        Self {
+            world,
+            slots,
+            random,
+            mover,
+            silences: if mover.has_silences() { MOST_SILENT } else { 0 },
+            restarts: mover.has_restarts() && slots[0] == RESTARTED,
+        }
+    }
+
     /// Goes on until told to stop.
     pub async fn run(mut self, stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let links = self.links();
+            let staying = self.staying();
             match self.random.below(1000) {
-                _ if self.staying(&links).len() < 2 => self.dial().await,
+                _ if staying.len() < 2 => self.dial().await,
                 0..40 if links.len() < MOST => self.dial().await,
-                40..65 if self.staying(&links).len() > 2 => self.retire(&links),
+                40..65 if staying.len() > 2 => self.retire(&staying),
                 65..69 => self.chaos(&links).await,
                 69 if self.random.chance(200) => self.disconnect().await,
-                70.. if self.mover.by_hand() => self.migrate(&links).await,
+                70..75 if self.silences > 0 => self.silence(&staying),
+                75..77 if self.restarts => {
+                    self.restarts = false;
+                    restart::restart(&self.world, &mut self.random).await;
+                }
+                77.. if self.mover.by_hand() => self.migrate(&links).await,
                 _ => {}
             }
             sleep(Duration::from_micros(self.random.size(60_000))).await;
@@ -54,27 +83,38 @@ impl Pair {
 
     pub async fn dial(&mut self) {
         let [from, to] = self.one_way();
-        let addresses = &self.world.peers[to].addresses;
-        if let Some(address) = self.random.one_of(addresses) {
-            // Two TCP sockets between the same two ports would be one connection.
-            dial(&self.world, [from, to], address, PortUse::New).await;
+        let mut addresses = self.world.node(to).addresses.clone();
+        if self.slots.contains(&RESTARTED) {
+            addresses.retain(|address| matches!(kind(address), "TCP" | "WebSocket"));
         }
+        let Some(address) = self.random.one_of(&addresses) else {
+            return;
+        };
+        let through = match self.random.chance(600) {
+            true => Proxy::to(address).await.ok().flatten(),
+            false => None,
+        };
+        let (proxy, address) = match through {
+            Some((proxy, address)) => (Some(proxy), address),
+            None => (None, address.clone()),
+        };
+        // Two TCP sockets between the same two ports would be one connection.
+        dial(&self.world, [from, to], &address, PortUse::New, proxy).await;
     }
 
     /// Empties a connection, and has it closed.
-    fn retire(&mut self, links: &[[End; 2]]) {
-        let staying = self.staying(links);
-        let Some(link) = self.random.one_of(&staying) else {
+    fn retire(&mut self, staying: &[[End; 2]]) {
+        let Some(link) = self.random.one_of(staying).copied() else {
             return;
         };
-        self.retired.extend(link);
+        self.world.ledger.note(|known| known.links.leave(link[0]));
         let both = self.random.chance(300);
         let first = usize::from(self.random.chance(500));
         for (node, id) in [link[first], link[1 - first]]
             .into_iter()
             .take(1 + usize::from(both))
         {
-            let peer = self.world.peers[self.other(node)].id;
+            let peer = self.world.node(self.other(node)).id;
             let (mut control, mut close) = (self.world.control(node), self.world.control(node));
             let world = self.world.clone();
             tokio::spawn(async move {
@@ -97,20 +137,52 @@ impl Pair {
         };
         let (node, id) = link[usize::from(self.random.chance(500))];
         if self.mover.by_hand() && self.random.chance(500) {
-            self.flee(node, id, links).await;
+            self.flee(node, id).await;
         }
         self.world.ledger.note(|known| {
             known.links.chaos((node, id));
             known.counts.other("chaos: connections closed");
         });
-        self.world.peers[node].command(Command::Close(id)).await;
+        self.world.node(node).command(Command::Close(id)).await;
+    }
+
+    /// Has the path of a connection go silent, for good or for a while.
+    fn silence(&mut self, staying: &[[End; 2]]) {
+        let path = match self.random.below(10) {
+            0 => Path::HalfSilent { outwards: true },
+            1 => Path::HalfSilent { outwards: false },
+            _ => Path::Silent,
+        };
+        let mut begin = self.random.below(staying.len() as u64) as usize;
+        let world = &self.world;
+        let end = world.ledger.note(|known| {
+            // Mostly there is one of which we can say so.
+            for _ in staying {
+                let end = staying[begin][0];
+                if known.links.silence(end, path) {
+                    known.counts.other(format!("paths silent: {path:?}"));
+                    return Some(end);
+                }
+                begin = (begin + 1) % staying.len();
+            }
+            None
+        });
+        let Some(end) = end else { return };
+        self.silences -= 1;
+        if self.random.chance(400) {
+            let (world, long) = (world.clone(), self.random.below(6_000));
+            tokio::spawn(async move {
+                sleep(Duration::from_millis(long)).await;
+                world.ledger.note(|known| known.links.speak(end));
+            });
+        }
     }
 
     /// Has all streams of a connection leave it, and gives them too little time.
-    async fn flee(&mut self, node: usize, from: ConnectionId, links: &[[End; 2]]) {
-        let peer = self.world.peers[self.other(node)].id;
+    async fn flee(&mut self, node: usize, from: ConnectionId) {
+        let peer = self.world.node(self.other(node)).id;
         let elsewhere: Vec<_> = self
-            .staying(links)
+            .staying()
             .into_iter()
             .filter(|link| !link.contains(&(node, from)))
             .collect();
@@ -131,8 +203,9 @@ impl Pair {
             }
             known.counts.other("chaos: peers disconnected");
         });
-        let peer = self.world.peers[other].id;
-        self.world.peers[node]
+        let peer = self.world.node(other).id;
+        self.world
+            .node(node)
             .command(Command::Disconnect(peer))
             .await;
     }
@@ -140,7 +213,7 @@ impl Pair {
     /// Moves a stream, or two sides move it at once.
     async fn migrate(&mut self, links: &[[End; 2]]) {
         let [node, other] = self.one_way();
-        let peer = self.world.peers[other].id;
+        let peer = self.world.node(other).id;
         let streams = self.world.control(node).streams(peer).await;
         // A remote takes so many migrations of a stream per second, and no more.
         if self.random.below(20) >= streams.len() as u64 {
@@ -152,7 +225,7 @@ impl Pair {
         // Mostly where it can go: a refusal leaves the stream in doubt.
         let mut links = links.to_vec();
         if self.random.chance(950) {
-            links = self.staying(&links);
+            links = self.staying();
             links.retain(|link| !link.contains(&(node, stream.connection)));
         }
         self.start(node, stream.key, &links);
@@ -191,16 +264,18 @@ impl Pair {
     }
 
     fn links(&self) -> Vec<[End; 2]> {
-        self.world.ledger.known().links.between(self.nodes)
+        let lives = self.world.lives(self.slots);
+        self.world.ledger.known().links.between(lives)
     }
 
-    fn staying(&self, links: &[[End; 2]]) -> Vec<[End; 2]> {
-        let stays = |link: &&[End; 2]| link.iter().all(|end| !self.retired.contains(end));
-        links.iter().filter(stays).copied().collect()
+    fn staying(&self) -> Vec<[End; 2]> {
+        let lives = self.world.lives(self.slots);
+        self.world.ledger.known().links.staying(lives)
     }
 
+    /// The lives of the two.
     fn one_way(&mut self) -> [usize; 2] {
-        let [a, b] = self.nodes;
+        let [a, b] = self.world.lives(self.slots);
         if self.random.chance(500) {
             [a, b]
         } else {
@@ -209,13 +284,21 @@ impl Pair {
     }
 
     fn other(&self, node: usize) -> usize {
-        self.nodes[usize::from(node == self.nodes[0])]
+        let lives = self.world.lives(self.slots);
+        lives[usize::from(node == lives[0])]
     }
 }
 
 /// Makes one more connection; one at a time between two nodes, or nobody knows whose end is whose.
-pub async fn dial(world: &World, [from, to]: [usize; 2], address: &Multiaddr, port: PortUse) {
-    let mut opts = DialOpts::peer_id(world.peers[to].id)
+pub async fn dial(
+    world: &World,
+    [from, to]: [usize; 2],
+    address: &Multiaddr,
+    port: PortUse,
+    proxy: Option<Proxy>,
+) {
+    let (dialer, listener) = (world.node(from), world.node(to));
+    let mut opts = DialOpts::peer_id(listener.id)
         .condition(PeerCondition::Always)
         .addresses(vec![address.clone()]);
     if port == PortUse::New {
@@ -223,8 +306,8 @@ pub async fn dial(world: &World, [from, to]: [usize; 2], address: &Multiaddr, po
     }
     let opts = opts.build();
     let ours = (from, opts.connection_id());
-    world.peers[from].command(Command::Dial(opts)).await;
-    let local = world.peers[from].id;
+    dialer.command(Command::Dial(opts)).await;
+    let local = dialer.id;
     let both = world.ledger.until(|known| {
         if known.has_failed(ours) {
             return Some(None);
@@ -234,14 +317,14 @@ pub async fn dial(world: &World, [from, to]: [usize; 2], address: &Multiaddr, po
     });
     match timeout(PATIENCE, both).await {
         Ok(Some(ends)) => world.ledger.note(|known| {
-            known.links.join(ends);
+            known.links.join(ends, proxy);
             known
                 .counts
                 .other(format!("connections made: {}", kind(address)));
         }),
         Ok(None) => {}
         Err(_) => {
-            world.peers[from].command(Command::Close(ours.1)).await;
+            dialer.command(Command::Close(ours.1)).await;
             world
                 .ledger
                 .note(|known| known.counts.other("dials that came to nothing"));

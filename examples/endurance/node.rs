@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -11,15 +11,17 @@ use std::{
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, identify,
+    identity::Keypair,
     multiaddr::Protocol,
     noise, relay,
     swarm::{
-        ConnectionId, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts,
+        ConnectionError, ConnectionId, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle,
+        dial_opts::DialOpts,
     },
     tcp, yamux,
 };
 use libp2p_stream_migration::{self as stream_migration, Config, Control};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{Fallible, ledger::Ledger, policy::ByTurns};
 
@@ -49,14 +51,26 @@ pub enum Command {
     Disconnect(PeerId),
 }
 
+/// Where a peer can be reached.
+pub enum Place<'a> {
+    /// Over all transports, and through the relay at this address.
+    Everywhere(&'a Multiaddr),
+    /// Over TCP and WebSocket.
+    Plain,
+}
+
 pub struct Node {
     pub id: PeerId,
+    pub keypair: Keypair,
+    /// Its number among all that there have been.
+    pub life: usize,
     /// Of TCP, QUIC and WebSocket, and those through a relay.
     pub addresses: Vec<Multiaddr>,
     /// `None` for a relay.
     pub control: Option<Control>,
     commands: mpsc::Sender<Command>,
     connections: Arc<AtomicUsize>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What is remembered for a while is remembered briefly, so that a rest is soon at rest.
@@ -69,13 +83,15 @@ fn config([read_ahead, of_peer]: [usize; 2]) -> Config {
         .with_answer_timeout(TIMEOUT)
         .with_negotiation_timeout(TIMEOUT)
         .with_progress_timeout(TIMEOUT)
+        .with_suspect_after(Duration::from_secs(2))
+        .with_probe_interval(Some(Duration::from_secs(2)))
         .with_read_ahead_per_stream(read_ahead)
         .with_read_ahead_per_peer(of_peer)
 }
 
 impl Node {
     pub async fn relay(ledger: Arc<Ledger>) -> Fallible<Self> {
-        let mut node = Starting::new(None).await?;
+        let mut node = Starting::new(Keypair::generate_ed25519(), None).await?;
         node.listen("/ip4/127.0.0.1/tcp/0".parse()?).await?;
         for address in node.addresses.clone() {
             // Reservations tell clients where the relay can be reached.
@@ -84,10 +100,11 @@ impl Node {
         Ok(node.run(usize::MAX, ledger))
     }
 
-    /// A node with a place at a relay, of which this is the address.
+    /// A node that moves streams; with a key that it has had before, or with a new one.
     pub async fn peer(
-        index: usize,
-        relay: &Multiaddr,
+        life: usize,
+        keypair: Option<Keypair>,
+        place: Place<'_>,
         policy: ByTurns,
         ledger: Arc<Ledger>,
     ) -> Fallible<Self> {
@@ -97,18 +114,33 @@ impl Node {
             [64 << 10, 160 << 10],
             [4 << 10, 1 << 20],
         ];
-        let config = config(read_ahead[index % read_ahead.len()]);
-        let mut node = Starting::new(Some((config, policy))).await?;
-        for address in [
-            "/ip4/127.0.0.1/tcp/0",
-            "/ip4/127.0.0.1/udp/0/quic-v1",
-            "/ip4/127.0.0.1/tcp/0/ws",
-        ] {
+        let config = config(read_ahead[life % read_ahead.len()]);
+        let keypair = keypair.unwrap_or_else(Keypair::generate_ed25519);
+        let mut node = Starting::new(keypair, Some((config, policy))).await?;
+        for address in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"] {
             node.listen(address.parse()?).await?;
         }
-        node.listen(relay.clone().with(Protocol::P2pCircuit))
-            .await?;
-        Ok(node.run(index, ledger))
+        if let Place::Everywhere(relay) = place {
+            node.listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?).await?;
+            node.listen(relay.clone().with(Protocol::P2pCircuit))
+                .await?;
+        }
+        Ok(node.run(life, ledger))
+    }
+
+    /// Ends it as it is, without a word to its peers.
+    pub async fn stop(&self) {
+        let task = self
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(task) = task {
+            task.abort();
+            // An error: that it was aborted.
+            let _ = task.await;
+        }
+        self.connections.store(0, SeqCst);
     }
 
     pub async fn command(&self, command: Command) {
@@ -124,13 +156,14 @@ impl Node {
 
 struct Starting {
     swarm: Swarm<Behaviour>,
+    keypair: Keypair,
     addresses: Vec<Multiaddr>,
 }
 
 impl Starting {
-    async fn new(streams: Option<(Config, ByTurns)>) -> Fallible<Self> {
+    async fn new(keypair: Keypair, streams: Option<(Config, ByTurns)>) -> Fallible<Self> {
         let relays = streams.is_none();
-        let swarm = SwarmBuilder::with_new_identity()
+        let swarm = SwarmBuilder::with_existing_identity(keypair.clone())
             .with_tokio()
             .with_tcp(
                 tcp::Config::default().nodelay(true),
@@ -167,6 +200,7 @@ impl Starting {
             .build();
         Ok(Self {
             swarm,
+            keypair,
             addresses: Vec::new(),
         })
     }
@@ -201,23 +235,24 @@ impl Starting {
         Ok(())
     }
 
-    fn run(self, index: usize, ledger: Arc<Ledger>) -> Node {
+    fn run(self, life: usize, ledger: Arc<Ledger>) -> Node {
         let (commands, receiver) = mpsc::channel(16);
         let connections = Arc::default();
-        let node = Node {
-            id: *self.swarm.local_peer_id(),
+        let id = *self.swarm.local_peer_id();
+        let streams = self.swarm.behaviour().streams.as_ref();
+        let control = streams.map(stream_migration::Behaviour::new_control);
+        let counter = Arc::clone(&connections);
+        let task = tokio::spawn(run(self.swarm, receiver, counter, life, ledger));
+        Node {
+            id,
+            keypair: self.keypair,
+            life,
             addresses: self.addresses,
-            control: self
-                .swarm
-                .behaviour()
-                .streams
-                .as_ref()
-                .map(stream_migration::Behaviour::new_control),
+            control,
             commands,
-            connections: Arc::clone(&connections),
-        };
-        tokio::spawn(run(self.swarm, receiver, connections, index, ledger));
-        node
+            connections,
+            task: Mutex::new(Some(task)),
+        }
     }
 }
 
@@ -238,7 +273,7 @@ async fn run(
     mut swarm: Swarm<Behaviour>,
     mut commands: mpsc::Receiver<Command>,
     connections: Arc<AtomicUsize>,
-    index: usize,
+    life: usize,
     ledger: Arc<Ledger>,
 ) {
     loop {
@@ -247,7 +282,7 @@ async fn run(
                 Some(Command::Dial(opts)) => {
                     let id = opts.connection_id();
                     if let Err(error) = swarm.dial(opts) {
-                        ledger.note(|known| known.dial_failed((index, id), &error.to_string()));
+                        ledger.note(|known| known.dial_failed((life, id), &error.to_string()));
                     }
                 }
                 Some(Command::Close(id)) => {
@@ -259,11 +294,17 @@ async fn run(
                 None => return,
             },
             event = swarm.select_next_some() => match event {
-                SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => ledger.tell(index, &event),
+                SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => ledger.tell(life, &event),
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     ledger.note(|known| {
-                        known.dial_failed((index, connection_id), &error.to_string());
+                        known.dial_failed((life, connection_id), &error.to_string());
                     });
+                }
+                SwarmEvent::ConnectionClosed {
+                    connection_id, cause: Some(ConnectionError::IO(error)), ..
+                } => {
+                    let why = error.to_string();
+                    ledger.note(|known| known.links.broke((life, connection_id), why));
                 }
                 _ => {}
             },

@@ -7,6 +7,10 @@ use crate::{flow::Side, node, random::Random};
 /// At most so much is written in one direction.
 const MOST_BYTES: u64 = 2 << 20;
 const MOST_PIECE: u64 = 300 << 10;
+/// What is read at a time, at most.
+const BUFFER: u64 = 64 << 10;
+/// As long as it takes to open all streams of a burst.
+const BURST: Duration = Duration::from_millis(1500);
 
 /// What becomes of a stream, beside what each of its sides has in mind. Both sides know it by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +19,8 @@ pub enum Scene {
     /// This side says what it has to say, closes, and lets go; the other does not read for longer than any
     /// timeout, and then reads it all.
     LeftAlone(Side),
+    /// It is one of many that are opened at once, and there are all of them for a while.
+    OfBurst,
 }
 
 impl Scene {
@@ -33,8 +39,10 @@ impl Scene {
 pub struct Plan {
     /// How much it writes before it closes.
     pub bytes: u64,
-    /// How much at a time, at most; for reading likewise.
+    /// How much at a time, at most.
     pub piece: u64,
+    /// How much is read at a time, at most.
+    pub buffer: u64,
     /// In how many of a thousand cases it flushes, yields or pauses after a piece.
     pub flushes: u64,
     pub yields: u64,
@@ -73,6 +81,17 @@ impl Plan {
         };
         match scene {
             Scene::Ordinary => plan,
+            Scene::OfBurst => Self {
+                bytes: least + random.size(2_000),
+                buffer: 4 << 10,
+                pauses: 0,
+                read_pauses: 0,
+                answers: false,
+                closes_last: false,
+                sleeps: Some(BURST),
+                ends: Ends::InOrder,
+                ..plan
+            },
             Scene::LeftAlone(leaving) if leaving == side => Self {
                 answers: false,
                 ends: Ends::Leaving,
@@ -106,6 +125,7 @@ impl Plan {
         Self {
             bytes,
             piece: random.size(MOST_PIECE).max(1 + bytes / 200),
+            buffer: BUFFER,
             flushes: random.below(500),
             yields: random.below(500),
             pauses: 50 + random.below(800),

@@ -31,12 +31,28 @@ pub enum Mover {
 }
 
 impl Mover {
+    pub const ALL: [Self; 4] = [Self::Hand, Self::Strange, Self::Default, Self::Both];
+
     pub fn of_round(round: usize) -> Self {
-        [Self::Hand, Self::Strange, Self::Default, Self::Both][round % 4]
+        Self::ALL[round % Self::ALL.len()]
     }
 
     pub fn by_hand(self) -> bool {
         matches!(self, Self::Hand | Self::Both)
+    }
+
+    /// Whether paths go silent. They take time, as do the streams that sleep in these rounds.
+    pub fn has_silences(self) -> bool {
+        matches!(self, Self::Strange | Self::Both)
+    }
+
+    pub fn has_restarts(self) -> bool {
+        self == Self::Default
+    }
+
+    /// Whether many streams are opened at once.
+    pub fn has_bursts(self) -> bool {
+        self == Self::Hand
     }
 }
 

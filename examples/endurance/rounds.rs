@@ -9,7 +9,6 @@ use tokio::{
 };
 
 use crate::{
-    World,
     args::Args,
     known::Known,
     ledger::MOMENT,
@@ -17,7 +16,8 @@ use crate::{
     node::{self, Command},
     policy::Mover,
     random::Random,
-    traffic,
+    restart, traffic,
+    world::{PAIRS, RESTARTED, World},
 };
 
 /// Longer than anything is remembered or waited for.
@@ -30,19 +30,20 @@ const SESSIONS: usize = 256;
 
 /// Fills what has a bound that rounds would take long to reach.
 pub async fn warm_up(world: &World) {
-    let number = world.peers.len();
+    let number = RESTARTED;
     for to in 0..number {
         let quic = |address: &&Multiaddr| {
             let mut parts = address.iter();
             let circuit = address.iter().any(|part| part == Protocol::P2pCircuit);
             parts.any(|part| part == Protocol::QuicV1) && !circuit
         };
-        let Some(address) = world.peers[to].addresses.iter().find(quic) else {
+        let node = world.node(to);
+        let Some(address) = node.addresses.iter().find(quic) else {
             continue;
         };
         for _ in 0..2 * SESSIONS / (number - 1) {
             for from in (0..number).filter(|from| *from != to) {
-                moves::dial(world, [from, to], address, PortUse::Reuse).await;
+                moves::dial(world, [from, to], address, PortUse::Reuse, None).await;
             }
             disconnect_all(world).await;
         }
@@ -53,22 +54,23 @@ pub async fn warm_up(world: &World) {
 pub async fn round(world: &Arc<World>, round: usize, args: &Args) {
     let mover = Mover::of_round(round);
     world.mode.set(mover);
+    if round > 0 {
+        restart::come_back(world).await;
+    }
     let (stop, stopped) = watch::channel(false);
     let mut movers = Vec::new();
-    for nodes in [[0, 1], [1, 2], [2, 0]] {
-        let purpose = 10_000 + 10 * round as u64 + nodes[0] as u64;
-        let mut pair = Pair {
-            world: world.clone(),
-            nodes,
-            random: Random::of(world.seed, purpose),
-            mover,
-            retired: Vec::new(),
-        };
+    for slots in PAIRS {
+        let purpose = 10_000 + 10 * round as u64 + slots[0] as u64;
+        let random = Random::of(world.seed, purpose);
+        let mut pair = Pair::new(world.clone(), slots, random, mover);
         pair.dial().await;
         movers.push(tokio::spawn(pair.run(stopped.clone())));
     }
     let slots = Arc::new(Semaphore::new(args.streams as usize));
     let until = Instant::now() + args.round();
+    if mover.has_bursts() {
+        tokio::spawn(traffic::burst(world.clone(), round));
+    }
     traffic::open(world.clone(), round as u64, slots, until).await;
     // They are moved to their end.
     world
@@ -86,28 +88,39 @@ pub async fn round(world: &Arc<World>, round: usize, args: &Args) {
 
 /// Nothing is left but the places at the relay.
 async fn rest(world: &World) {
+    world.ledger.note(|known| {
+        for broken in known.links.broken() {
+            known.violation(&format!(
+                "a connection broke that nobody has closed: {broken}"
+            ));
+        }
+        // Closing waits for what a path holds up.
+        known.links.stop_proxies();
+    });
     disconnect_all(world).await;
     sleep(REST).await;
-    for (index, peer) in world.peers.iter().enumerate() {
-        let mut control = world.control(index);
-        for other in world.peers.iter().filter(|other| other.id != peer.id) {
+    for node in world.nodes() {
+        let mut control = world.control(node.life);
+        for other in world.nodes().iter().filter(|other| other.id != node.id) {
             let streams = control.streams(other.id).await;
             let connections = control.connections(other.id).await;
             if !streams.is_empty() || !connections.is_empty() {
-                let what = format!("at rest, node {index} has {streams:?} on {connections:?}");
+                let (life, there) = (node.life, format!("{streams:?} on {connections:?}"));
+                let what = format!("at rest, node {life} has {there}");
                 world.ledger.note(|known| known.violation(&what));
             }
         }
     }
+    // Each of its lives makes tables of its own, as large as it happens to need: noise, where peers are measured.
+    restart::stop(world).await;
     world.ledger.note(Known::rest);
 }
 
 async fn disconnect_all(world: &World) {
-    for peer in &world.peers {
-        for other in &world.peers {
-            if peer.id != other.id {
-                peer.command(Command::Disconnect(other.id)).await;
-            }
+    let nodes = world.nodes();
+    for node in &nodes {
+        for other in nodes.iter().filter(|other| other.id != node.id) {
+            node.command(Command::Disconnect(other.id)).await;
         }
     }
     let closed = |known: &Known| known.links.are_all_closed().then_some(());

@@ -62,6 +62,8 @@ pub struct Outcome {
     /// Dropped it on purpose: without closing, or after closing but before the remote's end.
     pub dropped: bool,
     pub left: bool,
+    /// Somebody has given it up, before this side was done.
+    pub given_up: bool,
 }
 
 struct Io {
@@ -116,6 +118,7 @@ pub async fn run(
     };
     let (mut writer, mut reader) = (half(0), half(1));
     reader.enough = writer.enough.clone();
+    let on_purpose = writer.enough.clone();
     let (end, ended) = watch::channel(false);
     let write = tokio::spawn(async move {
         let enough = enough(writer.enough.clone(), writer.flows.clone());
@@ -146,9 +149,13 @@ pub async fn run(
     let stopped = reading == Reading::Stopped;
     let read = flows.written_by(side.other()).read.load(SeqCst);
     drop(io);
+    let on_purpose = *on_purpose.borrow();
+    let left = stopped && writing == Writing::Closed;
+    let dropped = writing == Writing::Stopped || stopped && writing != Writing::Closed;
     Outcome {
-        left: stopped && writing == Writing::Closed,
-        dropped: writing == Writing::Stopped || stopped && writing != Writing::Closed,
+        left: on_purpose && left,
+        dropped: on_purpose && dropped,
+        given_up: !on_purpose && (left || dropped),
         reading,
         writing,
         read,
@@ -245,12 +252,13 @@ async fn write_all(half: &mut Half) -> io::Result<()> {
 async fn read(half: &mut Half) -> (Reading, WriteSide, ConnectionId) {
     let flows = half.flows.clone();
     let flow = flows.written_by(half.side.other());
-    let mut buf = vec![0; 64 << 10];
+    let most = half.plan.buffer;
+    let mut buf = vec![0; usize::try_from(most).unwrap_or(usize::MAX)];
     if let Some(long) = half.plan.sleeps {
         tokio::time::sleep(long).await;
     }
     loop {
-        let wanted = usize::try_from(half.random.size(64 << 10)).unwrap_or(1);
+        let wanted = usize::try_from(half.random.size(most)).unwrap_or(1);
         // Looked at while nobody closes or writes.
         let (read, write_side, last) = poll_fn(|cx| {
             let mut io = half.io();

@@ -11,13 +11,15 @@ use tokio::{
 };
 
 use crate::{
-    Fallible, World,
+    Fallible,
     content::HEADER,
     flow::Side,
     known::Known,
     plan::{Plan, Scene},
+    policy::Mover,
     random::Random,
     side,
+    world::{PAIRS, RESTARTED, World},
 };
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/endurance/1.0.0");
@@ -30,30 +32,73 @@ pub async fn open(world: Arc<World>, round: u64, slots: Arc<Semaphore>, until: I
     while let Ok(Ok(slot)) =
         tokio::time::timeout_at(until, Arc::clone(&slots).acquire_owned()).await
     {
-        let from = random.below(world.peers.len() as u64) as usize;
-        let to =
-            (from + 1 + random.below(world.peers.len() as u64 - 1) as usize) % world.peers.len();
-        tokio::spawn(open_one(world.clone(), [from, to], slot));
+        let slots = one_way(&mut random);
+        tokio::spawn(open_one(world.clone(), slots, Kind::Single(slot)));
         if random.chance(300) {
             sleep(Duration::from_micros(random.size(20_000))).await;
         }
     }
 }
 
-async fn open_one(world: Arc<World>, [from, to]: [usize; 2], slot: OwnedSemaphorePermit) {
-    let flows = world.ledger.open();
+/// Who speaks to whom.
+fn one_way(random: &mut Random) -> [usize; 2] {
+    let [a, b] = PAIRS[random.below(PAIRS.len() as u64) as usize];
+    match random.chance(500) {
+        true => [a, b],
+        false => [b, a],
+    }
+}
+
+/// So many streams of each side at once are more than a muxer carries.
+const BURST: usize = 280;
+
+/// Opens many streams at once, from both sides of a pair. Each pair has its turn, so that tables are soon as
+/// large as they will be.
+pub async fn burst(world: Arc<World>, round: usize) {
+    let mut random = Random::of(world.seed, mix_in(5, round as u64));
+    sleep(Duration::from_millis(500 + random.below(1000))).await;
+    let lasting = PAIRS.iter().filter(|pair| !pair.contains(&RESTARTED));
+    let turn = round / Mover::ALL.len() % lasting.clone().count();
+    let Some([a, b]) = lasting.copied().nth(turn) else {
+        return;
+    };
+    world.ledger.note(|known| known.counts.other("bursts"));
+    for _ in 0..BURST {
+        for slots in [[a, b], [b, a]] {
+            tokio::spawn(open_one(world.clone(), slots, Kind::OfBurst));
+        }
+    }
+}
+
+/// What a stream is opened for.
+enum Kind {
+    /// One of a few that there are at a time, as long as it has its place.
+    Single(#[allow(dead_code)] OwnedSemaphorePermit),
+    OfBurst,
+}
+
+async fn open_one(world: Arc<World>, slots: [usize; 2], kind: Kind) {
+    let of_burst = matches!(kind, Kind::OfBurst);
+    let flows = world.ledger.open(of_burst);
     let number = flows.number;
     let mut random = Random::of(world.seed, mix_in(2, number));
-    let peer = world.peers[to].id;
+    let lives = world.lives(slots);
+    let [from, to] = lives;
+    let peer = world.node(to).id;
     let mut control = world.control(from);
     // Mostly where the behaviour would have it.
-    let links = world.ledger.known().links.between([from, to]);
+    let (links, healthy) = {
+        let known = world.ledger.known();
+        (known.links.between(lives), known.links.healthy(lives))
+    };
     let links: Vec<_> = links
         .into_iter()
         .flatten()
         .filter(|end| end.0 == from)
         .collect();
-    let on = random.one_of(&links).filter(|_| random.clone().chance(500));
+    let on = random
+        .one_of(&links)
+        .filter(|_| !of_burst && random.clone().chance(500));
     let opening = async {
         match on {
             Some((_, id)) => control.open_stream_on(peer, *id, PROTOCOL).await,
@@ -63,7 +108,20 @@ async fn open_one(world: Arc<World>, [from, to]: [usize; 2], slot: OwnedSemaphor
     let stream = match timeout(PATIENCE, opening).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            world.ledger.not_opened(number, &format!("{error:?}"));
+            let why = format!("{error:?}");
+            world.ledger.not_opened(number, &why);
+            if on.is_none() && !of_burst {
+                world.ledger.note(|known| {
+                    let still = known.links.healthy(lives);
+                    if healthy.iter().any(|link| still.contains(link)) {
+                        let seed = world.seed;
+                        known.violation(&format!(
+                            "seed {seed}, stream {number} of {lives:?}: not opened, beside a connection that \
+                             is well: {why}"
+                        ));
+                    }
+                });
+            }
             // There may be no connection for the moment.
             return sleep(Duration::from_millis(20)).await;
         }
@@ -78,7 +136,7 @@ async fn open_one(world: Arc<World>, [from, to]: [usize; 2], slot: OwnedSemaphor
         }
     };
     carry(&world, from, stream, number, Side::Opener, random, control).await;
-    drop(slot);
+    drop(kind);
 }
 
 async fn carry(
@@ -96,7 +154,10 @@ async fn carry(
         return world.ledger.orphan(node, key, "of a stream that is over");
     };
     flows.progressed();
-    let scene = Scene::of(world.seed, number, world.mode.takes_time());
+    let scene = match flows.of_burst {
+        true => Scene::OfBurst,
+        false => Scene::of(world.seed, number, world.mode.takes_time()),
+    };
     if scene != Scene::Ordinary && side == Side::Opener {
         let count = |known: &mut Known| known.counts.other(format!("{scene:?}"));
         world.ledger.note(count);
@@ -104,6 +165,7 @@ async fn carry(
     let plan = Plan::new(&mut random, side, scene);
     if random.chance(20) {
         // The remote's attempts are refused, for good.
+        world.ledger.note(|known| known.pin(number));
         let _ = control.set_mobility(key, Mobility::Pinned).await;
     }
     let outcome = side::run(stream, side, flows, plan, random).await;

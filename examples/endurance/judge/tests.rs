@@ -12,6 +12,7 @@ fn facts(written: u64, read: u64) -> Facts {
             last: ConnectionId::new_unchecked(1),
             dropped: false,
             left: false,
+            given_up: false,
         }),
         ended: Some(Ok(())),
         in_doubt: false,
@@ -26,6 +27,8 @@ fn whole() -> Case {
     Case {
         sides: [facts(100, 50), facts(50, 100)],
         chaos: false,
+        silent: false,
+        pinned: false,
         opened_on_closing: false,
         given_up: false,
     }
@@ -138,4 +141,19 @@ fn who_does_not_go_on_without_a_cause_is_a_violation() {
     assert_eq!(violations(&case), 1);
     case.chaos = true;
     assert_eq!(exceptions(&case), [Exception::GivenUp]);
+}
+
+#[test]
+fn who_stands_on_a_silent_path_may_fail_and_may_not_wait_for_ever() {
+    let mut case = whole();
+    case.silent = true;
+    outcome(&mut case, 1).reading = Reading::Failed("lost".to_owned());
+    assert_eq!(exceptions(&case), []);
+    case.given_up = true;
+    outcome(&mut case, 0).given_up = true;
+    assert_eq!(exceptions(&case), [Exception::UnheardInSilence]);
+    outcome(&mut case, 1).given_up = true;
+    assert_eq!(violations(&case), 1);
+    case.pinned = true;
+    assert_eq!(exceptions(&case), [Exception::PinnedInSilence]);
 }
