@@ -185,12 +185,6 @@ impl Peer {
         self.inbound.is_empty() && self.early.is_empty()
     }
 
-    /// Whether the stream has ended for another reason than that its end cannot be proven, after an attempt
-    /// that was not answered.
-    pub fn has_failed(&self) -> bool {
-        matches!(self.over, Some(Err(abort)) if abort != Abort::Unproven)
-    }
-
     /// Gives up on labels that do not come. Returns whether there was one to give up.
     pub fn expire_early(&mut self) -> bool {
         !std::mem::take(&mut self.early).is_empty()

@@ -1,6 +1,7 @@
 //! Connections on which nothing arrives any more, and verdicts that take their time.
 
 use super::World;
+use crate::machine::Abort;
 
 /// Which connections are silent, and whom that may harm.
 #[derive(Debug, Default)]
@@ -63,18 +64,21 @@ impl World {
         true
     }
 
-    /// What is wrong if a stream has failed that was on no connection which failed, nor on its way.
-    pub(super) fn astray(&self) -> Option<String> {
+    /// What is wrong if a stream has failed that was on no connection which failed, nor on its way. A side
+    /// whose attempt was not answered may not be able to prove its end; and a verdict may come when whoever
+    /// asked has just given up.
+    pub(super) fn astray(&self, unfailed: bool) -> Option<String> {
         let alone = self.kills == 0 && !self.case.early_timeouts && !self.case.refusals;
         let left = self.apps.iter().any(|app| app.dropped_early);
-        if self.silences.count == 0 || self.silences.harmed || !alone || left {
+        let excused = left || self.case.late && !unfailed;
+        if self.silences.count == 0 || self.silences.harmed || !alone || excused {
             return None;
         }
-        let failed = self.peers.iter().any(|peer| peer.has_failed());
-        failed.then(|| {
-            let ends = self.peers.each_ref().map(|peer| peer.over);
-            format!("a stream failed that was beside a silent connection: {ends:?}")
-        })
+        let ends = self.peers.each_ref().map(|peer| peer.over);
+        let unproven = ends.contains(&Some(Err(Abort::Unproven)));
+        let failed = ends.iter().any(|over| matches!(over, Some(Err(_))));
+        (failed && !unproven)
+            .then(|| format!("a stream failed that was beside a silent connection: {ends:?}"))
     }
 
     /// What is wrong if a verdict was taken for another's.

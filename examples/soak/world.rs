@@ -433,7 +433,7 @@ impl World {
             });
             outcome.violation = outcome.violation.take().or(violation);
         }
-        let astray = self.astray().or_else(|| self.mistaken());
+        let astray = self.astray(unfailed).or_else(|| self.mistaken());
         outcome.violation = outcome.violation.take().or(astray);
         let forsaken = [0, 1].map(|side| self.is_forsaken(side));
         if stuck.is_some() && (0..2).all(|side| forsaken[side] || self.apps[side].is_done()) {
