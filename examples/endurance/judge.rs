@@ -160,7 +160,8 @@ impl Case {
         &self.sides[usize::from(side == Side::Accepter)]
     }
 
-    fn is_whole(&self) -> bool {
+    /// Whether both sides have let go of it in order.
+    pub fn is_whole(&self) -> bool {
         let mut sides = self.sides.iter();
         sides.all(|facts| facts.ended == Some(Ok(())) && facts.outcome.is_some())
     }

@@ -246,6 +246,12 @@ impl Known {
         };
         let case = self.case(&record);
         let judgement = case.judge();
+        if case.waits_for_a_silent_path() {
+            self.counts.other(match case.is_whole() {
+                true => "on a silent path: whole all the same",
+                false => "on a silent path: failed",
+            });
+        }
         self.counts.ended += 1;
         self.counts.harmed += u64::from(judgement.harmed);
         for exception in judgement.exceptions {

@@ -109,6 +109,13 @@ impl Links {
         self.links.iter().filter(theirs).filter(open)
     }
 
+    /// Of these, those whose paths have never been silent.
+    pub fn audible(&self, nodes: [usize; 2]) -> Vec<[End; 2]> {
+        let links = self.links_between(nodes);
+        let audible = links.filter(|link| link.silent.is_none());
+        audible.map(|link| link.ends).collect()
+    }
+
     /// Of these, those that are neither silent nor about to be closed.
     pub fn staying(&self, nodes: [usize; 2]) -> Vec<[End; 2]> {
         let stays = |link: &&Link| !link.leaving && link.silent.is_none() && link.chaos.is_none();

@@ -67,8 +67,11 @@ impl Pair {
                 _ if staying.len() < 2 => self.dial().await,
                 0..40 if links.len() < MOST => self.dial().await,
                 40..65 if staying.len() > 2 => self.retire(&staying),
-                65..69 => self.chaos(&links).await,
-                69 if self.random.chance(200) => self.disconnect().await,
+                65..69 => self.chaos().await,
+                // It would close what is silent.
+                69 if !self.mover.has_silences() && self.random.chance(200) => {
+                    self.disconnect().await;
+                }
                 70..75 if self.silences > 0 => self.silence(&staying),
                 75..77 if self.restarts => {
                     self.restarts = false;
@@ -130,9 +133,11 @@ impl Pair {
         }
     }
 
-    /// Closes a connection under its streams.
-    async fn chaos(&mut self, links: &[[End; 2]]) {
-        let Some(link) = self.random.one_of(links) else {
+    /// Closes a connection under its streams. Nobody closes one that is silent: streams have to get off it.
+    async fn chaos(&mut self) {
+        let lives = self.world.lives(self.slots);
+        let links = self.world.ledger.known().links.audible(lives);
+        let Some(link) = self.random.one_of(&links) else {
             return;
         };
         let (node, id) = link[usize::from(self.random.chance(500))];

@@ -38,6 +38,11 @@ pub async fn restart(world: &Arc<World>, random: &mut Random) {
 /// Ends the peer as it is.
 pub async fn stop(world: &World) {
     let node = world.node(RESTARTED);
+    world.ledger.note(|known| {
+        for end in known.links.of_node(node.life) {
+            known.links.leave(end);
+        }
+    });
     node.stop().await;
     world.ledger.note(|known| known.gone(node.life, node.id));
     // Whoever served it has to hear of it.

@@ -52,20 +52,23 @@ fn one_way(random: &mut Random) -> [usize; 2] {
 /// So many streams of each side at once are more than a muxer carries.
 const BURST: usize = 280;
 
-/// Opens many streams at once, from both sides of a pair. Each pair has its turn, so that tables are soon as
-/// large as they will be.
+/// Opens many streams at once, from both sides of a pair. Each pair has its turn, and in the first round all of
+/// them, so that tables are soon as large as they will be.
 pub async fn burst(world: Arc<World>, round: usize) {
     let mut random = Random::of(world.seed, mix_in(5, round as u64));
     sleep(Duration::from_millis(500 + random.below(1000))).await;
-    let lasting = PAIRS.iter().filter(|pair| !pair.contains(&RESTARTED));
-    let turn = round / Mover::ALL.len() % lasting.clone().count();
-    let Some([a, b]) = lasting.copied().nth(turn) else {
-        return;
-    };
-    world.ledger.note(|known| known.counts.other("bursts"));
-    for _ in 0..BURST {
-        for slots in [[a, b], [b, a]] {
-            tokio::spawn(open_one(world.clone(), slots, Kind::OfBurst));
+    let mut pairs = PAIRS.to_vec();
+    pairs.retain(|pair| !pair.contains(&RESTARTED));
+    let turn = round / Mover::ALL.len() % pairs.len();
+    if round > 0 {
+        pairs = vec![pairs[turn]];
+    }
+    for [a, b] in pairs {
+        world.ledger.note(|known| known.counts.other("bursts"));
+        for _ in 0..BURST {
+            for slots in [[a, b], [b, a]] {
+                tokio::spawn(open_one(world.clone(), slots, Kind::OfBurst));
+            }
         }
     }
 }
