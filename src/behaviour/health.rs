@@ -12,7 +12,7 @@ use libp2p_swarm::ConnectionId;
 use web_time::Instant;
 
 use super::{Behaviour, Due, timers::TimerKey};
-use crate::{handler::Purpose, stream::StreamKey};
+use crate::{ConnectionInfo, handler::Purpose, stream::StreamKey};
 
 /// How long a connection that has answered again is not returned to by what has left it; twice as long
 /// with each suspicion.
@@ -272,6 +272,22 @@ impl Behaviour {
             return;
         }
         self.suspect(peer, connection);
+        self.probe_others(peer, connection);
+    }
+
+    /// Sees whether the peer answers elsewhere, before what waits on this connection is given up: the others
+    /// may be idle, and so unheard for long.
+    fn probe_others(&mut self, peer: PeerId, connection: ConnectionId) {
+        let all = self.connections.of(peer);
+        let carries = |info: &&ConnectionInfo| info.id == connection && info.streams > 0;
+        if !all.iter().any(|info| carries(&info)) {
+            return;
+        }
+        let others = all.iter().filter(|info| info.id != connection);
+        let others = others.filter(|info| !info.suspected && !info.closing);
+        for other in others.map(|info| info.id).collect::<Vec<_>>() {
+            self.probe_if_silent(peer, other);
+        }
     }
 
     // ---- Suspicion ---------------------------------------------------------------------------------

@@ -180,6 +180,35 @@ async fn what_cannot_be_saved_fails_in_seconds() {
     assert!(here.is_err() && there.is_err(), "{here:?} {there:?}");
 }
 
+/// Nobody may move my stream, and its path has died. The other connection is idle, so nobody has heard from it
+/// for long; I am left waiting as if there were none.
+///
+/// B1
+#[tokio::test]
+async fn what_must_stay_fails_in_seconds_beside_an_idle_connection() {
+    let config = Config::default()
+        .with_suspect_after(Duration::from_millis(200))
+        .with_progress_timeout(Duration::from_millis(500))
+        .with_probe_interval(Some(Duration::from_millis(300)));
+    let both = || node(false, config.clone(), false, false);
+    let mut net = Net::with(both(), both());
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let proxy = Proxy::default();
+    let dead = proxy.connect(&net, Kind::Tcp).await;
+    net.connect(Kind::Tcp).await;
+    let peer = net.listener.id;
+    let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, dead.here).await;
+    write(&mut ours, 1, 0, 100).await;
+    read(&mut theirs, 1, 0, 100).await;
+    proxy.silence();
+    let mut byte = [0];
+    let (here, there) = within("the errors", async {
+        join!(ours.read(&mut byte), async { theirs.read(&mut [0]).await })
+    })
+    .await;
+    assert!(here.is_err() && there.is_err(), "{here:?} {there:?}");
+}
+
 /// It was only slow. When it answers again, streams do not run back and forth.
 #[tokio::test]
 async fn a_connection_that_answers_again_is_cleared() {
