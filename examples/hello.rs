@@ -82,7 +82,7 @@ async fn main() -> Result<()> {
             continue;
         };
         match event {
-            Event::ConnectionEstablished(it) => println!("{}: over {:?}", it.id, it.transport),
+            Event::ConnectionEstablished(it) => println!("{}: over {:?}", it.key, it.transport),
             // There is a stream; when there is a better connection, the policy does the rest.
             Event::StreamNegotiated { .. } => here.dial(dial(quic.clone()).build())?,
             Event::MigrationAgreed { from, to, .. } => println!("moving from {from} to {to}"),

@@ -10,10 +10,10 @@ use std::{
 };
 
 use libp2p_identity::PeerId;
-use libp2p_swarm::{ConnectionId, StreamProtocol};
+use libp2p_swarm::StreamProtocol;
 use web_time::Instant;
 
-use crate::{negotiate::Stream, spare};
+use crate::{key::ConnectionKey, shrink, stream::Stream};
 
 /// The protocol is already registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum AcceptError {
     BehaviourGone,
 }
 
-type Incoming = (PeerId, ConnectionId, Stream);
+type Incoming = (PeerId, ConnectionKey, Stream);
 
 /// Inbound streams of one protocol: the peer, the connection on which it came, the stream. Ends when the
 /// behaviour is gone, which it is with its swarm.
@@ -56,7 +56,7 @@ impl futures::Stream for IncomingStreams {
             Some((_, incoming)) => Poll::Ready(Some(incoming)),
             None if waiting.ended => Poll::Ready(None),
             None => {
-                spare::shrink_queue(&mut waiting.streams);
+                shrink::queue(&mut waiting.streams);
                 waiting.waker = Some(cx.waker().clone());
                 Poll::Pending
             }

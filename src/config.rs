@@ -5,58 +5,27 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use libp2p_core::ConnectedPoint;
 use libp2p_swarm::StreamProtocol;
 
-use crate::{LegKind, Mobility, PROTOCOL_NAME};
+use crate::{Initiate, LegKind, Mobility, hub::Settings, protocol};
 
-/// When our policy starts migrations (*Who moves the stream*). Migrations of the remote are accepted
-/// from either side in both settings, and an explicit [`Control::migrate`](crate::Control::migrate)
-/// always starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Initiate {
-    /// At once if the hash rule names us; otherwise if the remote has not started within this time.
-    Designated {
-        /// How long the other peer waits for the designated one.
-        patience: Duration,
-    },
-    /// At once, whoever we are. Simultaneous starts are resolved by the hash rule.
-    Either,
-}
+/// The protocol's name: `/libp2p/stream-migration` (*Stream Migration Protocol ID*).
+pub const PROTOCOL_NAME: StreamProtocol = StreamProtocol::new(protocol::PROTOCOL_NAME);
 
 /// Settings of a [`Behaviour`](crate::Behaviour).
 ///
 /// Each setter documents its default, unit, and what it bounds.
 #[derive(Debug, Clone)]
 pub struct Config {
+    pub(crate) hub: Settings,
     pub(crate) protocol_name: StreamProtocol,
-    pub(crate) verify: bool,
-    pub(crate) initiate: Initiate,
-    pub(crate) answer_timeout: Duration,
-    pub(crate) progress_timeout: Duration,
     pub(crate) negotiation_timeout: Duration,
-    pub(crate) old_leg_linger: Duration,
-    pub(crate) prune_grace: Option<Duration>,
-    pub(crate) read_ahead_per_stream: usize,
-    pub(crate) read_ahead_per_peer: usize,
-    pub(crate) max_streams_per_peer: usize,
-    pub(crate) max_unanswered_per_peer: usize,
-    pub(crate) max_unanswered_per_connection: usize,
-    pub(crate) max_ended_ids_per_peer: usize,
-    pub(crate) ended_id_memory: Duration,
-    pub(crate) max_migration_rate: u32,
-    pub(crate) max_migrations_per_peer: usize,
-    pub(crate) max_streams_per_connection: usize,
     pub(crate) max_inbound_requests: usize,
     pub(crate) max_pending_opens: usize,
     pub(crate) accept_backlog: usize,
     pub(crate) accept_timeout: Duration,
     pub(crate) muxer_limit: usize,
     pub(crate) open_head_start: Duration,
-    pub(crate) suspect_after: Duration,
-    pub(crate) proving_time: Duration,
-    pub(crate) probe_interval: Option<Duration>,
     pub(crate) wait_for_direct: Duration,
     pub(crate) mobility: HashMap<StreamProtocol, Mobility>,
-    pub(crate) first_id: Option<u64>,
     pub(crate) leg_kind: Option<LegKinds>,
 }
 
@@ -79,8 +48,6 @@ impl fmt::Debug for LegKinds {
 }
 
 impl Config {
-    pub(crate) const PRUNE_GRACE: Duration = Duration::from_secs(1);
-
     /// Whether and whither streams of this protocol may be moved, until
     /// [`Control::set_mobility`](crate::Control::set_mobility) says otherwise of one of them. Default:
     /// [`Mobility::Free`]. On the accepting side it holds from when the protocol is agreed.
@@ -97,7 +64,7 @@ impl Config {
     /// above 16,383.
     #[must_use]
     pub fn with_first_id(mut self, first_id: u64) -> Self {
-        self.first_id = Some(first_id);
+        self.hub.first_id = Some(first_id);
         self
     }
 
@@ -135,51 +102,30 @@ impl Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            hub: Settings::default(),
             protocol_name: PROTOCOL_NAME,
-            verify: true,
-            initiate: Initiate::Designated {
-                patience: Duration::from_secs(5),
-            },
-            answer_timeout: Duration::from_secs(10),
-            progress_timeout: Duration::from_secs(30),
             negotiation_timeout: Duration::from_secs(10),
-            old_leg_linger: Duration::from_secs(30),
-            prune_grace: Some(Self::PRUNE_GRACE),
-            read_ahead_per_stream: 1 << 20,
-            read_ahead_per_peer: 64 << 20,
-            max_streams_per_peer: 16_384,
-            max_unanswered_per_peer: 256,
-            max_unanswered_per_connection: 128,
-            max_ended_ids_per_peer: 1024,
-            ended_id_memory: Duration::from_secs(60),
-            max_migration_rate: 10,
-            max_migrations_per_peer: 64,
-            max_streams_per_connection: 192,
             max_inbound_requests: 128,
             max_pending_opens: 256,
             accept_backlog: 256,
             accept_timeout: Duration::from_secs(30),
             muxer_limit: 448,
             open_head_start: Duration::from_secs(1),
-            suspect_after: Duration::from_secs(3),
-            proving_time: Duration::from_millis(1200),
-            probe_interval: Some(Duration::from_secs(15)),
             wait_for_direct: Duration::from_secs(10),
             mobility: HashMap::new(),
-            first_id: None,
             leg_kind: None,
         }
     }
 }
 
 macro_rules! setters {
-    ($($(#[$doc:meta])* $setter:ident: $field:ident: $type:ty;)*) => {
+    ($($(#[$doc:meta])* $setter:ident: $([$hub:ident])? $field:ident: $type:ty;)*) => {
         impl Config {
             $(
                 $(#[$doc])*
                 #[must_use]
                 pub fn $setter(mut self, $field: $type) -> Self {
-                    self.$field = $field;
+                    self$(.$hub)?.$field = $field;
                     self
                 }
             )*
@@ -195,22 +141,22 @@ setters! {
     ///
     /// With it, no end of an old leg is trusted without the remote's count of bytes, so that an old leg
     /// that was cut cannot pass for one that was switched. It costs about 5 bytes on each new leg.
-    with_verify: verify: bool;
+    with_verify: [hub] verify: bool;
 
     /// When the policy starts migrations. Default: [`Initiate::Designated`] with 5 s of patience.
-    with_initiate: initiate: Initiate;
+    with_initiate: [hub] initiate: Initiate;
 
     /// How long opening a new leg may take, and how long to wait for the answer to the `Migrate` on it.
     /// Default: 10 s. When it has passed, the stream goes
     /// on where it is, and the policy tries again later.
-    with_answer_timeout: answer_timeout: Duration;
+    with_answer_timeout: [hub] answer_timeout: Duration;
 
     /// How long an agreed migration may make no progress, or a stream that was closed and dropped take to
     /// end, before the connection that it waits for is probed by opening a substream; and how long the
     /// answer may take. Default: 30 s. A connection that does not answer is given up, though
     /// its transport has not noticed; so a migration onto or off a path that has gone silent ends, one way
     /// or the other, within about twice this. A remote that is only slow answers, and is waited for.
-    with_progress_timeout: progress_timeout: Duration;
+    with_progress_timeout: [hub] progress_timeout: Duration;
 
     /// How long opening a stream may take once its substream is open, how long a remote may take to label
     /// one, and how long an open that finds somebody else dialing its peer leaves it at that. Default: 10 s. Bounds how long a remote can occupy a place of
@@ -224,7 +170,7 @@ setters! {
     /// remote has ended it too; what still comes on it is thrown away. And one on which any stream has ended, of this crate's or another
     /// behaviour's, is not closed by us before (*Pruning*). Should exceed the time in which a slow path
     /// carries what the buffers of sockets, relays and muxers hold.
-    with_old_leg_linger: old_leg_linger: Duration;
+    with_old_leg_linger: [hub] old_leg_linger: Duration;
 
     /// How long a relayed connection is kept that our migrations have emptied, before it is closed. Default:
     /// 1 s. `None` never closes one. Only the initiator closes, only if it initiated every migration off
@@ -232,57 +178,57 @@ setters! {
     /// what is in flight (*Pruning*); only if it is not the last to the peer; and only
     /// [so long](Self::with_old_leg_linger) after anything else has ended there, a negotiation included.
     /// Direct connections are left to the swarm's idle timeout.
-    with_prune_grace: prune_grace: Option<Duration>;
+    with_prune_grace: [hub] prune_grace: Option<Duration>;
 
     /// How many bytes of one stream are read ahead of an application that does not read, so that a
     /// migration can complete. Default: 1 MiB. Past it, the migration waits for the reader and loses
     /// nothing.
-    with_read_ahead_per_stream: read_ahead_per_stream: usize;
+    with_read_ahead_per_stream: [hub] read_ahead_per_stream: usize;
 
     /// The same for all streams of one peer together. Default: 64 MiB. Bounds the memory that one peer
     /// can make us use.
-    with_read_ahead_per_peer: read_ahead_per_peer: usize;
+    with_read_ahead_per_peer: [hub] read_ahead_per_peer: usize;
 
     /// How many labelled streams one peer may have. Default: 16,384. What a remote labels beyond that is
     /// refused; opening one more is an error. A stream costs about 1 KiB, its substream aside.
-    with_max_streams_per_peer: max_streams_per_peer: usize;
+    with_max_streams_per_peer: [hub] max_streams_per_peer: usize;
 
     /// How many `Migrate`s of one peer may be unanswered: because the label of their stream has not
     /// arrived, because another migration of their stream has to end first, or because a denial has not
     /// left yet. Default: 256. What does not fit is dropped unanswered, which means "try again later".
     /// Each holds a substream. None waits for a label longer than the
     /// [answer timeout](Self::with_answer_timeout).
-    with_max_unanswered_per_peer: max_unanswered_per_peer: usize;
+    with_max_unanswered_per_peer: [hub] max_unanswered_per_peer: usize;
 
     /// The same for one connection. Default: 128.
-    with_max_unanswered_per_connection: max_unanswered_per_connection: usize;
+    with_max_unanswered_per_connection: [hub] max_unanswered_per_connection: usize;
 
     /// How many IDs of streams that are over are remembered for one peer, so that a `Migrate` that was
     /// on its way is answered, or dropped, at once and does not wait for a label (*Overtaking*).
     /// Default: 1024. The oldest are forgotten first. One costs 32 bytes.
-    with_max_ended_ids_per_peer: max_ended_ids_per_peer: usize;
+    with_max_ended_ids_per_peer: [hub] max_ended_ids_per_peer: usize;
 
     /// How long they are remembered. Default: 60 s.
-    with_ended_id_memory: ended_id_memory: Duration;
+    with_ended_id_memory: [hub] ended_id_memory: Duration;
 
     /// How many `Migrate`s per second a remote may send for one stream, and how many at once. Default:
     /// 10. What comes beyond that is dropped unanswered, which means "try again later". Bounds the work
     /// that a remote makes which moves its stream to and fro. Our own migrations are not limited.
-    with_max_migration_rate: max_migration_rate: u32;
+    with_max_migration_rate: [hub] max_migration_rate: u32;
 
     /// How many migrations of ours to one peer may be unanswered at once. Default: 64. More wait for
     /// their turn, whoever asked for them. One that is agreed does not count: it may take as long as its
     /// reader. A remote need not take more substreams at once than
     /// [`with_max_inbound_requests`](Self::with_max_inbound_requests), and a swarm negotiates no more than
     /// 128 inbound ones by default.
-    with_max_migrations_per_peer: max_migrations_per_peer: usize;
+    with_max_migrations_per_peer: [hub] max_migrations_per_peer: usize;
 
     /// How many migratable streams may be put on one connection, by opening and by migrations; those that
     /// are on it count, whoever opened them, and so do those that are being opened. Default: 192. New
     /// streams and migrations go to the next best connection that has room, or wait until there is some. A yamux connection with more than 512 streams (its default) ends with all of them; a
     /// QUIC connection keeps the 257th waiting (its default); and other protocols need some, too. Raise
     /// both together.
-    with_max_streams_per_connection: max_streams_per_connection: usize;
+    with_max_streams_per_connection: [hub] max_streams_per_connection: usize;
 
     /// How many migratable streams may be on one connection even if the application names it
     /// ([`Control::open_stream_on`](crate::Control::open_stream_on)). Default: 448, which leaves some of a
@@ -307,8 +253,8 @@ setters! {
 
     /// How long an attempt to open a stream on the best connection is alone, before the next best one has
     /// a go, too. Default: 1 s. A connection may be dead without anybody knowing. The first to answer
-    /// serves; of a plain protocol, the remote may see the other one begin and end at once. Zero tries all
-    /// at once, `Duration::MAX` waits for the attempt to fail.
+    /// serves, and the other is given up: who accepts there may see a stream begin and fail at once. Zero
+    /// tries all at once, `Duration::MAX` waits for the attempt to fail.
     with_open_head_start: open_head_start: Duration;
 
     /// How long a connection may leave a probe unanswered before it is suspected: streams leave it, and
@@ -318,16 +264,16 @@ setters! {
     /// answered, twice as long each time. Connections are probed when an open, a migration or the end of an
     /// old leg is waited for, when another connection to the same peer comes, and every
     /// [`with_probe_interval`](Self::with_probe_interval).
-    with_suspect_after: suspect_after: Duration;
+    with_suspect_after: [hub] suspect_after: Duration;
 
     /// How long a connection must have been there before streams are moved onto it from one that is as
     /// good ([`MergeDuplicates`](crate::MergeDuplicates)). Default: 1.2 s. Probes of reachability and
     /// applications with a rule of their own close duplicates soon, with all that is on them.
-    with_proving_time: proving_time: Duration;
+    with_proving_time: [hub] proving_time: Duration;
 
     /// How often a connection is probed that carries streams, brings nothing, and is not the only one to
     /// its peer. Default: 15 s. A probe is a substream that is opened and dropped. `None`: never.
-    with_probe_interval: probe_interval: Option<Duration>;
+    with_probe_interval: [hub] probe_interval: Option<Duration>;
 
     /// How long a new stream whose protocol is [`Mobility::NeverRelayed`] waits for a direct connection
     /// when its peer is connected by relays only. Default: 10 s. Then, and at once if this is zero, opening

@@ -1,25 +1,23 @@
 //! The handle by which an application opens, accepts, moves and lists streams.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
-};
+use std::{io, sync::Arc};
 
 use futures::{
     SinkExt,
     channel::{mpsc, oneshot},
 };
 use libp2p_identity::PeerId;
-use libp2p_swarm::{ConnectionId, StreamProtocol};
+use libp2p_swarm::StreamProtocol;
 
 use crate::{
     accept::{AcceptError, Acceptors, IncomingStreams},
-    event::{Abort, Failure},
-    negotiate::Stream,
-    offer::{Held, Reopening},
+    connection::ConnectionName,
+    error::{DrainError, MigrateError},
+    key::{ConnectionKey, StreamKey},
+    open_error::OpenStreamError,
     policy::Verdict,
-    stream::StreamKey,
+    request::{Caller, Reply, StreamRequest},
+    stream::Stream,
     view::{ConnectionInfo, Mobility, StreamInfo},
 };
 
@@ -29,17 +27,17 @@ pub(crate) enum Command {
     Open {
         peer: PeerId,
         /// `None`: whichever ranks first, dialing if there is none.
-        connection: Option<ConnectionId>,
+        connection: Option<ConnectionKey>,
         request: StreamRequest,
     },
     Migrate {
         key: StreamKey,
-        to: ConnectionId,
+        to: ConnectionKey,
         reply: oneshot::Sender<Result<(), MigrateError>>,
     },
     Answer {
         key: StreamKey,
-        to: ConnectionId,
+        to: ConnectionKey,
         verdict: Verdict,
         reply: oneshot::Sender<Result<(), MigrateError>>,
     },
@@ -50,12 +48,12 @@ pub(crate) enum Command {
     },
     Drain {
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         reply: oneshot::Sender<Result<(), DrainError>>,
     },
     CloseWhenFree {
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
     },
     Streams {
         peer: PeerId,
@@ -65,163 +63,6 @@ pub(crate) enum Command {
         peer: PeerId,
         reply: oneshot::Sender<Vec<ConnectionInfo>>,
     },
-}
-
-/// A stream that somebody waits for. Each attempt to open it has one of its own.
-#[derive(Debug)]
-pub(crate) struct StreamRequest {
-    pub(crate) protocol: StreamProtocol,
-    pub(crate) reply: Reply,
-    /// Of the open that this is an attempt of; a stream that becomes a plain one has none.
-    pub(crate) number: Option<u64>,
-    /// The connection has to show that it is alive.
-    pub(crate) prove: bool,
-    /// The peer was dialed for it because its last connection was closed under it, which is done once.
-    pub(crate) redialed: bool,
-    /// Whether the remote serves the protocol inside the prefix.
-    pub(crate) inside: Inside,
-    /// It is tried a second time, because the first offer was not answered.
-    pub(crate) again: bool,
-    /// What is left of the stream that was opened for it before.
-    pub(crate) held: Option<Held>,
-}
-
-/// What is known of a protocol inside the prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Inside {
-    Unknown,
-    /// It was refused there some time ago, and served on a plain stream.
-    Remembered,
-    /// It was refused there just now.
-    Refused,
-}
-
-/// Who waits for a stream.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    Caller(Caller),
-    /// A stream that the application holds already, and that becomes a plain one.
-    Reopening(Reopening),
-}
-
-type Opened = Result<Stream, OpenStreamError>;
-
-/// A caller, shared by the attempts on several connections: the first to send serves.
-#[derive(Debug, Clone)]
-pub(crate) struct Caller(
-    /// Protects the sender, which the first takes, and who wants to know when it is gone. Wakers are woken
-    /// after it is released.
-    Arc<Mutex<Waiting>>,
-);
-
-#[derive(Debug)]
-struct Waiting {
-    sender: Option<oneshot::Sender<Opened>>,
-    wakers: Vec<Waker>,
-}
-
-impl Caller {
-    fn new(sender: oneshot::Sender<Opened>) -> Self {
-        Self(Arc::new(Mutex::new(Waiting {
-            sender: Some(sender),
-            wakers: Vec::new(),
-        })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether it has been served or has given up.
-    fn is_gone(&self) -> bool {
-        let waiting = self.lock();
-        let sender = waiting.sender.as_ref();
-        sender.is_none_or(oneshot::Sender::is_canceled)
-    }
-
-    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut waiting = self.lock();
-        let Some(sender) = &mut waiting.sender else {
-            return Poll::Ready(());
-        };
-        // The sender wakes the last of those who ask, who tells the others by letting go of it.
-        if sender.poll_canceled(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if !waiting
-            .wakers
-            .iter()
-            .any(|waker| waker.will_wake(cx.waker()))
-        {
-            waiting.wakers.push(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    /// Serves the caller, if nobody has yet; with nothing, lets go of it.
-    pub(crate) fn serve(&self, result: Option<Opened>) {
-        let mut waiting = self.lock();
-        let sender = waiting.sender.take();
-        let wakers = std::mem::take(&mut waiting.wakers);
-        drop(waiting);
-        wakers.into_iter().for_each(Waker::wake);
-        if let (Some(sender), Some(result)) = (sender, result) {
-            // Whoever has given up drops the stream, which aborts it.
-            drop(sender.send(result));
-        }
-    }
-}
-
-impl StreamRequest {
-    pub(crate) fn new(protocol: StreamProtocol, reply: Reply) -> Self {
-        Self {
-            protocol,
-            reply,
-            number: None,
-            prove: false,
-            redialed: false,
-            inside: Inside::Unknown,
-            again: false,
-            held: None,
-        }
-    }
-
-    /// An attempt to open what this asks for, of which nothing has come yet.
-    pub(crate) fn attempt(&self) -> Option<Self> {
-        let Reply::Caller(caller) = &self.reply else {
-            return None;
-        };
-        Some(Self {
-            number: self.number,
-            ..Self::new(self.protocol.clone(), Reply::Caller(caller.clone()))
-        })
-    }
-
-    /// Whether nobody waits for it any more.
-    pub(crate) fn is_canceled(&self) -> bool {
-        match &self.reply {
-            Reply::Caller(caller) => caller.is_gone(),
-            Reply::Reopening(reopening) => reopening.is_canceled(),
-        }
-    }
-
-    /// Ready when nobody waits for it any more.
-    pub(crate) fn poll_canceled(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.reply {
-            Reply::Caller(caller) => caller.poll_gone(cx),
-            Reply::Reopening(_) => Poll::Pending,
-        }
-    }
-
-    /// Tells whoever waits that there will be no stream.
-    pub(crate) fn fail(self, error: OpenStreamError) {
-        match self.reply {
-            Reply::Caller(caller) => caller.serve(Some(Err(error))),
-            Reply::Reopening(reopening) => {
-                reopening.reopened(Err(error));
-            }
-        }
-    }
 }
 
 /// Opens, accepts, moves and lists streams. Made by
@@ -284,16 +125,16 @@ impl Control {
     pub async fn open_stream_on(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: impl ConnectionName,
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenStreamError> {
-        self.open(peer, Some(connection), protocol).await
+        self.open(peer, Some(connection.key()), protocol).await
     }
 
     async fn open(
         &mut self,
         peer: PeerId,
-        connection: Option<ConnectionId>,
+        connection: Option<ConnectionKey>,
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenStreamError> {
         self.ask(|reply| Command::Open {
@@ -336,9 +177,9 @@ impl Control {
     pub async fn migrate(
         &mut self,
         key: StreamKey,
-        connection: ConnectionId,
+        connection: impl ConnectionName,
     ) -> Result<(), MigrateError> {
-        let to = connection;
+        let to = connection.key();
         self.ask(|reply| Command::Migrate { key, to, reply })
             .await
             .unwrap_or(Err(MigrateError::BehaviourGone))
@@ -355,10 +196,10 @@ impl Control {
     pub async fn answer(
         &mut self,
         key: StreamKey,
-        connection: ConnectionId,
+        connection: impl ConnectionName,
         verdict: Verdict,
     ) -> Result<(), MigrateError> {
-        let to = connection;
+        let to = connection.key();
         self.ask(|reply| Command::Answer {
             key,
             to,
@@ -402,8 +243,9 @@ impl Control {
     pub async fn drain(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: impl ConnectionName,
     ) -> Result<(), DrainError> {
+        let connection = connection.key();
         self.ask(|reply| Command::Drain {
             peer,
             connection,
@@ -417,7 +259,8 @@ impl Control {
     /// of what has left it can be lost (*Pruning*). If the remote has moved streams off it, this is left to
     /// the remote, or to the swarm's idle timeout. [`Event::ConnectionPruned`](crate::Event::ConnectionPruned)
     /// tells.
-    pub async fn close_when_free(&mut self, peer: PeerId, connection: ConnectionId) {
+    pub async fn close_when_free(&mut self, peer: PeerId, connection: impl ConnectionName) {
+        let connection = connection.key();
         let command = Command::CloseWhenFree { peer, connection };
         let _ = self.commands.send(command).await;
     }
@@ -448,80 +291,4 @@ fn gone() -> OpenStreamError {
         io::ErrorKind::ConnectionReset,
         "the behaviour or the connection is gone",
     ))
-}
-
-/// Why a stream could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenStreamError {
-    /// The remote does not support the requested protocol.
-    #[error("failed to open stream: remote peer does not support {0}")]
-    UnsupportedProtocol(StreamProtocol),
-    /// The peer is connected, but by no connection on which streams of this [`Mobility`] may begin: see
-    /// [`Config::with_wait_for_direct`](crate::Config::with_wait_for_direct).
-    #[error("failed to open stream: no connection may be used by a stream whose mobility is {0:?}")]
-    NotAllowed(Mobility),
-    /// The peer could not be dialed, the connection failed, or a limit of ours was reached.
-    #[error("failed to open stream: io error")]
-    Io(#[from] io::Error),
-}
-
-/// Why a stream was not moved.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum MigrateError {
-    /// There is no migratable stream with this key, or it is over.
-    #[error("there is no live migratable stream with key {0}")]
-    UnknownStream(StreamKey),
-    /// There is no such connection to the stream's peer.
-    #[error("there is no connection {0} to the stream's peer")]
-    UnknownConnection(ConnectionId),
-    /// The stream is on that connection already.
-    #[error("the stream is on connection {0} already")]
-    AlreadyThere(ConnectionId),
-    /// Another migration of the stream is under way.
-    #[error("the stream is being migrated already")]
-    AlreadyMigrating,
-    /// The connection is being emptied ([`Control::drain`]).
-    #[error("connection {0} is being drained")]
-    Draining(ConnectionId),
-    /// The stream's [`Mobility`] forbids it; change that first.
-    #[error("the stream may not go there: its mobility is {0:?}")]
-    NotAllowed(Mobility),
-    /// There is nothing to answer.
-    #[error("the remote does not ask to move the stream there, or not any more")]
-    NotAsked,
-    /// The remote has denied one, for good.
-    #[error("the remote denied migrating this stream, for good")]
-    Denied,
-    /// Both directions of the stream have ended, or its application has let go of it.
-    #[error("the stream has ended")]
-    Ended,
-    /// The new leg could not be opened.
-    #[error("the new leg could not be opened: {0}")]
-    NoLeg(String),
-    /// The attempt has come to nothing.
-    #[error("the migration has come to nothing: {0:?}")]
-    Failed(Failure),
-    /// The stream was aborted while it was moving.
-    #[error("the stream was aborted: {0}")]
-    Aborted(Abort),
-    /// The behaviour is gone.
-    #[error("the behaviour is gone")]
-    BehaviourGone,
-}
-
-/// Why a connection was not emptied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DrainError {
-    /// There is no such connection to this peer.
-    #[error("there is no connection {0} to this peer")]
-    UnknownConnection(ConnectionId),
-    /// It was closed with streams on it.
-    #[error("connection {0} was closed before it was free")]
-    Closed(ConnectionId),
-    /// The behaviour is gone.
-    #[error("the behaviour is gone")]
-    BehaviourGone,
 }

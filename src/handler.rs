@@ -35,10 +35,12 @@ use web_time::Instant;
 use crate::{
     Config,
     accept::Acceptors,
-    control::{Inside, StreamRequest},
+    hub,
+    migratable::{LONGEST, after},
+    permits::{Permits, WeakPermits},
     protocol::codec::{self, ReadError, Request},
-    spare,
-    stream::{LONGEST, Places, RemotePlaces, StreamKey, after},
+    request::{Inside, StreamRequest},
+    shrink,
     substream::Substream,
 };
 
@@ -46,25 +48,35 @@ use crate::{
 /// in, first out, and their timers run while they wait; so the rest waits here, in order.
 const MAX_OPENING: usize = 64;
 
+/// How long a connection that was named is watched before it is closed, if pruning is off.
+const PRUNE_GRACE: Duration = Duration::from_secs(1);
+
 /// What the behaviour wants a substream for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
     /// A new stream.
     Stream(StreamRequest),
-    /// A new leg for a stream.
-    Leg(StreamKey),
-    /// To see whether anybody answers: the probe of this number.
-    Probe {
-        number: u64,
-        /// For the sake of a stream, and not only to know: it has to do with our protocol.
-        for_stream: bool,
-    },
-    /// None: the behaviour wants to know when nothing uses the connection any more and nothing of what did
-    /// can still be on its way, which it is before this point in time, if it is told.
+    /// Something of the hub's.
+    Hub(hub::Purpose),
+}
+
+impl Purpose {
+    fn is_probe(&self) -> bool {
+        matches!(self, Self::Hub(hub::Purpose::Probe { .. }))
+    }
+}
+
+/// What the behaviour tells a handler.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Open a substream.
+    Open(Purpose),
+    /// Tell when nothing uses the connection any more and nothing of what did can still be on its way,
+    /// which it is before this point in time, if there is one.
     Watch(Option<Instant>),
-    /// None: something of ours on the connection has been dropped. The swarm finds out whether a
-    /// connection is idle only when it polls it, and nothing but this wakes a QUIC connection for it.
-    Released,
+    /// See whether the connection is idle: something of ours on it has been dropped. The swarm finds that
+    /// out only when it polls the connection, and nothing but this wakes a QUIC connection for it.
+    Wake,
 }
 
 /// Streams that a new connection is to open before anything else. The behaviour can have them back until
@@ -86,9 +98,9 @@ impl Parcel {
     }
 }
 
-/// What the behaviour tells a handler.
+/// A command of the behaviour's.
 #[derive(Debug)]
-pub struct FromBehaviour(pub(crate) Purpose);
+pub struct FromBehaviour(pub(crate) Command);
 
 /// A substream to be opened.
 #[derive(Debug)]
@@ -131,13 +143,13 @@ const PROBES: [StreamProtocol; 2] = [
     StreamProtocol::new("/libp2p/stream-migration/probe/b"),
 ];
 
+/// An event for the behaviour.
+#[derive(Debug)]
+pub struct ToBehaviour(pub(crate) Event);
+
 /// What a handler tells the behaviour.
 #[derive(Debug)]
-pub struct ToBehaviour(pub(crate) News);
-
-/// What came of it.
-#[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum Event {
     /// A substream is open for us.
     Opened {
         purpose: Purpose,
@@ -164,7 +176,7 @@ pub(crate) enum News {
     /// What the remote says that it speaks has changed.
     ProtocolsChanged,
     /// The first of all: what keeps the connection from being idle as long as it is held.
-    Born { legs: RemotePlaces },
+    Born { legs: WeakPermits },
     /// Nothing has used the connection for so long that nothing can be on its way there.
     Unused,
     /// The remote opened more than may be waiting for its first message.
@@ -191,7 +203,7 @@ pub struct Handler {
     opening: usize,
     inbound: FuturesUnordered<BoxFuture<'static, FirstMessage>>,
     /// Taken by the legs on this connection, which keep it alive.
-    legs: Places,
+    legs: Permits,
     usage: Usage,
     /// Set while somebody wants to know when the connection is unused.
     watch: Option<Watch>,
@@ -199,7 +211,7 @@ pub struct Handler {
     linger: Duration,
     /// What Identify says that the remote speaks; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
-    events: VecDeque<News>,
+    events: VecDeque<Event>,
     /// Whether the behaviour has been given what keeps the connection alive.
     introduced: bool,
 }
@@ -211,19 +223,19 @@ impl Handler {
             prefix: config.protocol_name.clone(),
             first_message_timeout: config.negotiation_timeout,
             // The swarm makes delays of these two.
-            probe_timeout: config.progress_timeout.min(LONGEST),
-            leg_timeout: config.answer_timeout.min(LONGEST),
+            probe_timeout: config.hub.progress_timeout.min(LONGEST),
+            leg_timeout: config.hub.answer_timeout.min(LONGEST),
             max_inbound: config.max_inbound_requests,
             max_queued: config.max_pending_opens,
             parcel,
             queue: VecDeque::new(),
             opening: 0,
             inbound: FuturesUnordered::new(),
-            legs: Places::default(),
+            legs: Permits::default(),
             usage: Usage::default(),
             watch: None,
-            prune_grace: config.prune_grace.unwrap_or(Config::PRUNE_GRACE),
-            linger: config.old_leg_linger,
+            prune_grace: config.hub.prune_grace.unwrap_or(PRUNE_GRACE),
+            linger: config.hub.old_leg_linger,
             remote: None,
             events: VecDeque::new(),
             introduced: false,
@@ -239,11 +251,11 @@ impl Handler {
     fn offer(&self, purpose: &Purpose) -> Offer {
         let request = match purpose {
             Purpose::Stream(request) => request,
-            Purpose::Probe {
+            Purpose::Hub(hub::Purpose::Probe {
                 for_stream: false, ..
-            } => return Offer::Nothing,
+            }) => return Offer::Nothing,
             // `Migrate` on a leg that nobody has answered would leave a doubt.
-            _ => return Offer::Proof,
+            Purpose::Hub(_) => return Offer::Proof,
         };
         match self.knows(&self.prefix) {
             _ if request.inside != Inside::Unknown => Offer::Plain,
@@ -283,7 +295,7 @@ impl Handler {
     /// Nobody waits for it any more, which the behaviour has to count.
     fn passed_over(&mut self, open: Open) {
         let error = io::Error::from(io::ErrorKind::Interrupted);
-        self.events.push_back(News::OpenFailed {
+        self.events.push_back(Event::OpenFailed {
             purpose: open.purpose,
             error: StreamUpgradeError::Io(error),
         });
@@ -295,7 +307,7 @@ impl Handler {
         }
         let protocol = match &open.purpose {
             Purpose::Stream(request) => Some(request.protocol.clone()),
-            _ => None,
+            Purpose::Hub(_) => None,
         };
         let name = |name: StreamProtocol| Name { name, last: false };
         let mut protocols: Vec<_> = match (open.offer, protocol) {
@@ -318,9 +330,9 @@ impl Handler {
         }
         self.opening += 1;
         let timeout = match open.purpose {
-            Purpose::Probe { .. } => Some(self.probe_timeout),
-            Purpose::Leg(_) => Some(self.leg_timeout),
-            Purpose::Stream(_) | Purpose::Watch(_) | Purpose::Released => None,
+            Purpose::Hub(hub::Purpose::Probe { .. }) => Some(self.probe_timeout),
+            Purpose::Hub(hub::Purpose::Leg(_)) => Some(self.leg_timeout),
+            Purpose::Stream(_) => None,
         };
         let protocol = SubstreamProtocol::new(Ask(protocols), open);
         match timeout {
@@ -344,14 +356,14 @@ impl Handler {
         let known = match &open.purpose {
             Purpose::Stream(request) if request.is_canceled() => return self.passed_over(open),
             Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
-            _ => false,
+            Purpose::Hub(_) => false,
         };
         let prefix = self.acceptors.is_prefix(protocol);
         let stream = match prefix {
             true => Substream::leg(stream, &self.legs),
             false => Substream::plain(stream),
         };
-        self.events.push_back(News::Opened {
+        self.events.push_back(Event::Opened {
             answered: !matches!(open.offer, Offer::Prefix | Offer::Plain),
             prefix,
             purpose: open.purpose,
@@ -374,7 +386,7 @@ impl Handler {
             self.queue.push_front(open);
             return;
         }
-        self.events.push_back(News::OpenFailed {
+        self.events.push_back(Event::OpenFailed {
             purpose: open.purpose,
             error,
         });
@@ -382,9 +394,9 @@ impl Handler {
 
     fn accepted(&mut self, mut stream: Stream, protocol: StreamProtocol) {
         if !self.acceptors.is_prefix(&protocol) {
-            self.events.push_back(News::Plain { stream, protocol });
+            self.events.push_back(Event::Plain { stream, protocol });
         } else if self.inbound.len() >= self.max_inbound {
-            self.events.push_back(News::Refused);
+            self.events.push_back(Event::Refused);
         } else {
             let timeout = after(self.first_message_timeout);
             self.inbound.push(
@@ -416,7 +428,7 @@ impl Handler {
             let left = left.max(quiet.unwrap_or_default());
             if left.is_zero() {
                 self.watch = None;
-                self.events.push_back(News::Unused);
+                self.events.push_back(Event::Unused);
                 return;
             }
             watch.delay = after(left);
@@ -475,7 +487,7 @@ impl ConnectionHandler for Handler {
     /// A migration's target has to stay until its substream is open.
     fn connection_keep_alive(&self) -> bool {
         self.usage.keep_alive_asked();
-        self.legs.is_taken()
+        self.legs.taken() > 0
             || self.parcel.is_some()
             || !self.queue.is_empty()
             || self.opening > 0
@@ -493,30 +505,30 @@ impl ConnectionHandler for Handler {
         }
         self.poll_unused(cx);
         if !std::mem::replace(&mut self.introduced, true) {
-            let legs = self.legs.remote();
+            let legs = self.legs.downgrade();
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(
-                News::Born { legs },
+                Event::Born { legs },
             )));
         }
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
         }
         // There is one probe at a time, and it waits for nothing.
-        let first = self.queue.front().map(|open| &open.purpose);
-        let ready = self.opening < MAX_OPENING || matches!(first, Some(Purpose::Probe { .. }));
+        let first = self.queue.front();
+        let ready = self.opening < MAX_OPENING || first.is_some_and(|open| open.purpose.is_probe());
         if ready && let Some(open) = self.next() {
             let protocol = self.request(open);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
-        spare::shrink_queue(&mut self.events);
-        spare::shrink_queue(&mut self.queue);
+        shrink::queue(&mut self.events);
+        shrink::queue(&mut self.queue);
         while let Poll::Ready(Some(first)) = self.inbound.poll_next_unpin(cx) {
             let event = match first {
-                Some(Ok((stream, request))) => News::Requested {
+                Some(Ok((stream, request))) => Event::Requested {
                     stream: Substream::leg(stream, &self.legs),
                     request,
                 },
-                Some(Err(error)) if error.is_violation() => News::Violation,
+                Some(Err(error)) if error.is_violation() => Event::Violation,
                 Some(Err(error)) => {
                     tracing::debug!(%error, "no first message on an inbound substream");
                     continue;
@@ -531,18 +543,20 @@ impl ConnectionHandler for Handler {
         Poll::Pending
     }
 
-    fn on_behaviour_event(&mut self, FromBehaviour(purpose): FromBehaviour) {
-        let open = Open::new(purpose);
-        match open.purpose {
-            Purpose::Watch(quiet_from) => {
-                self.watch = Some(Watch {
-                    quiet_from,
-                    delay: after(self.prune_grace),
-                });
+    fn on_behaviour_event(&mut self, FromBehaviour(command): FromBehaviour) {
+        let open = match command {
+            Command::Open(purpose) => Open::new(purpose),
+            Command::Watch(quiet_from) => {
+                let delay = after(self.prune_grace);
+                self.watch = Some(Watch { quiet_from, delay });
+                return;
             }
-            Purpose::Released => {}
-            Purpose::Probe { .. } => self.queue.push_front(open),
+            Command::Wake => return,
+        };
+        match open.purpose {
             // Migrations are bounded by the number of streams; they are not refused.
+            Purpose::Hub(hub::Purpose::Leg(_)) => self.queue.push_back(open),
+            Purpose::Hub(hub::Purpose::Probe { .. }) => self.queue.push_front(open),
             Purpose::Stream(_) if self.is_full() => {
                 let error = io::Error::new(
                     io::ErrorKind::WouldBlock,
@@ -553,7 +567,7 @@ impl ConnectionHandler for Handler {
                 );
                 self.open_failed(open, StreamUpgradeError::Io(error));
             }
-            _ => self.queue.push_back(open),
+            Purpose::Stream(_) => self.queue.push_back(open),
         }
     }
 
@@ -590,7 +604,7 @@ impl ConnectionHandler for Handler {
                         }
                     }
                 }
-                self.events.push_back(News::ProtocolsChanged);
+                self.events.push_back(Event::ProtocolsChanged);
             }
             _ => {}
         }

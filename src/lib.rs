@@ -5,21 +5,22 @@
 mod accept;
 mod behaviour;
 mod config;
+mod connection;
 mod control;
-mod event;
 mod handler;
-mod machine;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod negotiate;
 mod offer;
-mod policy;
-mod protocol;
-mod spare;
+mod open_error;
+mod request;
 mod stream;
 mod substream;
-mod table;
-mod view;
+
+// The storey below, which knows no swarm.
+use libp2p_stream_migration_core::{
+    error, event, hub, key, machine, permits, policy, protocol, shrink, stream as migratable, view,
+};
 
 #[cfg(doc)]
 #[doc = include_str!("../docs/guarantees.md")]
@@ -35,16 +36,24 @@ mod examples {}
 pub use crate::{
     accept::{AcceptError, AlreadyRegistered, IncomingStreams},
     behaviour::{Behaviour, NameInUse},
-    config::{Config, Initiate},
-    control::{Control, DrainError, MigrateError, OpenStreamError},
+    config::{Config, PROTOCOL_NAME},
+    connection::ConnectionName,
+    control::Control,
+    error::{DrainError, MigrateError},
     event::{Abort, Event, Failure, Limit, Violation},
+    hub::Initiate,
+    key::{ConnectionKey, StreamKey},
     machine::StreamId,
-    negotiate::Stream,
+    migratable::LegKind,
+    open_error::OpenStreamError,
     policy::{
         Action, Chain, Change, Drain, MergeDuplicates, Outside, Placement, Policy, PreferDirect,
         PreferTransport, Stay, Verdict,
     },
-    protocol::{PROTOCOL_NAME, roles::designated_peer},
-    stream::{LegKind, StreamKey},
-    view::{ConnectionInfo, Mobility, Obstacle, Opener, PeerView, StreamInfo, Transport},
+    protocol::roles::designated_peer,
+    stream::Stream,
+    view::{
+        ConnectionInfo, Mobility, Obstacle, Opener, PeerView, ProtocolName, StreamInfo, Streams,
+        Transport,
+    },
 };

@@ -35,7 +35,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use libp2p_swarm::ConnectionId;
 use prometheus_client::{
     metrics::{
         counter::Counter,
@@ -48,7 +47,7 @@ use prometheus_client::{
 use web_time::Instant;
 
 use self::labels::*;
-use crate::{Abort, Event, Limit, Opener, StreamKey, Transport, Violation};
+use crate::{Abort, ConnectionKey, Event, Limit, Opener, StreamKey, Transport, Violation};
 
 /// Metrics of one behaviour. Give it every [`Event`].
 #[derive(Debug)]
@@ -77,7 +76,7 @@ pub struct Metrics {
 struct Remembered {
     openers: HashMap<StreamKey, Opener>,
     asked: HashMap<StreamKey, Instant>,
-    connections: HashMap<ConnectionId, ConnectionLabels>,
+    connections: HashMap<ConnectionKey, ConnectionLabels>,
 }
 
 /// From a tenth of a millisecond to some 100 s.
@@ -239,7 +238,7 @@ impl Metrics {
                     relayed: info.relayed.into(),
                     transport: Label(info.transport),
                 };
-                let before = remembered.connections.insert(info.id, labels.clone());
+                let before = remembered.connections.insert(info.key, labels.clone());
                 if let Some(before) = before {
                     self.connections.get_or_create(&before).dec();
                 }
@@ -331,10 +330,8 @@ impl Metrics {
                     .get_or_create(&ViolationLabels { what })
                     .inc();
             }
-            Event::StreamNegotiated { .. }
-            | Event::MigrationWaiting { .. }
-            | Event::MigrationRequested { .. }
-            | Event::ConnectionFree { .. } => {}
+            // Nothing is counted of the others.
+            _ => {}
         }
     }
 

@@ -10,23 +10,23 @@ use std::{
 use futures::{AsyncRead, AsyncWrite};
 use libp2p_swarm::Stream;
 
-use crate::stream::Places;
+use crate::permits::{Permit, Permits};
 
 /// A substream of a connection. If the prefix is agreed on it, its handler keeps the connection alive as
 /// long as it is there, and the swarm does not count it: so the swarm's count is that of all others, and
 /// says whether anybody else uses the connection (*Pruning*).
 pub(crate) struct Substream {
     io: Stream,
-    _held: Option<Places>,
+    _held: Option<Permit>,
 }
 
 impl Substream {
     /// A substream that is, or will be, a leg.
-    pub(crate) fn leg(mut io: Stream, legs: &Places) -> Self {
+    pub(crate) fn leg(mut io: Stream, legs: &Permits) -> Self {
         io.ignore_for_keep_alive();
         Self {
             io,
-            _held: Some(legs.clone()),
+            _held: Some(legs.acquire()),
         }
     }
 

@@ -1,16 +1,6 @@
 //! The crate's own stream, machine and driver over legs that split, delay, cut and lie: the soak's world
 //! (`examples/soak`), as tests.
 
-#[path = "../src/machine/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod machine;
-#[path = "../src/protocol/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod protocol;
-#[path = "../src/stream/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod stream;
-
 #[path = "../examples/soak/app.rs"]
 mod app;
 #[path = "../examples/soak/leg.rs"]
@@ -25,6 +15,8 @@ mod sleep;
 #[path = "../examples/soak/world.rs"]
 #[allow(dead_code)]
 mod world;
+
+use libp2p_stream_migration_core::{key, machine, protocol, stream};
 
 use app::Ending;
 use leg::Kind;

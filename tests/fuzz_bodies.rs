@@ -6,12 +6,8 @@
 
 #[path = "../fuzz/bodies/mod.rs"]
 mod bodies;
-#[allow(dead_code, unused_imports, unreachable_pub)]
-#[path = "../src/machine/mod.rs"]
-mod machine;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../src/protocol/mod.rs"]
-mod protocol;
+
+use libp2p_stream_migration_core::{machine, protocol};
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -22,7 +22,7 @@ fn generated_code_is_current() {
     pb_rs::types::FileDescriptor::run(&config).unwrap();
 
     let fresh = fs::read_to_string(out.join("streammigration.rs")).unwrap();
-    let committed = root.join("src/protocol/generated/streammigration.rs");
+    let committed = root.join("core/src/protocol/generated/streammigration.rs");
     if env::var_os("REGENERATE").is_some() {
         fs::write(&committed, &fresh).unwrap();
     }

@@ -19,11 +19,10 @@ mod config;
 mod judge;
 #[path = "model/leg.rs"]
 mod leg;
-#[allow(dead_code, unreachable_pub, unused_imports)]
-#[path = "../src/machine/mod.rs"]
-mod machine;
 #[path = "model/world.rs"]
 mod world;
+
+use libp2p_stream_migration_core::machine;
 
 use self::{
     check::{Counterexample, explore},

@@ -10,18 +10,6 @@
 //! A is the designated peer; L0 is the old leg. Where an end is said to be clean and bytes are
 //! lost, what the other side wrote is asserted to be in flight on a leg that nobody reads.
 
-#[path = "../src/machine/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod genuine;
-#[path = "traces/machine.rs"]
-mod machine;
-#[path = "../src/protocol/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod protocol;
-#[path = "../src/stream/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod stream;
-
 #[path = "../examples/soak/leg.rs"]
 mod leg;
 
@@ -41,3 +29,5 @@ mod simultaneous;
 mod sleep;
 #[path = "traces/verified.rs"]
 mod verified;
+
+use libp2p_stream_migration_core::{key, machine, protocol, stream};

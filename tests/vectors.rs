@@ -1,11 +1,6 @@
 //! The bytes on record in `interop/vectors`, which the Go and the JS tests read, too.
 
-#[allow(dead_code, unused_imports, unreachable_pub)]
-#[path = "../src/machine/mod.rs"]
-mod machine;
-#[allow(dead_code, unreachable_pub)]
-#[path = "../src/protocol/mod.rs"]
-mod protocol;
+use libp2p_stream_migration_core::{machine, protocol};
 
 use std::{collections::BTreeSet, fmt::Debug, fs};
 
@@ -67,7 +62,7 @@ fn bytes_on_record() {
     for vector in &vectors {
         let mut bytes = &bytes(vector["hex"].as_str().unwrap())[..];
         if let Some(protocol) = vector["protocol"].as_str() {
-            ours |= protocol == PROTOCOL_NAME.as_ref();
+            ours |= protocol == PROTOCOL_NAME;
             let rest = bytes.strip_prefix(&prefix(protocol)[..]);
             bytes = rest.unwrap_or_else(|| panic!("{vector}"));
         }

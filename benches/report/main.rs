@@ -6,28 +6,6 @@
 //! same run, and their ratio with its 95 % bootstrap interval. Where a time is measured, the two take
 //! turns. A goal is met if the interval reaches it.
 
-#[path = "../../src/machine/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod machine;
-#[path = "../../src/policy/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod policy;
-#[path = "../../src/protocol/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod protocol;
-#[path = "../../src/spare.rs"]
-#[allow(dead_code, unused_imports)]
-mod spare;
-#[path = "../../src/stream/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod stream;
-#[path = "../../src/table.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod table;
-#[path = "../../src/view.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub, clippy::enum_variant_names)]
-mod view;
-
 mod alloc;
 mod net;
 mod path;
@@ -35,13 +13,15 @@ mod pipe;
 mod sections;
 mod stats;
 
+use libp2p_stream_migration_core::{key, machine, policy, protocol, stream, table, view};
+
 use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, ValueEnum};
 
 use self::{sections::instructions::Child, stats::Report};
 use crate::policy::Policy;
-use crate::view::{ConnectionInfo, Mobility, PeerView, StreamInfo};
+use crate::view::{ConnectionInfo, PeerView, StreamInfo};
 
 #[global_allocator]
 static ALLOCATOR: alloc::Counting = alloc::Counting;

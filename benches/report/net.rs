@@ -12,7 +12,7 @@ use libp2p::{
     multiaddr::Protocol,
     noise,
     swarm::{
-        ConnectionId, NetworkBehaviour, SwarmEvent,
+        NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
         dial_opts::{DialOpts, PeerCondition},
     },
@@ -20,6 +20,7 @@ use libp2p::{
 };
 use libp2p_core::upgrade::Version;
 use libp2p_stream_migration::{Behaviour, Config, Control, Event, IncomingStreams, Stay, Stream};
+use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 
 use crate::path::Path;
 
@@ -71,7 +72,7 @@ impl Default for Setup {
 #[derive(Debug, Default)]
 struct Seen {
     listening: Vec<Multiaddr>,
-    connected: Vec<ConnectionId>,
+    connected: Vec<ConnectionKey>,
     identified: usize,
     /// Kept only while somebody wants them.
     events: Option<Vec<(Instant, Event)>>,
@@ -242,7 +243,7 @@ async fn run(
         match event {
             SwarmEvent::NewListenAddr { address, .. } => seen.listening.push(address),
             SwarmEvent::ConnectionEstablished { connection_id, .. } => {
-                seen.connected.push(connection_id);
+                seen.connected.push(connection_id.key());
             }
             SwarmEvent::Behaviour(BothEvent::Identify(identify::Event::Received { .. })) => {
                 seen.identified += 1;
@@ -313,24 +314,24 @@ impl Net {
         }
     }
 
-    pub async fn connect(&self, kind: Kind) -> ConnectionId {
+    pub async fn connect(&self, kind: Kind) -> ConnectionKey {
         let address = self.listener.listen(kind).await;
         self.dial(address).await
     }
 
     /// A connection on a path with this delay each way.
-    pub async fn connect_by(&self, kind: Kind, path: &Path) -> ConnectionId {
+    pub async fn connect_by(&self, kind: Kind, path: &Path) -> ConnectionKey {
         let address = self.listener.listen(kind).await;
         self.dial(path.lead_to(&address)).await
     }
 
-    async fn dial(&self, address: Multiaddr) -> ConnectionId {
+    async fn dial(&self, address: Multiaddr) -> ConnectionKey {
         let before = self.listener.seen().connected.len();
         let opts = DialOpts::peer_id(self.listener.id)
             .condition(PeerCondition::Always)
             .addresses(vec![address])
             .build();
-        let id = opts.connection_id();
+        let id = opts.connection_id().key();
         self.dialer
             .commands
             .unbounded_send(Command::Dial(opts))
@@ -355,7 +356,7 @@ impl Net {
     }
 
     /// A migratable stream on this connection.
-    pub async fn ours(&mut self, connection: ConnectionId) -> (Stream, Stream) {
+    pub async fn ours(&mut self, connection: ConnectionKey) -> (Stream, Stream) {
         let peer = self.listener.id;
         let open = self.dialer.control.open_stream_on(peer, connection, OURS);
         let (opened, accepted) = futures::join!(open, self.incoming.next());

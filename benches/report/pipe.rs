@@ -12,9 +12,10 @@ use std::{
 use futures::{AsyncRead, AsyncWrite, FutureExt};
 
 use crate::{
+    key::{ConnectionKey, StreamKey},
     machine::{Setup, StreamId, Verdict},
     protocol::codec::{self, Request},
-    stream::{self, Budget, Drive, Migratable, Note, Shared, StreamKey, Timeouts},
+    stream::{self, Budget, Drive, Migratable, Note, Shared, Timeouts},
 };
 
 /// Fits between a writer and its reader.
@@ -148,22 +149,22 @@ pub struct Sides<L: stream::Io> {
 }
 
 pub struct Side<L: stream::Io> {
-    pub io: Migratable<L, u8>,
-    shared: Arc<Shared<L, u8>>,
-    drive: Option<Drive<L, u8>>,
-    lingering: Vec<stream::Leg<L, u8>>,
+    pub io: Migratable<L>,
+    shared: Arc<Shared<L>>,
+    drive: Option<Drive<L>>,
+    lingering: Vec<stream::Leg<L>>,
     completed: usize,
 }
 
 /// A stream's shared part on this leg, labelled already.
-pub fn shared<L: stream::Io, C: stream::Connection>(
+pub fn shared<L: stream::Io>(
     key: StreamKey,
     id: StreamId,
-    leg: stream::Leg<L, C>,
+    leg: stream::Leg<L>,
     budget: Budget,
-) -> Arc<Shared<L, C>> {
+) -> Arc<Shared<L>> {
     let setup = Setup {
-        designated: key.0 == 0,
+        designated: key == StreamKey::new(0),
         verify: true,
         peer_verifies: false,
     };
@@ -173,9 +174,9 @@ pub fn shared<L: stream::Io, C: stream::Connection>(
 impl<L: stream::Io> Sides<L> {
     pub fn new((opener, acceptor): (L, L)) -> Self {
         let side = |key, leg| {
-            let leg = stream::Leg::new(leg, 0, stream::LegKind::Yamux);
+            let leg = stream::Leg::new(leg, ConnectionKey::new(0), stream::LegKind::Yamux);
             let budget = Budget::new(1 << 20, 1 << 26);
-            let shared = shared(StreamKey(key), StreamId(0), leg, budget);
+            let shared = shared(StreamKey::new(key), StreamId(0), leg, budget);
             Side {
                 io: Migratable::new(shared.clone()),
                 shared,
@@ -193,7 +194,7 @@ impl<L: stream::Io> Sides<L> {
     /// Moves the stream onto this leg, on which the prefix has been agreed; all of it, to the end.
     pub fn migrate(&mut self, id: u64, (opener, acceptor): (L, L)) {
         let id = StreamId(id);
-        let leg = stream::Leg::new(opener, 1, stream::LegKind::Yamux);
+        let leg = stream::Leg::new(opener, ConnectionKey::new(1), stream::LegKind::Yamux);
         assert!(self.opener.shared.start(leg, id).is_ok(), "it may start");
         let mut acceptor = Some(acceptor);
         for _ in 0..1000 {
@@ -201,7 +202,8 @@ impl<L: stream::Io> Sides<L> {
             if let Some(mut leg) = acceptor.take() {
                 match codec::read(&mut leg).now_or_never() {
                     Some(Ok(Request::Migrate { id, from, verify })) => {
-                        let leg = stream::Leg::new(leg, 1, stream::LegKind::Yamux);
+                        let leg =
+                            stream::Leg::new(leg, ConnectionKey::new(1), stream::LegKind::Yamux);
                         let moved = self.acceptor.shared.migrate(leg, id, from, verify);
                         assert!(moved.is_ok(), "it is not over");
                     }

@@ -62,7 +62,7 @@ pub struct Moved {
 
 #[derive(Debug, Default)]
 struct State {
-    transports: HashMap<libp2p::swarm::ConnectionId, Transport>,
+    transports: HashMap<libp2p_stream_migration::ConnectionKey, Transport>,
     /// What is written on these goes the new way.
     agreed: HashSet<StreamKey>,
     /// Each stream's first move, and how many there were.
@@ -245,7 +245,7 @@ async fn run(
 fn note(state: &mut State, event: Event) {
     match event {
         Event::ConnectionEstablished(info) => {
-            state.transports.insert(info.id, info.transport);
+            state.transports.insert(info.key, info.transport);
         }
         Event::ConnectionClosed { connection, .. } => {
             state.transports.remove(&connection);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{Abort, Event, Failure};
 
 /// Events are told a little later than what they tell of.
@@ -10,7 +10,7 @@ const SLACK: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Leg {
-    connection: ConnectionId,
+    connection: ConnectionKey,
     from: Instant,
     until: Option<Instant>,
 }
@@ -18,7 +18,7 @@ struct Leg {
 #[derive(Debug, Default)]
 pub struct History {
     legs: Vec<Leg>,
-    trying: Option<ConnectionId>,
+    trying: Option<ConnectionKey>,
     pub in_doubt: bool,
     pub migrated: u64,
     pub ended: Option<Result<(), Abort>>,
@@ -69,7 +69,7 @@ impl History {
     }
 
     /// Has a leg on this connection, or will have.
-    pub fn enter(&mut self, connection: ConnectionId) {
+    pub fn enter(&mut self, connection: ConnectionKey) {
         let mut open = self.legs.iter().filter(|leg| leg.until.is_none());
         if open.all(|leg| leg.connection != connection) {
             self.legs.push(Leg {
@@ -80,7 +80,7 @@ impl History {
         }
     }
 
-    fn leave(&mut self, connection: ConnectionId) {
+    fn leave(&mut self, connection: ConnectionKey) {
         for leg in &mut self.legs {
             if leg.connection == connection && leg.until.is_none() {
                 leg.until = Some(Instant::now());
@@ -89,7 +89,7 @@ impl History {
     }
 
     /// Whether it was on a connection when that was closed.
-    pub fn was_on(&self, closed: impl Fn(ConnectionId) -> Option<Instant>) -> bool {
+    pub fn was_on(&self, closed: impl Fn(ConnectionKey) -> Option<Instant>) -> bool {
         self.legs.iter().any(|leg| {
             closed(leg.connection).is_some_and(|at| {
                 leg.from <= at + SLACK && leg.until.is_none_or(|until| until + SLACK >= at)
@@ -98,7 +98,7 @@ impl History {
     }
 
     /// Whether it was on a connection when that was silent, or later.
-    pub fn was_on_since(&self, silent: impl Fn(ConnectionId) -> Option<Instant>) -> bool {
+    pub fn was_on_since(&self, silent: impl Fn(ConnectionKey) -> Option<Instant>) -> bool {
         self.legs.iter().any(|leg| {
             silent(leg.connection)
                 .is_some_and(|at| leg.until.is_none_or(|until| until + SLACK >= at))
@@ -106,7 +106,7 @@ impl History {
     }
 
     /// Whether its first connection was closed when it had hardly begun.
-    pub fn began_on(&self, closed: impl Fn(ConnectionId) -> Option<Instant>) -> bool {
+    pub fn began_on(&self, closed: impl Fn(ConnectionKey) -> Option<Instant>) -> bool {
         self.legs.first().is_some_and(|leg| {
             closed(leg.connection)
                 .is_some_and(|at| leg.from <= at + SLACK && at <= leg.from + SLACK)

@@ -2,13 +2,14 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use libp2p::{PeerId, swarm::ConnectionId};
+use libp2p::PeerId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{ConnectionInfo, Transport};
 
 use crate::proxy::{Path, Proxy};
 
 /// A connection as one of its two nodes knows it.
-pub type End = (usize, ConnectionId);
+pub type End = (usize, ConnectionKey);
 
 #[derive(Debug)]
 struct Known {
@@ -48,7 +49,7 @@ impl Links {
             closed: None,
             broke: None,
         };
-        self.known.insert((node, info.id), known);
+        self.known.insert((node, info.key), known);
     }
 
     pub fn closed(&mut self, end: End) {

@@ -7,12 +7,9 @@ use libp2p::{
     Multiaddr,
     core::transport::PortUse,
     multiaddr::Protocol,
-    swarm::{
-        ConnectionId,
-        dial_opts::{DialOpts, PeerCondition},
-    },
+    swarm::dial_opts::{DialOpts, PeerCondition},
 };
-use libp2p_stream_migration::{MigrateError, StreamKey};
+use libp2p_stream_migration::{ConnectionKey, ConnectionName as _, MigrateError, StreamKey};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -184,7 +181,7 @@ impl Pair {
     }
 
     /// Has all streams of a connection leave it, and gives them too little time.
-    async fn flee(&mut self, node: usize, from: ConnectionId) {
+    async fn flee(&mut self, node: usize, from: ConnectionKey) {
         let peer = self.world.node(self.other(node)).id;
         let elsewhere: Vec<_> = self
             .staying()
@@ -310,7 +307,7 @@ pub async fn dial(
         opts = opts.allocate_new_port();
     }
     let opts = opts.build();
-    let ours = (from, opts.connection_id());
+    let ours = (from, opts.connection_id().key());
     dialer.command(Command::Dial(opts)).await;
     let local = dialer.id;
     let both = world.ledger.until(|known| {

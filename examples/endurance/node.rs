@@ -15,12 +15,14 @@ use libp2p::{
     multiaddr::Protocol,
     noise, relay,
     swarm::{
-        ConnectionError, ConnectionId, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle,
+        ConnectionError, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle,
         dial_opts::DialOpts,
     },
     tcp, yamux,
 };
-use libp2p_stream_migration::{self as stream_migration, Config, Control};
+use libp2p_stream_migration::{
+    self as stream_migration, Config, ConnectionKey, ConnectionName as _, Control,
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{Fallible, ledger::Ledger, policy::ByTurns};
@@ -46,7 +48,7 @@ struct Behaviour {
 pub enum Command {
     Dial(DialOpts),
     /// Closes a connection, whatever is on it.
-    Close(ConnectionId),
+    Close(ConnectionKey),
     /// Closes all connections to a peer.
     Disconnect(PeerId),
 }
@@ -280,13 +282,13 @@ async fn run(
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Dial(opts)) => {
-                    let id = opts.connection_id();
+                    let id = opts.connection_id().key();
                     if let Err(error) = swarm.dial(opts) {
                         ledger.note(|known| known.dial_failed((life, id), &error.to_string()));
                     }
                 }
                 Some(Command::Close(id)) => {
-                    swarm.close_connection(id);
+                    swarm.close_connection(id.id());
                 }
                 Some(Command::Disconnect(peer)) => {
                     let _ = swarm.disconnect_peer_id(peer);
@@ -297,14 +299,14 @@ async fn run(
                 SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => ledger.tell(life, &event),
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     ledger.note(|known| {
-                        known.dial_failed((life, connection_id), &error.to_string());
+                        known.dial_failed((life, connection_id.key()), &error.to_string());
                     });
                 }
                 SwarmEvent::ConnectionClosed {
                     connection_id, cause: Some(ConnectionError::IO(error)), ..
                 } => {
                     let why = error.to_string();
-                    ledger.note(|known| known.links.broke((life, connection_id), why));
+                    ledger.note(|known| known.links.broke((life, connection_id.key()), why));
                 }
                 _ => {}
             },

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Action, Chain, Change, ConnectionInfo, Drain, PeerView, Placement, Policy, StreamInfo, Verdict,
 };
@@ -109,8 +109,8 @@ impl ByTurns {
 }
 
 /// A connection that there is not.
-fn nowhere() -> ConnectionId {
-    ConnectionId::new_unchecked(usize::MAX)
+fn nowhere() -> ConnectionKey {
+    ConnectionKey::new(u64::MAX)
 }
 
 impl ByTurns {
@@ -125,7 +125,7 @@ impl ByTurns {
             // Another one each time that the stream has moved.
             4 => random
                 .one_of(peer.connections())
-                .map(|info| Placement::On(info.id)),
+                .map(|info| Placement::On(info.key)),
             _ => None,
         }
     }
@@ -142,7 +142,7 @@ impl ByTurns {
             // It is over.
             (Change::StreamEnded(key), 5..25) => {
                 let to = peer.connections().first()?;
-                Some(Action::Move(*key, to.id))
+                Some(Action::Move(*key, to.key))
             }
             _ => None,
         }

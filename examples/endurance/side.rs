@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite};
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::Stream;
 use tokio::sync::watch;
 
@@ -58,7 +58,7 @@ pub struct Outcome {
     pub read: u64,
     /// How it was with our write side when reading ended, and which connection was the last.
     pub write_side: WriteSide,
-    pub last: ConnectionId,
+    pub last: ConnectionKey,
     /// Dropped it on purpose: without closing, or after closing but before the remote's end.
     pub dropped: bool,
     pub left: bool,
@@ -249,7 +249,7 @@ async fn write_all(half: &mut Half) -> io::Result<()> {
     Ok(())
 }
 
-async fn read(half: &mut Half) -> (Reading, WriteSide, ConnectionId) {
+async fn read(half: &mut Half) -> (Reading, WriteSide, ConnectionKey) {
     let flows = half.flows.clone();
     let flow = flows.written_by(half.side.other());
     let most = half.plan.buffer;

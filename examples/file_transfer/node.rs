@@ -9,13 +9,14 @@ use libp2p::{
     multiaddr::Protocol,
     noise, ping, relay,
     swarm::{
-        ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
+        DialError, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
         dial_opts::{DialOpts, PeerCondition},
     },
     tcp, yamux,
 };
 use libp2p_stream_migration::{self as stream_migration, Control, Stream};
+use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 use tokio::sync::{mpsc, watch};
 
 use crate::{chain, route::State};
@@ -145,12 +146,12 @@ impl Node {
     }
 
     /// Makes one more connection.
-    pub async fn dial(&self, peer: PeerId, address: Multiaddr) -> Result<ConnectionId, String> {
+    pub async fn dial(&self, peer: PeerId, address: Multiaddr) -> Result<ConnectionKey, String> {
         let opts = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
             .addresses(vec![address.clone()])
             .build();
-        let id = opts.connection_id();
+        let id = opts.connection_id().key();
         self.ask(|reply| Command::Dial(opts, reply))
             .await
             .map_err(|error| format!("cannot reach {address}: {error}; is it running?"))?;
@@ -245,7 +246,7 @@ async fn run(
                         Err(error) => drop(reply.send(Err(chain(&error)))),
                     },
                     Some(Command::Dial(opts, reply)) => {
-                        let id = opts.connection_id();
+                        let id = opts.connection_id().key();
                         match swarm.dial(opts) {
                             Ok(()) => drop(dials.insert(id, reply)),
                             Err(error) => drop(reply.send(Err(root(&error)))),
@@ -284,7 +285,7 @@ async fn run(
                 }
             }
             SwarmEvent::ConnectionEstablished { connection_id, .. } => {
-                if let Some(reply) = dials.remove(&connection_id) {
+                if let Some(reply) = dials.remove(&connection_id.key()) {
                     let _ = reply.send(Ok(()));
                 }
             }
@@ -293,7 +294,7 @@ async fn run(
                 error,
                 ..
             } => {
-                if let Some(reply) = dials.remove(&connection_id) {
+                if let Some(reply) = dials.remove(&connection_id.key()) {
                     let _ = reply.send(Err(root(&error)));
                 }
             }

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use libp2p::{PeerId, swarm::ConnectionId};
+use libp2p::PeerId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{ConnectionInfo, Event, StreamKey, Transport};
 
 /// What is to be known of a node at any time.
 #[derive(Debug, Default)]
 pub struct State {
-    connections: HashMap<ConnectionId, String>,
+    connections: HashMap<ConnectionKey, String>,
     routes: HashMap<StreamKey, Route>,
     /// Whom Identify has told how it sees us.
     pub seen_by: HashSet<PeerId>,
@@ -27,7 +28,7 @@ pub struct Route {
 
 impl State {
     /// What a connection is; nothing if it is gone.
-    pub fn path(&self, connection: ConnectionId) -> String {
+    pub fn path(&self, connection: ConnectionKey) -> String {
         self.connections
             .get(&connection)
             .cloned()
@@ -41,7 +42,7 @@ impl State {
     pub fn note(&mut self, event: Event) {
         match event {
             Event::ConnectionEstablished(info) => {
-                self.connections.insert(info.id, path_name(&info));
+                self.connections.insert(info.key, path_name(&info));
             }
             Event::ConnectionClosed { connection, .. } => {
                 self.connections.remove(&connection);

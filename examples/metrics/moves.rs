@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{Control, MigrateError, StreamKey};
 use tokio::sync::watch;
 
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 pub async fn to_and_fro(
     mut control: Control,
     key: StreamKey,
-    connections: [ConnectionId; 2],
+    connections: [ConnectionKey; 2],
     pause: Duration,
     mut rest: watch::Receiver<bool>,
 ) -> Result<(), MigrateError> {

@@ -6,11 +6,12 @@ use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm, SwarmBuilder, noise,
     swarm::{
-        ConnectionId, SwarmEvent,
+        SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
     tcp, yamux,
 };
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     self as stream_migration, Config, Control, Stay, Transport, metrics::Metrics,
 };
@@ -87,13 +88,13 @@ impl Node {
     }
 
     /// The TCP and the QUIC connection to this peer, as soon as they are there.
-    pub async fn connections(&self, peer: PeerId) -> Fallible<[ConnectionId; 2]> {
+    pub async fn connections(&self, peer: PeerId) -> Fallible<[ConnectionKey; 2]> {
         let mut control = self.control.clone();
         until("two connections", async || {
             let connections = control.connections(peer).await;
             let over = |transport| {
                 let mut infos = connections.iter();
-                Some(infos.find(|info| info.transport == transport)?.id)
+                Some(infos.find(|info| info.transport == transport)?.key)
             };
             Ok(over(Transport::Tcp).zip(over(Transport::Quic)))
         })

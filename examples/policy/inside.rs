@@ -43,13 +43,13 @@ impl Policy for ByProtocol {
             };
         }
         let mut connections = peer.connections().iter();
-        let Some(there) = connections.find(|info| at_home(info.id)) else {
+        let Some(there) = connections.find(|info| at_home(info.key)) else {
             return Placement::Indifferent;
         };
         if home == Transport::Quic && stream.sent + stream.received < self.worth_it {
             return Placement::AskAgain(Duration::from_millis(20));
         }
-        Placement::On(there.id)
+        Placement::On(there.key)
     }
 }
 

@@ -11,7 +11,7 @@ use libp2p::{
     identity::Keypair,
     noise,
     swarm::{
-        ConnectionId, SwarmEvent,
+        SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
     tcp, yamux,
@@ -19,6 +19,7 @@ use libp2p::{
 use libp2p_stream_migration::{
     self as stream_migration, ConnectionInfo, Control, Event, StreamInfo,
 };
+use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Fallible;
@@ -74,12 +75,12 @@ impl Node {
     }
 
     /// Makes one more connection.
-    pub async fn dial(&self, peer: PeerId, address: &Multiaddr) -> Fallible<ConnectionId> {
+    pub async fn dial(&self, peer: PeerId, address: &Multiaddr) -> Fallible<ConnectionKey> {
         let opts = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
             .addresses(vec![address.clone()])
             .build();
-        let id = opts.connection_id();
+        let id = opts.connection_id().key();
         let (done, established) = oneshot::channel();
         self.dials.send((opts, done)).await?;
         established.await?;
@@ -134,7 +135,7 @@ async fn run(
             }
             dial = dialing.recv() => {
                 let Some((opts, done)) = dial else { return };
-                dialed.insert(opts.connection_id(), done);
+                dialed.insert(opts.connection_id().key(), done);
                 if let Err(error) = swarm.dial(opts) {
                     eprintln!("not dialed: {error}");
                 }
@@ -142,13 +143,13 @@ async fn run(
             event = swarm.select_next_some() => match event {
                 SwarmEvent::Behaviour(event) => untold.push_back(event),
                 SwarmEvent::ConnectionEstablished { connection_id, .. } => {
-                    if let Some(done) = dialed.remove(&connection_id) {
+                    if let Some(done) = dialed.remove(&connection_id.key()) {
                         let _ = done.send(());
                     }
                 }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     eprintln!("not connected: {error}");
-                    dialed.remove(&connection_id);
+                    dialed.remove(&connection_id.key());
                 }
                 _ => {}
             },

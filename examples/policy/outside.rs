@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Behaviour, Config, ConnectionInfo, Control, Event, Outside, Verdict, designated_peer,
 };
@@ -36,7 +37,9 @@ impl Merger {
                 | Event::MigrationCompleted { peer, .. } => self.merge(peer).await,
                 Event::MigrationRequested { peer, key, to } => {
                     let connections = self.control.connections(peer).await;
-                    let good = connections.iter().any(|it| it.id == to && self.is_good(it));
+                    let good = connections
+                        .iter()
+                        .any(|it| it.key == to && self.is_good(it));
                     let verdict = if good {
                         Verdict::Accept
                     } else {
@@ -53,7 +56,7 @@ impl Merger {
     }
 
     /// Nothing is on this connection any more.
-    async fn free(&mut self, peer: PeerId, connection: ConnectionId) {
+    async fn free(&mut self, peer: PeerId, connection: ConnectionKey) {
         if self.kept(peer).await.is_some_and(|kept| kept != connection) {
             self.control.close_when_free(peer, connection).await;
         }
@@ -68,13 +71,13 @@ impl Merger {
     }
 
     /// Which connection is kept, if that is for us to say.
-    async fn kept(&mut self, peer: PeerId) -> Option<ConnectionId> {
+    async fn kept(&mut self, peer: PeerId) -> Option<ConnectionKey> {
         if !self.is_designated(peer) {
             return None;
         }
         let connections = self.control.connections(peer).await;
         let good = connections.iter().filter(|info| self.is_good(info));
-        Some(good.min_by_key(|info| info.established)?.id)
+        Some(good.min_by_key(|info| info.established)?.key)
     }
 
     async fn merge(&mut self, peer: PeerId) {

@@ -19,7 +19,7 @@ use libp2p::{
     multiaddr::Protocol,
     noise, ping, relay,
     swarm::{
-        ConnectionId, NetworkBehaviour, SwarmEvent,
+        NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
         dial_opts::{DialOpts, PeerCondition},
     },
@@ -28,6 +28,7 @@ use libp2p::{
 use libp2p_stream_migration::{
     self as stream_migration, Chain, PeerView, Placement, Policy, StreamInfo,
 };
+use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 use tokio::sync::Notify;
 
 use crate::{chain, transfer::PROTOCOL};
@@ -84,11 +85,11 @@ pub enum Happened {
     Listening(Multiaddr),
     /// A listener, such as a reservation with a relay, is over; and why.
     ListenerClosed(Vec<Multiaddr>, String),
-    Connected(ConnectionId, Multiaddr),
-    Closed(ConnectionId),
+    Connected(ConnectionKey, Multiaddr),
+    Closed(ConnectionKey),
     /// The other side of Identify knows us now.
     Known(PeerId),
-    DialFailed(ConnectionId, String),
+    DialFailed(ConnectionKey, String),
     Stream(stream_migration::Event),
 }
 
@@ -213,12 +214,12 @@ impl Node {
     }
 
     /// Makes one more connection.
-    pub async fn dial(&self, peer: PeerId, address: Multiaddr) -> Result<ConnectionId, String> {
+    pub async fn dial(&self, peer: PeerId, address: Multiaddr) -> Result<ConnectionKey, String> {
         let opts = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
             .addresses(vec![address])
             .build();
-        let id = opts.connection_id();
+        let id = opts.connection_id().key();
         let _ = self.commands.unbounded_send(Command::Dial(opts));
         self.wait(|_, happened| match happened {
             Happened::Connected(connected, _) if *connected == id => Some(Ok(id)),
@@ -261,7 +262,7 @@ async fn run(
                         }
                     },
                     Some(Command::Dial(opts)) => {
-                        let id = opts.connection_id();
+                        let id = opts.connection_id().key();
                         if let Err(error) = swarm.dial(opts) {
                             push(&log, Happened::DialFailed(id, error.to_string()));
                         }
@@ -297,13 +298,13 @@ async fn run(
                         libp2p::core::ConnectedPoint::Dialer { address, .. } => address,
                         libp2p::core::ConnectedPoint::Listener { local_addr, .. } => local_addr,
                     };
-                    Happened::Connected(connection_id, address.clone())
+                    Happened::Connected(connection_id.key(), address.clone())
                 }
                 SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                    Happened::Closed(connection_id)
+                    Happened::Closed(connection_id.key())
                 }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
-                    Happened::DialFailed(connection_id, error.to_string())
+                    Happened::DialFailed(connection_id.key(), error.to_string())
                 }
                 SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => match event {
                     identify::Event::Received { peer_id, .. } => Happened::Known(peer_id),

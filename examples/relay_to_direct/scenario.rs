@@ -10,7 +10,8 @@ use std::{
 
 use futures::StreamExt;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId, identity::Keypair, multiaddr::Protocol};
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::Event;
 use tokio::sync::Notify;
 
@@ -239,7 +240,7 @@ impl Side<'_> {
     }
 
     /// Since when a connection is there, and what it is.
-    async fn path(&self, connection: ConnectionId) -> (Instant, String) {
+    async fn path(&self, connection: ConnectionKey) -> (Instant, String) {
         self.node
             .wait(|at, happened| match happened {
                 Happened::Connected(id, address) if *id == connection => {
@@ -298,7 +299,7 @@ struct Moved {
 
 /// Whether this says that both sides have agreed on moving the stream.
 /// It is to be on this connection.
-pub fn agreed(happened: &Happened) -> Option<ConnectionId> {
+pub fn agreed(happened: &Happened) -> Option<ConnectionKey> {
     match happened {
         Happened::Stream(Event::MigrationAgreed { to, .. }) => Some(*to),
         _ => None,
@@ -321,7 +322,7 @@ fn completed(node: &Node) -> usize {
     })
 }
 
-async fn closed(node: &Node, connection: ConnectionId) -> bool {
+async fn closed(node: &Node, connection: ConnectionKey) -> bool {
     let closing = node.wait(|_, happened| match happened {
         Happened::Closed(id) if *id == connection => Some(()),
         _ => None,

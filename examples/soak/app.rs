@@ -35,7 +35,7 @@ pub enum Ending {
 /// What an application does, and what has become of it.
 pub struct App {
     side: usize,
-    stream: Option<Migratable<FaultLeg, u8>>,
+    stream: Option<Migratable<FaultLeg>>,
     pub total: usize,
     close: Close,
     /// Where the reader stops for a long time.
@@ -56,19 +56,14 @@ pub struct App {
 
 impl App {
     /// One that writes so much, and never drops its stream early.
-    pub fn steady(
-        side: usize,
-        stream: Migratable<FaultLeg, u8>,
-        total: usize,
-        close: Close,
-    ) -> Self {
+    pub fn steady(side: usize, stream: Migratable<FaultLeg>, total: usize, close: Close) -> Self {
         let mut app = Self::new(side, stream, &mut Rng::new(0), close);
         app.total = total;
         app.drop_at = None;
         app
     }
 
-    pub fn new(side: usize, stream: Migratable<FaultLeg, u8>, rng: &mut Rng, close: Close) -> Self {
+    pub fn new(side: usize, stream: Migratable<FaultLeg>, rng: &mut Rng, close: Close) -> Self {
         let total = rng.below(400);
         Self {
             side,

@@ -3,16 +3,6 @@
 //!
 //! `cargo run --release --example soak -- --cases N --seed S [--minutes M]`
 
-#[path = "../../src/machine/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod machine;
-#[path = "../../src/protocol/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod protocol;
-#[path = "../../src/stream/mod.rs"]
-#[allow(dead_code, unused_imports, unreachable_pub)]
-mod stream;
-
 mod app;
 mod leg;
 mod peer;
@@ -21,6 +11,8 @@ mod sleep;
 // `tests/faults.rs` reads more of an outcome than is printed here.
 #[allow(dead_code)]
 mod world;
+
+use libp2p_stream_migration_core::{key, machine, protocol, stream};
 
 use std::{
     panic,

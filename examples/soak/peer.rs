@@ -12,12 +12,13 @@ use std::{
 use futures::{future::BoxFuture, task::ArcWake};
 
 use crate::{
+    key::{ConnectionKey, StreamKey},
     leg::{FaultLeg, Kind},
     machine::{Abort, Question, Setup, StreamId, Verdict},
     protocol::codec::{Reader, Request},
     rng::Rng,
     sleep::Nap,
-    stream::{Budget, Drive, Leg, Mailbox, Migratable, Note, Shared, StreamKey, Timeouts},
+    stream::{Budget, Drive, Leg, Migratable, Note, ReadyQueue, Shared, Timeouts},
     world::Case,
 };
 
@@ -49,36 +50,41 @@ impl ArcWake for Flag {
     }
 }
 
+/// The connection of this number.
+pub fn key(connection: u8) -> ConnectionKey {
+    ConnectionKey::new(connection.into())
+}
+
 /// A leg that the remote has opened, before its first message.
 struct Inbound {
     io: FaultLeg,
-    connection: u8,
+    connection: ConnectionKey,
     reader: Reader,
 }
 
 /// A `Migrate` that waits for the ID that it names.
 struct Early {
-    leg: Leg<FaultLeg, u8>,
+    leg: Leg<FaultLeg>,
     id: StreamId,
     from: StreamId,
     verify: bool,
 }
 
 pub struct Peer {
-    pub shared: Arc<Shared<FaultLeg, u8>>,
-    mailbox: Arc<Mailbox>,
-    drive: Option<Drive<FaultLeg, u8, Nap>>,
+    pub shared: Arc<Shared<FaultLeg>>,
+    ready: Arc<ReadyQueue>,
+    drive: Option<Drive<FaultLeg, Nap>>,
     pub drive_flag: Arc<Flag>,
     pub behaviour_flag: Arc<Flag>,
     inbound: Vec<Inbound>,
     early: Vec<Early>,
     denials: Vec<BoxFuture<'static, std::io::Result<()>>>,
-    lingering: Vec<Leg<FaultLeg, u8>>,
+    lingering: Vec<Leg<FaultLeg>>,
     /// What the policy has not answered yet.
     asked: Vec<(Question, Verdict)>,
     /// Whether it takes its time.
     late: bool,
-    given_up: Vec<u8>,
+    given_up: Vec<usize>,
     /// A verdict has done something to an attempt that it was not about.
     pub mistaken: bool,
     next_id: u64,
@@ -90,19 +96,19 @@ pub struct Peer {
 }
 
 impl Peer {
-    pub fn new(side: u64, leg: Leg<FaultLeg, u8>, case: &Case) -> Self {
-        let mailbox = Arc::<Mailbox>::default();
+    pub fn new(side: u64, leg: Leg<FaultLeg>, case: &Case) -> Self {
+        let ready = Arc::<ReadyQueue>::default();
         let setup = Setup {
             designated: side == 0,
             verify: case.verify[side as usize],
             peer_verifies: false,
         };
         let budget = Budget::new(case.read_ahead.0, case.read_ahead.1);
-        let key = StreamKey(side);
-        let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, mailbox.clone());
+        let key = StreamKey::new(side);
+        let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, ready.clone());
         Self {
             shared,
-            mailbox,
+            ready,
             drive: None,
             drive_flag: Flag::new(),
             behaviour_flag: Flag::new(),
@@ -122,12 +128,18 @@ impl Peer {
         }
     }
 
-    pub fn stream(&self) -> Migratable<FaultLeg, u8> {
+    /// The connection that carries what is written now.
+    pub fn connection(&self) -> Option<usize> {
+        let connection = self.shared.status().connection;
+        connection.map(|key| key.number() as usize)
+    }
+
+    pub fn stream(&self) -> Migratable<FaultLeg> {
         Migratable::new(self.shared.clone())
     }
 
     /// Starts a migration on this leg; returns whether it did.
-    pub fn start(&mut self, leg: Leg<FaultLeg, u8>) -> bool {
+    pub fn start(&mut self, leg: Leg<FaultLeg>) -> bool {
         let id = StreamId(self.next_id);
         self.next_id += 2;
         let started = self.shared.start(leg, id).is_ok();
@@ -136,6 +148,7 @@ impl Peer {
     }
 
     pub fn accept(&mut self, io: FaultLeg, connection: u8) {
+        let connection = key(connection);
         self.inbound.push(Inbound {
             io,
             connection,
@@ -145,6 +158,7 @@ impl Peer {
     }
 
     pub fn connection_lost(&mut self, connection: u8) {
+        let connection = key(connection);
         self.shared.connection_lost(connection);
         self.inbound.retain(|leg| leg.connection != connection);
         self.early
@@ -154,13 +168,13 @@ impl Peer {
     }
 
     /// Nothing has come on this connection for long, while others answer.
-    pub fn give_up(&mut self, connection: u8) {
+    pub fn give_up(&mut self, connection: usize) {
         self.given_up.push(connection);
-        self.shared.connection_lost(connection);
+        self.shared.connection_lost(key(connection as u8));
         self.behaviour_flag.set();
     }
 
-    pub fn has_given_up(&self, connection: u8) -> bool {
+    pub fn has_given_up(&self, connection: usize) -> bool {
         self.given_up.contains(&connection)
     }
 
@@ -206,14 +220,14 @@ impl Peer {
         lost: &[bool],
         rng: &mut Rng,
     ) {
-        let _ = self.mailbox.collect(cx);
+        let _ = self.ready.collect(cx);
         let mut index = 0;
         while let Some(leg) = self.inbound.get_mut(index) {
             match leg.reader.poll_read::<Request>(&mut leg.io, cx) {
                 Poll::Pending => index += 1,
                 Poll::Ready(request) => {
                     let Inbound { io, connection, .. } = self.inbound.swap_remove(index);
-                    let kind = kinds[usize::from(connection)].into();
+                    let kind = kinds[connection.number() as usize].into();
                     if let Ok(Request::Migrate { id, from, verify }) = request {
                         self.early.push(Early {
                             leg: Leg::new(io, connection, kind),
@@ -292,7 +306,7 @@ impl Peer {
                     }
                     Note::Probe { connection } => {
                         self.shared
-                            .probed(connection, !lost[usize::from(connection)]);
+                            .probed(connection, !lost[connection.number() as usize]);
                     }
                     Note::Completed(_) => self.completed += 1,
                     Note::Failed { .. } => self.failed += 1,

@@ -22,15 +22,15 @@ impl World {
         }
         self.silences.count += 1;
         self.silences.now[connection] = true;
-        self.silences.harmed |= !self.is_settled_beside(connection as u8);
+        self.silences.harmed |= !self.is_settled_beside(connection);
     }
 
     /// Whether both sides are on another connection, and nobody wants to be elsewhere.
-    fn is_settled_beside(&self, connection: u8) -> bool {
+    fn is_settled_beside(&self, connection: usize) -> bool {
         self.peers.iter().all(|peer| {
             let status = peer.shared.status();
             let at_rest = !status.migrating && !status.asked && peer.has_nothing_inbound();
-            at_rest && status.connection.is_some_and(|on| on != connection)
+            at_rest && peer.connection().is_some_and(|on| on != connection)
         })
     }
 
@@ -40,8 +40,8 @@ impl World {
         for side in 0..2 {
             let peer = &mut self.peers[side];
             let status = peer.shared.status();
-            if let Some(connection) = status.connection
-                && self.silences.now[usize::from(connection)]
+            if let Some(connection) = peer.connection()
+                && self.silences.now[connection]
                 && !status.migrating
                 && peer.over.is_none()
                 && !peer.has_given_up(connection)

@@ -12,7 +12,7 @@ use self::silence::Silences;
 use crate::{
     app::{App, Close, Ending},
     leg::{Kind, Wire},
-    peer::{Flag, Peer},
+    peer::{Flag, Peer, key},
     rng::Rng,
     sleep,
     stream::Leg,
@@ -119,7 +119,7 @@ pub fn run(case: Case) -> Outcome {
     let (one, other, wire) = Wire::new(case.kinds[0]);
     let mut side = 0;
     let peers = [one, other].map(|io| {
-        let leg = Leg::new(io, 0, case.kinds[0].into());
+        let leg = Leg::new(io, key(0), case.kinds[0].into());
         let peer = Peer::new(side, leg, &case);
         side += 1;
         peer
@@ -253,7 +253,7 @@ impl World {
         let peer = &mut self.peers[side];
         if self.lost[usize::from(to)]
             || peer.shared.may_start().is_err()
-            || peer.shared.status().connection == Some(to)
+            || peer.connection() == Some(usize::from(to))
         {
             return;
         }
@@ -266,7 +266,7 @@ impl World {
             (other, one)
         };
         self.wires.push((to, wire));
-        peer.start(Leg::new(ours, to, kind.into()));
+        peer.start(Leg::new(ours, key(to), kind.into()));
         self.peers[1 - side].accept(theirs, to);
     }
 
@@ -464,8 +464,8 @@ impl World {
     fn is_forsaken(&self, side: usize) -> bool {
         let app = &self.apps[side];
         let aborted = matches!(self.peers[1 - side].over, Some(Err(_)));
-        let last = self.peers[side].shared.status().connection;
-        let yamux = last.is_some_and(|last| self.case.kinds[usize::from(last)] == Kind::Yamux);
+        let last = self.peers[side].connection();
+        let yamux = last.is_some_and(|last| self.case.kinds[last] == Kind::Yamux);
         let waiting = app.ended.is_some() && !app.closed && !app.write_failed;
         aborted && yamux && waiting && self.apps[1 - side].closing
     }
@@ -474,8 +474,7 @@ impl World {
     fn is_unprovable(&self, side: usize) -> bool {
         let app = &self.apps[side];
         let aborted = matches!(self.peers[1 - side].over, Some(Err(_)));
-        let last = self.peers[side].shared.status().connection;
-        let last = last.map(usize::from).unwrap_or_default();
+        let last = self.peers[side].connection().unwrap_or_default();
         let verified = self.case.verify == [true, true];
         let switched = self.peers[side].completed > 0;
         let no_evidence = match self.case.kinds[last] {

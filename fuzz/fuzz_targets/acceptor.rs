@@ -3,11 +3,7 @@
 #[path = "../bodies/mod.rs"]
 #[allow(dead_code)]
 mod bodies;
-#[path = "../../src/machine/mod.rs"]
-#[allow(dead_code, unused_imports)]
-mod machine;
-#[path = "../../src/protocol/mod.rs"]
-#[allow(dead_code)]
-mod protocol;
+
+use libp2p_stream_migration_core::{machine, protocol};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::acceptor(data));

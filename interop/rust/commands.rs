@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr::Protocol};
-use libp2p_stream_migration::{MigrateError, Opener, Verdict};
+use libp2p_stream_migration::{ConnectionName as _, MigrateError, Opener, Verdict};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -88,7 +88,7 @@ impl Context {
             }
             "close_connection" => {
                 let id = connections::by_name(fields.text("conn")?)?;
-                self.ask(Ask::Close(id, owed()));
+                self.ask(Ask::Close(id.id(), owed()));
             }
             "on_relayed" => {
                 let close = match fields.text("action")? {
@@ -176,7 +176,11 @@ impl Context {
         answer.await.unwrap_or_default()
     }
 
-    async fn open(&self, peer: PeerId, connection: libp2p::swarm::ConnectionId) -> Answer {
+    async fn open(
+        &self,
+        peer: PeerId,
+        connection: libp2p_stream_migration::ConnectionKey,
+    ) -> Answer {
         let other =
             |error: &dyn std::error::Error| Error::new(Kind::Other, connections::chain(error));
         let (name, migratable) = match self.control.clone() {
@@ -197,7 +201,7 @@ impl Context {
         Ok(json!({ "stream": name, "migratable": migratable }))
     }
 
-    async fn migrate(&self, stream: &str, to: libp2p::swarm::ConnectionId) -> Answer {
+    async fn migrate(&self, stream: &str, to: libp2p_stream_migration::ConnectionKey) -> Answer {
         let plain = || Error::new(Kind::Failed, "the stream is a plain one");
         let key = self.streams.key(stream)?.ok_or_else(plain)?;
         let Control::Migration(mut control) = self.control.clone() else {

@@ -16,6 +16,7 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
+use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -59,7 +60,7 @@ impl Connection {
 
     pub fn json(&self) -> Value {
         json!({
-            "conn": name(self.id),
+            "conn": name(self.id.key()),
             "peer": self.peer.to_string(),
             "addr": self.address.to_string(),
             "relayed": self.relayed,
@@ -74,16 +75,16 @@ impl Connection {
     }
 }
 
-/// What a connection is called.
-pub fn name(id: ConnectionId) -> String {
-    format!("c{id}")
+/// A connection's name in this program.
+pub fn name(connection: ConnectionKey) -> String {
+    format!("c{connection}")
 }
 
 /// The connection that is called so.
-pub fn by_name(name: &str) -> Result<ConnectionId, Error> {
+pub fn by_name(name: &str) -> Result<ConnectionKey, Error> {
     let number = name.strip_prefix('c').and_then(|id| id.parse().ok());
     number
-        .map(ConnectionId::new_unchecked)
+        .map(ConnectionKey::new)
         .ok_or_else(|| Error::bad(format!("{name:?} is no connection")))
 }
 
@@ -223,7 +224,7 @@ impl Swarming {
                 ..
             } => {
                 if let Some(cause) = cause {
-                    eprintln!("{} is lost: {}", name(connection_id), chain(&cause));
+                    eprintln!("{} is lost: {}", name(connection_id.key()), chain(&cause));
                 }
                 if let Some(connection) = self.connections.remove(&connection_id) {
                     connection.say("disconnected");
@@ -243,7 +244,7 @@ impl Swarming {
     fn connected(&mut self, connection: Connection) {
         connection.say("connected");
         if let Some((peer, reply)) = self.dialing.remove(&connection.id) {
-            let answer = json!({ "conn": name(connection.id), "peer": peer.to_string() });
+            let answer = json!({ "conn": name(connection.id.key()), "peer": peer.to_string() });
             reply.send(Ok(answer));
         }
         let (peer, relayed) = (connection.peer, connection.relayed);

@@ -15,6 +15,7 @@ mod streams;
 use std::{error::Error, sync::Arc};
 
 use futures::StreamExt;
+use libp2p_stream_migration::ConnectionName as _;
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -84,7 +85,7 @@ fn accept(control: Control, context: &Context) -> Result<(), Box<dyn Error>> {
                     let name = context.streams.hold(None, Box::new(stream));
                     // It does not tell on which connection; this is right if there is but one.
                     let connections = context.connections(Some(peer)).await;
-                    let connection = connections.first().map(|it| connections::name(it.id));
+                    let connection = connections.first().map(|it| connections::name(it.id.key()));
                     context.streams.say_accepted(&name, peer, connection, false);
                 }
             });

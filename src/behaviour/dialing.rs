@@ -9,8 +9,10 @@ use libp2p_swarm::{
     dial_opts::{DialOpts, PeerCondition},
 };
 
-use super::{Behaviour, Due, timers::TimerKey};
-use crate::{Mobility, control::StreamRequest, handler::Parcel};
+use super::{Behaviour, Due};
+use crate::{
+    Mobility, connection::ConnectionName, handler::Parcel, hub::TimerKey, request::StreamRequest,
+};
 
 /// What is waiting for connections.
 #[derive(Debug, Default)]
@@ -44,7 +46,7 @@ impl Waiting {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, stream_migration_mutants))]
 impl Dials {
     pub(super) fn is_empty(&self) -> bool {
         self.peers.is_empty() && self.newborn.is_empty()
@@ -138,7 +140,7 @@ impl Behaviour {
             .partition::<Vec<_>, _>(anywhere);
         waiting.requests = kept;
         let requests = requests.into_iter();
-        let attempts = requests.filter_map(|request| self.adopt(peer, connection, request));
+        let attempts = requests.filter_map(|request| self.adopt(peer, connection.key(), request));
         let parcel = Parcel::new(attempts.collect());
         self.dials.newborn.insert(connection, peer);
         Some(parcel)
@@ -161,7 +163,7 @@ impl Behaviour {
         let Some(peer) = newborn.or(peer) else {
             return;
         };
-        let given_back = self.give_back(connection);
+        let given_back = self.give_back(connection.key());
         if let Some(waiting) = self.dials.peers.get_mut(&peer) {
             waiting.requests.extend(given_back);
         } else {

@@ -1,70 +1,46 @@
 //! The [`NetworkBehaviour`]: owns the table, the connections' views, and everything that runs in the
 //! background; translates between the swarm and the rest.
 
-#[cfg(test)]
+// Needs the core's checks.
+#[cfg(all(test, stream_migration_mutants))]
 mod books;
-mod choose;
-mod connections;
 mod dialing;
-mod extra;
-mod health;
-mod migrations;
+mod negotiations;
 mod offers;
 mod opens;
 mod outside;
-mod policy;
-mod prune;
-mod rate;
-mod requests;
-mod streams;
-mod timers;
-mod turns;
 mod twins;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    sync::Arc,
+    collections::VecDeque,
     task::{Context, Poll},
 };
 
 use futures::{StreamExt, channel::mpsc, future::BoxFuture, stream::FuturesUnordered};
-use libp2p_core::{Endpoint, Multiaddr, transport::PortUse};
+use libp2p_core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
-    AddressChange, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure, FromSwarm,
-    ListenFailure, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
-    behaviour::ConnectionEstablished,
+    AddressChange, CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure,
+    FromSwarm, ListenFailure, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
 };
-use web_time::Instant;
 
 pub use self::twins::NameInUse;
 use self::{
-    connections::Connections,
-    dialing::Dials,
-    extra::Extra,
-    health::Healths,
-    offers::OfferDriven,
-    opens::Opens,
-    outside::Outside,
-    prune::{Legs, Records},
-    requests::EarlyGone,
-    streams::Negotiated,
-    timers::{TimerKey, Timers},
-    turns::{Asker, Turns},
+    dialing::Dials, negotiations::Negotiated, offers::OfferDriven, opens::Opens, outside::Outside,
 };
 use crate::{
-    Chain, Change, Config, Event, Policy,
+    Chain, Config, Event, Policy,
     accept::{Owner, Queue},
+    connection::ConnectionName,
     control::{Command, Control},
-    handler::{FromBehaviour, Handler, News, ToBehaviour},
-    spare,
-    stream::{Drive, Leg, Mailbox, StreamKey, Timeouts},
+    handler::{self, FromBehaviour, Handler, Purpose, ToBehaviour},
+    hub::{Hub, Output, TimerKey, Timers},
+    key::{ConnectionKey, StreamKey},
+    shrink,
     substream::Substream,
-    table::{Caps, Table},
-    view::Streams,
+    view::ConnectionInfo,
 };
-
-type SwarmLeg = Leg<Substream, ConnectionId>;
 
 /// Commands that may wait, beside one per [`Control`].
 const COMMAND_BACKLOG: usize = 16;
@@ -72,44 +48,16 @@ const COMMAND_BACKLOG: usize = 16;
 /// Something that is due later.
 #[derive(Debug)]
 enum Due {
-    /// Ask the policy about a stream again, as it wished.
-    Ask(StreamKey),
-    /// Try again after a failure.
-    Retry(StreamKey, ConnectionId),
-    /// The designated peer has had its time to start.
-    Patience(StreamKey),
-    /// Call the policy, as it wished.
-    Call(PeerId),
-    /// Nobody outside has answered the remote's question.
-    Unanswered(StreamKey),
     /// Somebody else's dial has had its time to get through.
     Redial(PeerId),
     /// The application may have had its time to accept a stream.
     Accept(Queue),
-    /// The label that a `Migrate` waits for has not come.
-    Early(PeerId, u64),
-    /// An old leg may have lingered long enough.
-    Linger(PeerId, ConnectionId),
     /// An attempt to open a stream has had its time alone.
     HeadStart(u64),
     /// Opening a stream has had all its time.
     OpenOver(u64),
     /// The offer on a stream that was handed out before its answer should have been answered.
     Unheard(StreamKey),
-    /// The leg of our migration should be open.
-    LegOverdue(StreamKey),
-    /// A probe of this number has been unanswered for long enough to look for another connection.
-    ProbeLate(PeerId, ConnectionId, u64),
-    /// It has been unanswered for long enough to give the connection up.
-    ProbeOver(PeerId, ConnectionId, u64),
-    /// A suspected connection may be well again.
-    ProbeAgain(PeerId, ConnectionId),
-    /// What has left a connection may return.
-    QuarantineOver(PeerId, ConnectionId),
-    /// A connection has been there for long enough to be chosen among duplicates.
-    Proven(PeerId, ConnectionId),
-    /// A connection may have carried streams and brought nothing.
-    LookAfter(PeerId, ConnectionId),
 }
 
 /// Makes streams migratable, and moves them. Add it to a `Swarm`'s behaviour and get a [`Control`] from
@@ -122,39 +70,20 @@ enum Due {
 /// not being migrated live on as long as their connections do.
 pub struct Behaviour {
     config: Config,
-    local: PeerId,
-    policy: Box<dyn Policy>,
-    /// When the policy wants to be called about a peer.
-    calls: HashMap<PeerId, (Instant, TimerKey)>,
+    hub: Hub<Substream>,
     acceptors: Owner,
     command_sender: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
-    connections: Connections,
-    records: Records,
-    turns: Turns,
-    table: Table<Substream, ConnectionId, Extra>,
-    mailbox: Arc<Mailbox>,
-    /// Whether they answer.
-    healths: Healths,
     /// Streams that are being opened.
     opens: Opens,
-    /// Peers of whose connections one may have room for something that waits.
-    changed: BTreeSet<PeerId>,
     /// Streams that wait for their peer to be dialed.
     dials: Dials,
-    drives: FuturesUnordered<Drive<Substream, ConnectionId>>,
     negotiations: FuturesUnordered<BoxFuture<'static, Negotiated>>,
     /// Offers that the application does not wait for.
     offers: FuturesUnordered<BoxFuture<'static, OfferDriven>>,
     /// Protocols that peers serve on plain streams only.
     outside: Outside,
     due: Timers<Due>,
-    /// `Migrate`s that wait for their label, looked after.
-    early: FuturesUnordered<BoxFuture<'static, EarlyGone>>,
-    /// Denials of migrations of streams that have ended, being written.
-    denials: FuturesUnordered<BoxFuture<'static, ()>>,
-    /// Last legs of streams that were closed and dropped; what comes out is where there was one.
-    kept: FuturesUnordered<BoxFuture<'static, (PeerId, ConnectionId)>>,
     actions: VecDeque<ToSwarm<Event, FromBehaviour>>,
 }
 
@@ -172,38 +101,17 @@ impl Behaviour {
     #[must_use]
     pub fn with_policy(local_peer_id: PeerId, config: Config, policy: impl Policy) -> Self {
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
-        let caps = Caps {
-            streams_per_peer: config.max_streams_per_peer,
-            unanswered_per_peer: config.max_unanswered_per_peer,
-            ended_ids_per_peer: config.max_ended_ids_per_peer,
-            ended_id_memory: config.ended_id_memory,
-            read_ahead_per_stream: config.read_ahead_per_stream,
-            read_ahead_per_peer: config.read_ahead_per_peer,
-        };
         Self {
-            local: local_peer_id,
-            policy: Box::new(policy),
-            calls: HashMap::new(),
+            hub: Hub::new(local_peer_id, config.hub.clone(), Box::new(policy)),
             acceptors: Owner::new(config.protocol_name.clone(), config.accept_backlog),
             command_sender,
             commands,
-            connections: Connections::default(),
-            records: Records::default(),
-            turns: Turns::default(),
-            table: Table::new(local_peer_id, caps, config.first_id),
-            mailbox: Arc::default(),
-            healths: Healths::default(),
             opens: Opens::default(),
-            changed: BTreeSet::new(),
             dials: Dials::default(),
-            drives: FuturesUnordered::new(),
             negotiations: FuturesUnordered::new(),
             offers: FuturesUnordered::new(),
             outside: Outside::default(),
             due: Timers::default(),
-            early: FuturesUnordered::new(),
-            denials: FuturesUnordered::new(),
-            kept: FuturesUnordered::new(),
             actions: VecDeque::new(),
             config,
         }
@@ -221,14 +129,48 @@ impl Behaviour {
         Ok(Handler::new(self.acceptors.clone(), &self.config, parcel))
     }
 
-    fn event(&mut self, event: Event) {
-        tracing::debug!(local = %self.local, ?event);
-        self.actions.push_back(ToSwarm::GenerateEvent(event));
-    }
-
     fn later(&mut self, delay: std::time::Duration, due: Due) -> TimerKey {
         self.due.add(delay, due)
     }
+
+    // ---- Connections -------------------------------------------------------------------------------
+
+    /// A connection as its endpoint shows it.
+    fn look_at(&self, id: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) -> ConnectionInfo {
+        let mut info = ConnectionInfo::new(id.key(), peer, endpoint);
+        if let Some(said) = &self.config.leg_kind {
+            info.leg_kind = said.of(endpoint, info.leg_kind);
+        }
+        info
+    }
+
+    fn connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let mut info = self.look_at(id, peer, endpoint);
+        // What was handed to it at birth.
+        info.opening = self.opens.running_on(info.key).len();
+        self.hub.connected(info);
+        for request in self.dialed(peer, id) {
+            self.open(peer, None, request);
+        }
+    }
+
+    fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey) {
+        self.hub.disconnected(peer, connection);
+        self.opens_lost(connection);
+        if self.hub.connections(peer).is_empty() {
+            self.outside.forget(peer);
+        }
+    }
+
+    fn notify(&mut self, peer_id: PeerId, connection: ConnectionKey, command: handler::Command) {
+        self.actions.push_back(ToSwarm::NotifyHandler {
+            peer_id,
+            handler: NotifyHandler::One(connection.id()),
+            event: FromBehaviour(command),
+        });
+    }
+
+    // ---- What comes out of the rooms ---------------------------------------------------------------
 
     fn command(&mut self, command: Command) {
         match command {
@@ -237,96 +179,86 @@ impl Behaviour {
                 connection,
                 request,
             } => self.open(peer, connection, request),
-            Command::Migrate { key, to, reply } => self.migrate(key, to, Asker::Control(reply)),
+            Command::Migrate { key, to, reply } => self.hub.migrate(key, to, reply),
             Command::Answer {
                 key,
                 to,
                 verdict,
                 reply,
             } => {
-                let _ = reply.send(self.answered(key, to, verdict));
+                let _ = reply.send(self.hub.answered(key, to, verdict));
             }
             Command::SetMobility {
                 key,
                 mobility,
                 reply,
             } => {
-                let _ = reply.send(self.set_mobility(key, mobility));
+                let _ = reply.send(self.hub.set_mobility(key, mobility));
             }
             Command::Drain {
                 peer,
                 connection,
                 reply,
-            } => self.drain(peer, connection, reply),
-            Command::CloseWhenFree { peer, connection } => self.close_when_free(peer, connection),
+            } => self.hub.drain(peer, connection, reply),
+            Command::CloseWhenFree { peer, connection } => {
+                self.hub.close_when_free(peer, connection);
+            }
             Command::Streams { peer, reply } => {
-                let _ = reply.send(Streams::of_peer(&self.table, peer));
+                let _ = reply.send(self.hub.streams(peer));
             }
             Command::Connections { peer, reply } => {
-                let ranked = self.ranked(peer).into_iter().cloned();
+                let ranked = self.hub.ranked(peer).into_iter().cloned();
                 let _ = reply.send(ranked.collect());
             }
         }
     }
 
-    fn is_due(&mut self, due: Due) {
-        match due {
-            Due::Ask(key) => {
-                if let Some(entry) = self.table.get_mut(key) {
-                    entry.extra.moves().asking_again = None;
+    fn output(&mut self, output: Output) {
+        match output {
+            Output::Event(event) => {
+                if let Event::ConnectionChanged(info) = &event
+                    && info.suspected
+                {
+                    self.dial_if_none_answers(info.peer);
                 }
-                self.place(key);
+                self.actions.push_back(ToSwarm::GenerateEvent(event));
             }
-            Due::Retry(key, to) => self.backed_off(key, to),
-            Due::Patience(key) => self.patience_over(key),
-            Due::Call(peer) => {
-                self.calls.remove(&peer);
-                self.tell(peer, &Change::Called);
+            Output::Open(peer, connection, purpose) => {
+                let purpose = Purpose::Hub(purpose);
+                self.notify(peer, connection, handler::Command::Open(purpose));
             }
-            Due::Unanswered(key) => self.unanswered(key),
-            Due::Accept(queue) => self.not_accepted(queue),
-            Due::Early(peer, number) => drop(self.table.expire_early(peer, number)),
-            Due::Redial(peer) => self.dial_at_last(peer),
-            Due::Linger(peer, connection) => self.lingered(peer, connection),
-            Due::HeadStart(open) => self.head_start_over(open),
-            Due::OpenOver(open) => self.open_over(open),
-            Due::Unheard(key) => self.unheard(key),
-            Due::LegOverdue(key) => self.leg_overdue(key),
-            Due::ProbeLate(peer, connection, number) => {
-                self.probe_is_late(peer, connection, number);
+            Output::Watch(peer, connection, quiet_from) => {
+                self.notify(peer, connection, handler::Command::Watch(quiet_from));
             }
-            Due::ProbeOver(peer, connection, number) => {
-                self.probe_over(peer, connection, number, false);
+            Output::Wake(peer, connection) => {
+                self.notify(peer, connection, handler::Command::Wake);
             }
-            Due::ProbeAgain(peer, connection) => self.probe_again(peer, connection),
-            Due::QuarantineOver(peer, connection) => self.quarantine_over(peer, connection),
-            Due::Proven(peer, connection) => self.proven(peer, connection),
-            Due::LookAfter(peer, connection) => self.look_after(peer, connection),
+            Output::Close(peer_id, connection) => {
+                self.actions.push_back(ToSwarm::CloseConnection {
+                    peer_id,
+                    connection: CloseConnection::One(connection.id()),
+                });
+            }
+            Output::Room(peer) => self.serve_waiting(peer),
         }
     }
 
-    /// Runs a driver for the stream if it needs one.
-    fn drive(&mut self, key: StreamKey) {
-        if let Some(entry) = self.table.get(key)
-            && entry.shared.claim_drive()
-        {
-            let timeouts = Timeouts {
-                answer: self.config.answer_timeout,
-                progress: self.config.progress_timeout,
-            };
-            self.drives.push(Drive::new(entry.shared.clone(), timeouts));
+    fn is_due(&mut self, due: Due) {
+        match due {
+            Due::Accept(queue) => self.not_accepted(queue),
+            Due::Redial(peer) => self.dial_at_last(peer),
+            Due::HeadStart(open) => self.head_start_over(open),
+            Due::OpenOver(open) => self.open_over(open),
+            Due::Unheard(key) => self.hub.unheard(key),
         }
     }
 
     /// Local work: one round over everything that may be ready. Returns whether anything was.
     fn work(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        for key in self.mailbox.collect(cx) {
+        while let Poll::Ready(output) = self.hub.poll(cx) {
             progress = true;
-            self.heard_from(key);
-        }
-        while let Poll::Ready(Some(_)) = self.drives.poll_next_unpin(cx) {
-            progress = true;
+            self.output(output);
         }
         while let Poll::Ready(Some(negotiated)) = self.negotiations.poll_next_unpin(cx) {
             progress = true;
@@ -336,22 +268,9 @@ impl Behaviour {
             progress = true;
             self.offer_driven(driven);
         }
-        while let Poll::Ready(Some(early)) = self.early.poll_next_unpin(cx) {
-            progress = true;
-            self.early_gone(early);
-        }
-        while let Poll::Ready(Some(())) = self.denials.poll_next_unpin(cx) {}
-        while let Poll::Ready(Some((peer, connection))) = self.kept.poll_next_unpin(cx) {
-            progress = true;
-            self.released(peer, connection);
-        }
         while let Poll::Ready(due) = self.due.poll_next(cx) {
             progress = true;
             self.is_due(due);
-        }
-        for peer in std::mem::take(&mut self.changed) {
-            progress = true;
-            self.serve_waiting(peer);
         }
         progress
     }
@@ -394,7 +313,7 @@ impl NetworkBehaviour for Behaviour {
                 peer_id,
                 connection_id,
                 ..
-            }) => self.disconnected(peer_id, connection_id),
+            }) => self.disconnected(peer_id, connection_id.key()),
             FromSwarm::AddressChange(AddressChange {
                 peer_id,
                 connection_id,
@@ -402,8 +321,7 @@ impl NetworkBehaviour for Behaviour {
                 ..
             }) => {
                 let info = self.look_at(connection_id, peer_id, new);
-                self.connections.moved(info);
-                self.connection_changed(peer_id, connection_id);
+                self.hub.moved(info);
             }
             FromSwarm::DialFailure(DialFailure {
                 peer_id,
@@ -423,10 +341,11 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         peer: PeerId,
         connection: ConnectionId,
-        ToBehaviour(news): THandlerOutEvent<Self>,
+        ToBehaviour(event): THandlerOutEvent<Self>,
     ) {
-        match news {
-            News::Opened {
+        let connection = connection.key();
+        match event {
+            handler::Event::Opened {
                 purpose,
                 stream,
                 prefix,
@@ -434,33 +353,33 @@ impl NetworkBehaviour for Behaviour {
                 answered,
             } => {
                 if answered {
-                    self.heard(peer, connection);
+                    self.hub.heard(peer, connection);
                 }
                 self.opened(peer, connection, purpose, stream, prefix, known);
             }
-            News::OpenFailed { purpose, error } => {
+            handler::Event::OpenFailed { purpose, error } => {
                 self.open_failed(peer, connection, purpose, error);
             }
-            News::Requested { stream, request } => {
-                self.seen(peer, connection);
+            handler::Event::Requested { stream, request } => {
+                self.hub.seen(peer, connection);
                 self.requested(peer, connection, stream, request);
             }
-            News::Plain { stream, protocol } => {
-                self.seen(peer, connection);
+            handler::Event::Plain { stream, protocol } => {
+                self.hub.seen(peer, connection);
                 self.accepted_plain(peer, connection, stream, protocol);
             }
-            News::ProtocolsChanged => {
-                self.seen(peer, connection);
+            handler::Event::ProtocolsChanged => {
+                self.hub.seen(peer, connection);
                 self.outside.forget(peer);
             }
-            News::Born { legs } => self.born(peer, connection, legs),
-            News::Unused => self.unused(peer, connection),
-            News::Refused => self.event(Event::Refused {
+            handler::Event::Born { legs } => self.hub.born(peer, connection, legs),
+            handler::Event::Unused => self.hub.unused(peer, connection),
+            handler::Event::Refused => self.hub.event(Event::Refused {
                 peer,
                 connection,
                 limit: crate::Limit::InboundRequests,
             }),
-            News::Violation => self.event(Event::Violation {
+            handler::Event::Violation => self.hub.event(Event::Violation {
                 peer,
                 connection: Some(connection),
                 what: crate::Violation::Message,
@@ -472,13 +391,14 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.hub.begin_round();
         self.due.begin_round();
         loop {
             // Events out first, then local work, then new work.
             if let Some(action) = self.actions.pop_front() {
                 return Poll::Ready(action);
             }
-            spare::shrink_queue(&mut self.actions);
+            shrink::queue(&mut self.actions);
             if self.work(cx) {
                 continue;
             }

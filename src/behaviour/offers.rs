@@ -4,22 +4,24 @@ use std::{future::poll_fn, io, sync::Arc};
 
 use futures::FutureExt;
 use libp2p_identity::PeerId;
-use libp2p_swarm::{ConnectionId, StreamProtocol};
+use libp2p_swarm::StreamProtocol;
 
 use super::Behaviour;
 use crate::{
-    Event, Opener,
-    control::{Inside, Reply, StreamRequest},
-    negotiate::{Stream, Unagreed},
+    Event, Opener, ProtocolName,
+    key::ConnectionKey,
+    migratable::after,
+    negotiate::Unagreed,
     offer::{Driven, Pending, Reopening},
-    stream::after,
+    request::{Inside, Reply, StreamRequest},
+    stream::Stream,
     substream::Substream,
 };
 
 /// How far an offer has come that the application did not wait for.
 pub(super) struct OfferDriven {
     peer: PeerId,
-    connection: ConnectionId,
+    connection: ConnectionKey,
     protocol: StreamProtocol,
     pending: Arc<Pending>,
     driven: Driven,
@@ -29,7 +31,7 @@ impl Behaviour {
     pub(super) fn opened_plain(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         stream: Substream,
         request: StreamRequest,
     ) {
@@ -44,19 +46,19 @@ impl Behaviour {
             number,
             ..
         } = request;
-        if inside == Inside::Refused && self.connections.get(peer, connection).is_some() {
+        if inside == Inside::Refused && self.hub.connection(peer, connection).is_some() {
             self.outside.add(peer, protocol.clone());
         }
-        self.event(Event::PlainStream {
+        self.hub.event(Event::PlainStream {
             peer,
             connection,
-            protocol: protocol.clone(),
+            protocol: ProtocolName::new(&protocol),
             opener: Opener::Local,
         });
         match reply {
             Reply::Caller(_) => {
-                let key = self.table.next_key();
-                let name = self.table.name(peer);
+                let key = self.hub.next_key();
+                let name = self.hub.name(peer);
                 let stream = Stream::plain(stream, key, name, connection, protocol);
                 self.attempted(connection, number, Ok(stream));
             }
@@ -71,7 +73,7 @@ impl Behaviour {
     pub(super) fn offered(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         request: StreamRequest,
         stream: Stream,
     ) {
@@ -86,7 +88,7 @@ impl Behaviour {
     pub(super) fn unagreed(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         mut request: StreamRequest,
         unagreed: Unagreed,
     ) {
@@ -101,7 +103,7 @@ impl Behaviour {
             }
             // It may have been full, or the ID one that it still holds for a former life of ours.
             Unagreed::Unanswered(_, held)
-                if !request.again && self.connections.get(peer, connection).is_some() =>
+                if !request.again && self.hub.connection(peer, connection).is_some() =>
             {
                 request.again = true;
                 request.held = held;
@@ -121,7 +123,7 @@ impl Behaviour {
     fn drive_offer(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         protocol: StreamProtocol,
         pending: Arc<Pending>,
     ) {

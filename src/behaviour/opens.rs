@@ -1,7 +1,7 @@
 //! Streams that are being opened: on the best connection, and on the next one if that does not answer
 //! soon; never in vain on one that is full, closing or not allowed.
 
-#[cfg(test)]
+#[cfg(all(test, stream_migration_mutants))]
 use std::collections::BTreeMap;
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,14 +9,15 @@ use std::{
 };
 
 use libp2p_identity::PeerId;
-use libp2p_swarm::ConnectionId;
 
-use super::{Behaviour, Due, choose::Choice, timers::TimerKey};
+use super::{Behaviour, Due};
 use crate::{
     Mobility, OpenStreamError,
-    control::{Reply, StreamRequest},
-    handler::Purpose,
-    negotiate::Stream,
+    handler::{self, Purpose},
+    hub::{Choice, TimerKey},
+    key::ConnectionKey,
+    request::{Reply, StreamRequest},
+    stream::Stream,
 };
 
 /// A stream that somebody waits for.
@@ -26,10 +27,10 @@ struct Opening {
     request: StreamRequest,
     mobility: Mobility,
     /// On this connection, whatever speaks against it.
-    only: Option<ConnectionId>,
-    tried: Vec<ConnectionId>,
+    only: Option<ConnectionKey>,
+    tried: Vec<ConnectionKey>,
     /// Connections on which an attempt is under way.
-    running: Vec<ConnectionId>,
+    running: Vec<ConnectionKey>,
     /// Why the last attempt has failed.
     error: Option<OpenStreamError>,
     /// For all of it, and for the last attempt to be alone.
@@ -76,7 +77,7 @@ impl Opens {
     }
 
     /// Those whose attempt on this connection is under way.
-    pub(super) fn running_on(&self, connection: ConnectionId) -> Vec<u64> {
+    pub(super) fn running_on(&self, connection: ConnectionKey) -> Vec<u64> {
         let mut numbers: Vec<_> = self
             .opening
             .iter()
@@ -88,10 +89,10 @@ impl Opens {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, stream_migration_mutants))]
 impl Opens {
     /// Who waits is being opened, and who is being opened runs or waits.
-    pub(super) fn check(&self, there: &BTreeMap<ConnectionId, PeerId>) {
+    pub(super) fn check(&self, there: &BTreeMap<ConnectionKey, PeerId>) {
         for (peer, waiting) in &self.waiting {
             assert!(!waiting.is_empty(), "{peer}");
             assert!(
@@ -130,7 +131,7 @@ impl Behaviour {
     pub(super) fn open(
         &mut self,
         peer: PeerId,
-        only: Option<ConnectionId>,
+        only: Option<ConnectionKey>,
         request: StreamRequest,
     ) {
         let number = self.begin_open(peer, only, request);
@@ -140,7 +141,7 @@ impl Behaviour {
     fn begin_open(
         &mut self,
         peer: PeerId,
-        only: Option<ConnectionId>,
+        only: Option<ConnectionKey>,
         mut request: StreamRequest,
     ) -> u64 {
         let number = self.opens.next_number;
@@ -168,7 +169,7 @@ impl Behaviour {
     pub(super) fn adopt(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         request: StreamRequest,
     ) -> Option<StreamRequest> {
         let number = self.begin_open(peer, None, request);
@@ -176,7 +177,7 @@ impl Behaviour {
     }
 
     /// The connection will not be: gives back what its handler was to open.
-    pub(super) fn give_back(&mut self, connection: ConnectionId) -> Vec<StreamRequest> {
+    pub(super) fn give_back(&mut self, connection: ConnectionKey) -> Vec<StreamRequest> {
         let numbers = self.opens.running_on(connection).into_iter();
         let opening = numbers.filter_map(|number| self.forget_open(number));
         opening.map(|opening| opening.request).collect()
@@ -185,9 +186,11 @@ impl Behaviour {
     /// Where the next attempt can be made.
     fn next_choice(&self, opening: &Opening) -> Choice {
         let Some(only) = opening.only else {
-            return self.choose(opening.peer, opening.mobility, &opening.tried);
+            return self
+                .hub
+                .choose(opening.peer, opening.mobility, &opening.tried);
         };
-        match self.connections.get(opening.peer, only) {
+        match self.hub.connection(opening.peer, only) {
             Some(info) if info.closing || opening.tried.contains(&only) => Choice::None,
             // Who names a connection knows of its limit, but may not know of its muxer's.
             Some(info) if info.streams + info.opening >= self.config.muxer_limit => Choice::Full,
@@ -211,11 +214,11 @@ impl Behaviour {
         }
     }
 
-    fn attempt(&mut self, number: u64, connection: ConnectionId) {
+    fn attempt(&mut self, number: u64, connection: ConnectionKey) {
         let Some(peer) = self.opens.opening.get(&number).map(|opening| opening.peer) else {
             return;
         };
-        let prove = self.must_prove(peer, connection);
+        let prove = self.hub.must_prove(peer, connection);
         if let Some(mut request) = self.note_attempt(number, connection) {
             request.prove = prove;
             request.inside = self.outside.find(peer, &request.protocol);
@@ -224,7 +227,7 @@ impl Behaviour {
     }
 
     /// An attempt on this connection is under way from now on.
-    fn note_attempt(&mut self, number: u64, connection: ConnectionId) -> Option<StreamRequest> {
+    fn note_attempt(&mut self, number: u64, connection: ConnectionKey) -> Option<StreamRequest> {
         let head_start = self.config.open_head_start;
         let alone = self.later(head_start, Due::HeadStart(number));
         let opening = self.opens.opening.get_mut(&number)?;
@@ -241,13 +244,12 @@ impl Behaviour {
     pub(super) fn start_attempt(
         &mut self,
         peer: PeerId,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         request: StreamRequest,
     ) {
-        if let Some(info) = self.connections.get_mut(peer, connection) {
-            info.opening += 1;
-        }
-        self.notify(peer, connection, Purpose::Stream(request));
+        self.hub.count_opening(peer, connection, 1);
+        let purpose = Purpose::Stream(request);
+        self.notify(peer, connection, handler::Command::Open(purpose));
     }
 
     /// The attempt has had its time alone: the next connection has a go, too, as soon as there is one.
@@ -258,7 +260,7 @@ impl Behaviour {
         let (peer, running) = (opening.peer, opening.running.clone());
         let choice = self.next_choice(opening);
         for connection in running {
-            self.probe(peer, connection, None);
+            self.hub.probe(peer, connection, None);
         }
         match choice {
             Choice::On(connection) => self.attempt(number, connection),
@@ -290,7 +292,7 @@ impl Behaviour {
             return;
         }
         let (peer, mobility) = (opening.peer, opening.mobility);
-        let usable = self.connections.of(peer).iter().any(|info| !info.closing);
+        let usable = self.hub.connections(peer).iter().any(|info| !info.closing);
         let failed = opening.error.is_some();
         if !usable && opening.only.is_none() && !(failed && opening.request.redialed) {
             opening.request.redialed |= failed;
@@ -336,7 +338,7 @@ impl Behaviour {
         };
         self.end_open(number, Some(Err(error)));
         for connection in running {
-            self.suspect(peer, connection);
+            self.hub.suspect(peer, connection);
         }
     }
 
@@ -365,17 +367,14 @@ impl Behaviour {
     }
 
     /// An attempt has a substream, or will have none: it does not count as being opened any more.
-    pub(super) fn attempt_settled(&mut self, peer: PeerId, connection: ConnectionId) {
-        if let Some(info) = self.connections.get_mut(peer, connection) {
-            info.opening = info.opening.saturating_sub(1);
-            self.room_changed(peer);
-        }
+    pub(super) fn attempt_settled(&mut self, peer: PeerId, connection: ConnectionKey) {
+        self.hub.count_opening(peer, connection, -1);
     }
 
     /// An attempt has come to an end: hands the stream over, or tries the next connection.
     pub(super) fn attempted(
         &mut self,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         number: Option<u64>,
         result: Result<Stream, OpenStreamError>,
     ) {
@@ -400,7 +399,7 @@ impl Behaviour {
     /// There will be no stream on this connection.
     pub(super) fn not_opened(
         &mut self,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         request: StreamRequest,
         error: OpenStreamError,
     ) {
@@ -411,7 +410,7 @@ impl Behaviour {
     }
 
     /// What was being opened there goes elsewhere.
-    pub(super) fn opens_lost(&mut self, connection: ConnectionId) {
+    pub(super) fn opens_lost(&mut self, connection: ConnectionKey) {
         for number in self.opens.running_on(connection) {
             let message = "the connection was closed while a stream was being opened on it";
             let error = io::Error::new(io::ErrorKind::NotConnected, message);
@@ -419,10 +418,12 @@ impl Behaviour {
         }
     }
 
-    /// There may be room, or another connection, for those that wait. They are served once all that has
-    /// happened is told.
-    pub(super) fn room_changed(&mut self, peer: PeerId) {
-        self.changed.insert(peer);
+    /// Dials though there are connections, if streams wait and none of those answers.
+    pub(super) fn dial_if_none_answers(&mut self, peer: PeerId) {
+        let mut all = self.hub.connections(peer).iter();
+        if all.all(|info| info.suspected || info.closing) && self.opens.wait_for(peer) {
+            self.dial_beside(peer);
+        }
     }
 
     /// Serves those that wait for room or for another connection.
@@ -432,7 +433,7 @@ impl Behaviour {
             let Some(opening) = self.opens.opening.get(&number) else {
                 continue;
             };
-            let connected = !self.connections.of(peer).is_empty();
+            let connected = !self.hub.connections(peer).is_empty();
             // An attempt may be under way, and then nothing else to try is no failure.
             match self.next_choice(opening) {
                 Choice::Full => {}
@@ -441,6 +442,5 @@ impl Behaviour {
                 Choice::On(_) | Choice::None => self.try_to_open(number),
             }
         }
-        self.take_turns(peer);
     }
 }

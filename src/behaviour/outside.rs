@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use libp2p_identity::PeerId;
 use libp2p_swarm::StreamProtocol;
 
-use crate::control::Inside;
+use crate::request::Inside;
 
 /// How many are remembered of one peer, the last. A node has few protocols; one that is forgotten costs a
 /// round trip.
@@ -37,7 +37,7 @@ impl Outside {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, stream_migration_mutants))]
     pub(super) fn peers(&self) -> impl Iterator<Item = &PeerId> {
         self.peers.keys()
     }

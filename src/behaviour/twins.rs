@@ -36,12 +36,12 @@ impl Behaviour {
         let names = self.acceptors.prefixes();
         let asked = Asked {
             connection,
-            local: self.local,
+            local: self.hub.local_peer(),
             names: names.clone(),
         };
         let before = ASKED.replace(Some(asked));
         let taken = before.and_then(|before| {
-            let same = before.connection == connection && before.local == self.local;
+            let same = before.connection == connection && before.local == self.hub.local_peer();
             let other = same && !Arc::ptr_eq(&before.names, names);
             let taken = names.iter().find(|name| before.names.contains(name));
             taken.filter(|_| other).cloned()

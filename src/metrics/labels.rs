@@ -101,7 +101,7 @@ impl Outcome {
         let failures = failures.filter(move |failure| match failure {
             Failure::Denied | Failure::Yielded => local,
             Failure::Cancelled => !local,
-            Failure::LegLost | Failure::TimedOut => true,
+            _ => true,
         });
         std::iter::once(Self::Completed).chain(failures.map(Self::Failed))
     }
@@ -134,6 +134,8 @@ macro_rules! labels {
                 ) -> Result<(), std::fmt::Error> {
                     let name = match self.0 {
                         $($type::$variant => $name,)*
+                        // One that the list above lacks.
+                        _ => "other",
                     };
                     name.encode(encoder)
                 }

@@ -12,17 +12,18 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite, task::AtomicWaker};
-use libp2p_swarm::{ConnectionId, Stream, StreamProtocol};
+use libp2p_swarm::{Stream, StreamProtocol};
 
 use super::{Answer, Reader};
 use crate::{
-    control::OpenStreamError,
-    stream::{Migratable, Shared},
+    key::ConnectionKey,
+    migratable::{Migratable, Shared},
+    open_error::OpenStreamError,
     substream::Substream,
 };
 
-type SwarmShared = Shared<Substream, ConnectionId>;
-type SwarmMigratable = Migratable<Substream, ConnectionId>;
+type SwarmShared = Shared<Substream>;
+type SwarmMigratable = Migratable<Substream>;
 
 /// How much of what the application has written is kept until the remote has answered; then writes wait.
 const MAX_KEPT: usize = 64 << 10;
@@ -89,7 +90,7 @@ enum State {
     /// What was kept is being written to the plain stream.
     Rewriting {
         io: Box<Stream>,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         at: usize,
         kept: Kept,
         closed: bool,
@@ -135,7 +136,7 @@ pub(crate) enum Settled {
     /// The remote serves the protocol on plain streams only.
     Plain {
         io: Box<Stream>,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         sent: u64,
         closed: bool,
     },
@@ -171,7 +172,7 @@ impl Pending {
     }
 
     /// The connection on which the stream is, or was when it was refused.
-    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+    pub(crate) fn connection(&self) -> Option<ConnectionKey> {
         self.shared.status().connection
     }
 
@@ -396,7 +397,7 @@ impl Pending {
         }
     }
 
-    fn reopened(&self, result: Result<(Stream, ConnectionId), OpenStreamError>) {
+    fn reopened(&self, result: Result<(Stream, ConnectionKey), OpenStreamError>) {
         let mut guard = self.lock();
         let State::Reopening { kept, .. } = &mut *guard else {
             // Nobody waits for it.
@@ -502,7 +503,7 @@ impl Reopening {
     /// Returns what has to be driven now.
     pub(crate) fn reopened(
         self,
-        result: Result<(Stream, ConnectionId), OpenStreamError>,
+        result: Result<(Stream, ConnectionKey), OpenStreamError>,
     ) -> Arc<Pending> {
         self.0.reopened(result);
         self.0.clone()

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::{AsyncWriteExt, FutureExt, StreamExt, join};
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Action, Change, Config, Control, Event, Failure, Initiate, MigrateError, Mobility, Outside,
     PeerView, Placement, Policy, PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
@@ -20,7 +20,7 @@ fn node(config: Config) -> Node {
     Node::with(setup)
 }
 
-async fn closed(node: &Node, id: ConnectionId) {
+async fn closed(node: &Node, id: ConnectionKey) {
     node.wait("the close", |seen| match seen {
         Seen::Closed(closed) if *closed == id => Some(()),
         _ => None,

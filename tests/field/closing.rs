@@ -140,7 +140,7 @@ struct CloseTheFirst;
 impl Policy for CloseTheFirst {
     fn changed(&mut self, change: &Change, peer: &PeerView<'_>) -> Vec<Action> {
         match (change, peer.connections()) {
-            (Change::Migrated(_), [first, _]) => vec![Action::Close(first.id)],
+            (Change::Migrated(_), [first, _]) => vec![Action::Close(first.key)],
             _ => Vec::new(),
         }
     }

@@ -3,7 +3,8 @@
 use std::{io, pin::Pin, time::Duration};
 
 use futures::{AsyncReadExt, FutureExt, StreamExt, future::join_all};
-use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Behaviour, Chain, Config, Control, Event, IncomingStreams, Initiate, Obstacle, OpenStreamError,
     PROTOCOL_NAME, PreferDirect, PreferTransport, Stream,
@@ -14,7 +15,7 @@ use crate::{harness::*, proxy::Proxy};
 type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenStreamError>>>>;
 
 /// A call that has been made and is waited for.
-fn opening(control: &Control, peer: PeerId, on: ConnectionId) -> Opening {
+fn opening(control: &Control, peer: PeerId, on: ConnectionKey) -> Opening {
     let mut control = control.clone();
     let open = async move { control.open_stream_on(peer, on, PROTOCOL).await };
     let mut open: Opening = Box::pin(open);
@@ -204,7 +205,7 @@ async fn an_open_waits_its_turn() {
 async fn opens(
     net: &mut Net,
     incoming: &mut IncomingStreams,
-    on: ConnectionId,
+    on: ConnectionKey,
     number: usize,
 ) -> Vec<(Stream, Stream)> {
     let peer = net.listener.id;

@@ -45,9 +45,13 @@ async fn identified(node: &Node) {
     .await;
 }
 
-async fn suspected(node: &Node, connection: libp2p::swarm::ConnectionId, expected: bool) {
+async fn suspected(
+    node: &Node,
+    connection: libp2p_stream_migration::ConnectionKey,
+    expected: bool,
+) {
     node.event("a suspicion", |event| match event {
-        Event::ConnectionChanged(info) if info.id == connection => {
+        Event::ConnectionChanged(info) if info.key == connection => {
             (info.suspected == expected).then_some(())
         }
         _ => None,
@@ -360,7 +364,7 @@ async fn a_stream_that_is_opened_on_a_closing_connection_goes_to_the_next() {
         net.connect(Kind::Quic).await;
         for _ in 0..20 {
             let closing = net.connect(kind).await;
-            let first = net.dialer.control.connections(peer).await[0].id;
+            let first = net.dialer.control.connections(peer).await[0].key;
             let mut control = net.dialer.control.clone();
             let mut opening = Box::pin(control.open_stream(peer, PROTOCOL));
             // Before, and after, and both.

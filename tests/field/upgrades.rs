@@ -3,7 +3,8 @@
 use std::{pin::Pin, task::Poll};
 
 use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, future::poll_fn, join};
-use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Config, Event, IncomingStreams, OpenStreamError, PROTOCOL_NAME, Stream,
 };
@@ -201,7 +202,7 @@ impl Refuser {
     /// The labelled stream there, its label and the offer read.
     async fn labelled(&mut self) -> Stream {
         let (_, connection, mut leg) = within("a leg", self.inside.next()).await.unwrap();
-        assert_ne!(connection, ConnectionId::new_unchecked(usize::MAX));
+        assert_ne!(connection, ConnectionKey::new(u64::MAX));
         // The label, then the header and the name of the protocol.
         for _ in 0..3 {
             let mut length = [0];

@@ -120,7 +120,7 @@ impl World {
                 _ => None,
             };
             Peer {
-                machine: machine.with_rules(Rules { without }),
+                machine: machine.with_rules(Rules::without(without)),
                 slots: [0, NOBODY, NOBODY, NOBODY],
                 timer: None,
                 asked: None,

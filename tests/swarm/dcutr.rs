@@ -4,7 +4,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures::{AsyncReadExt, AsyncWriteExt, join};
-use libp2p::{Multiaddr, multiaddr::Protocol, swarm::ConnectionId};
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{Event, PreferDirect, Stream};
 
 use crate::harness::*;
@@ -64,7 +65,7 @@ async fn punches_through(listen: &str) {
         );
         reader.reunite(writer).unwrap()
     };
-    let moved = |node: &Node, key, from: ConnectionId| {
+    let moved = |node: &Node, key, from: ConnectionKey| {
         let events = node.events().into_iter();
         let completed = events.filter_map(|event| match event {
             Event::MigrationCompleted {

@@ -24,7 +24,7 @@ use libp2p::{
     multiaddr::Protocol,
     noise, ping, relay, request_response,
     swarm::{
-        ConnectionId, NetworkBehaviour, SwarmEvent,
+        NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
         dial_opts::{DialOpts, PeerCondition},
     },
@@ -33,6 +33,7 @@ use libp2p::{
 use libp2p_stream_migration::{
     Behaviour, Config, ConnectionInfo, Control, Event, IncomingStreams, Policy, Stay, Stream,
 };
+use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 use tokio::sync::Notify;
 
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
@@ -61,8 +62,8 @@ pub fn topic() -> gossipsub::IdentTopic {
 /// What happened at a node, in order.
 #[derive(Debug, Clone)]
 pub enum Seen {
-    Connected(PeerId, ConnectionId),
-    Closed(ConnectionId),
+    Connected(PeerId, ConnectionKey),
+    Closed(ConnectionKey),
     Listening(Multiaddr),
     Identified(PeerId),
     Subscribed(PeerId),
@@ -75,7 +76,7 @@ enum Command {
     Listen(Multiaddr),
     External(Multiaddr),
     Dial(DialOpts),
-    Close(ConnectionId),
+    Close(ConnectionKey),
     Publish(Vec<u8>),
     Request(PeerId, Vec<u8>),
 }
@@ -304,7 +305,7 @@ impl Node {
         .await;
     }
 
-    pub fn close(&self, connection: ConnectionId) {
+    pub fn close(&self, connection: ConnectionKey) {
         self.send(Command::Close(connection));
     }
 
@@ -336,7 +337,7 @@ impl Node {
     }
 
     /// The other side's ID of a new connection is not known: it is the one that was not there before.
-    fn connections(&self, peer: PeerId) -> HashSet<ConnectionId> {
+    fn connections(&self, peer: PeerId) -> HashSet<ConnectionKey> {
         let seen = self.seen();
         let established = seen.iter().filter_map(|seen| match seen {
             Seen::Connected(with, id) if *with == peer => Some(*id),
@@ -375,7 +376,7 @@ impl Node {
 
     async fn dial_with(&self, other: &Node, opts: DialOpts) -> Pair {
         let before = other.connections(self.id);
-        let here = opts.connection_id();
+        let here = opts.connection_id().key();
         self.send(Command::Dial(opts));
         self.wait("the connection here", |seen| match seen {
             Seen::Connected(_, id) if *id == here => Some(()),
@@ -391,9 +392,9 @@ impl Node {
         Pair { here, there }
     }
 
-    pub async fn connection(&mut self, peer: PeerId, id: ConnectionId) -> ConnectionInfo {
+    pub async fn connection(&mut self, peer: PeerId, id: ConnectionKey) -> ConnectionInfo {
         let connections = self.control.connections(peer).await;
-        connections.into_iter().find(|c| c.id == id).unwrap()
+        connections.into_iter().find(|c| c.key == id).unwrap()
     }
 }
 
@@ -424,7 +425,7 @@ async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Comman
                     continue;
                 }
                 Some(Command::Close(connection)) => {
-                    swarm.close_connection(connection);
+                    swarm.close_connection(connection.id());
                     continue;
                 }
                 None => return,
@@ -432,10 +433,10 @@ async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Comman
             event = swarm.select_next_some() => match event {
                 SwarmEvent::NewListenAddr { address, .. } => Seen::Listening(address),
                 SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
-                    Seen::Connected(peer_id, connection_id)
+                    Seen::Connected(peer_id, connection_id.key())
                 }
                 SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                    Seen::Closed(connection_id)
+                    Seen::Closed(connection_id.key())
                 }
                 SwarmEvent::Behaviour(AllEvent::Migration(event)) => Seen::Migration(event),
                 SwarmEvent::Behaviour(AllEvent::Gossip(event)) => match event {
@@ -482,8 +483,8 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// One connection's IDs at its two ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair {
-    pub here: ConnectionId,
-    pub there: ConnectionId,
+    pub here: ConnectionKey,
+    pub there: ConnectionKey,
 }
 
 /// The kinds of connection.
@@ -554,7 +555,7 @@ pub async fn open(
     opener: &mut Node,
     acceptor: PeerId,
     incoming: &mut IncomingStreams,
-    connection: ConnectionId,
+    connection: ConnectionKey,
 ) -> (Stream, Stream) {
     let opened = opener
         .control

@@ -23,7 +23,7 @@ fn node(plain: bool) -> Node {
     Node::with(setup.policy(PreferDirect))
 }
 
-async fn closed(node: &Node, id: libp2p::swarm::ConnectionId) {
+async fn closed(node: &Node, id: libp2p_stream_migration::ConnectionKey) {
     node.wait("closing", |seen| match seen {
         Seen::Closed(closed) if *closed == id => Some(()),
         _ => None,

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
-use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
+use libp2p::{PeerId, StreamProtocol};
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Config, Event, Failure, IncomingStreams, MigrateError, PROTOCOL_NAME, Stream, Violation,
 };
@@ -53,7 +54,7 @@ pub(crate) fn raw_node() -> Node {
 }
 
 /// A substream of a raw peer on this connection, the prefix agreed.
-pub(crate) async fn prefix(raw: &mut Node, peer: PeerId, connection: ConnectionId) -> Stream {
+pub(crate) async fn prefix(raw: &mut Node, peer: PeerId, connection: ConnectionKey) -> Stream {
     let opened = raw.control.open_stream_on(peer, connection, PROTOCOL_NAME);
     let stream = within("the prefix", opened).await.unwrap();
     assert!(!stream.is_migratable());
@@ -100,7 +101,7 @@ impl Scene {
     }
 
     /// A substream of the raw peer on this connection, the prefix agreed.
-    pub(crate) async fn prefix(&mut self, connection: ConnectionId) -> Stream {
+    pub(crate) async fn prefix(&mut self, connection: ConnectionKey) -> Stream {
         prefix(&mut self.net.dialer, self.net.listener.id, connection).await
     }
 
@@ -111,7 +112,7 @@ impl Scene {
 
     pub(crate) async fn labelled_on(
         &mut self,
-        connection: ConnectionId,
+        connection: ConnectionKey,
         id: u64,
     ) -> (Negotiated<Stream>, Stream) {
         let mut leg = self.prefix(connection).await;

@@ -28,7 +28,7 @@ impl Policy for PreferRelayed {
             self.asked.store(true, Ordering::Relaxed);
         }
         let target = peer.connections().iter().find(|info| info.relayed);
-        target.map_or(Placement::Here, |info| Placement::On(info.id))
+        target.map_or(Placement::Here, |info| Placement::On(info.key))
     }
 }
 

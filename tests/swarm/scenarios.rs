@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Config, ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, PeerView, Policy,
     PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
@@ -68,7 +68,7 @@ impl Scene {
     }
 }
 
-async fn completed(node: &Node, onto: ConnectionId) {
+async fn completed(node: &Node, onto: ConnectionKey) {
     node.event("completion", |event| match event {
         Event::MigrationCompleted { to, .. } if *to == onto => Some(()),
         _ => None,

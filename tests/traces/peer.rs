@@ -18,12 +18,16 @@ use futures::{
 };
 
 use crate::{
+    key::{ConnectionKey, StreamKey},
     leg::{FaultLeg, Kind},
-    machine::{Question, Setup, StreamId, rules::Rule, without},
+    machine::{
+        Question, Setup, StreamId,
+        rules::{Rule, without},
+    },
     protocol::codec::{Reader, Request},
     script::{End, Read, name},
     sleep::Nap,
-    stream::{Budget, Drive, Leg, Mailbox, Migratable, Note, Shared, StreamKey, Timeouts},
+    stream::{Budget, Drive, Leg, Migratable, Note, ReadyQueue, Shared, Timeouts},
 };
 
 #[derive(Default)]
@@ -44,44 +48,44 @@ impl Flag {
 /// A leg that the remote has opened, before its first message.
 struct Inbound {
     io: FaultLeg,
-    connection: u8,
+    connection: ConnectionKey,
     reader: Reader,
 }
 
 /// One side: the stream, what a behaviour does for it, and its application.
 pub struct Peer {
     side: usize,
-    pub shared: Arc<Shared<FaultLeg, u8>>,
-    mailbox: Arc<Mailbox>,
-    drive: Option<Drive<FaultLeg, u8, Nap>>,
+    pub shared: Arc<Shared<FaultLeg>>,
+    ready: Arc<ReadyQueue>,
+    drive: Option<Drive<FaultLeg, Nap>>,
     drive_flag: Arc<Flag>,
     behaviour_flag: Arc<Flag>,
     inbound: Vec<Inbound>,
     denials: Vec<BoxFuture<'static, std::io::Result<()>>>,
-    lingering: Vec<Leg<FaultLeg, u8>>,
+    lingering: Vec<Leg<FaultLeg>>,
     next_id: u64,
     /// Rule 5, which is the table's.
     pub denies_ended: bool,
     /// The policy has been asked, and has not answered.
     pub asked: Option<Question>,
-    pub notes: Vec<Note<u8>>,
-    stream: Option<Migratable<FaultLeg, u8>>,
+    pub notes: Vec<Note>,
+    stream: Option<Migratable<FaultLeg>>,
     /// What the application has read.
     pub read: Read,
 }
 
 impl Peer {
-    pub fn new(side: usize, leg: Leg<FaultLeg, u8>, setup: Setup, disobeyed: Option<Rule>) -> Self {
-        let mailbox = Arc::<Mailbox>::default();
-        let key = StreamKey(side as u64);
+    pub fn new(side: usize, leg: Leg<FaultLeg>, setup: Setup, disobeyed: Option<Rule>) -> Self {
+        let ready = Arc::<ReadyQueue>::default();
+        let key = StreamKey::new(side as u64);
         // Reading ahead is not what is looked at here.
         let budget = Budget::new(1000, 1000);
         without(disobeyed);
-        let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, mailbox.clone());
+        let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, ready.clone());
         without(None);
         Self {
             side,
-            mailbox,
+            ready,
             drive: None,
             drive_flag: Arc::default(),
             behaviour_flag: Arc::new(Flag(true.into())),
@@ -108,7 +112,7 @@ impl Peer {
     }
 
     /// Starts a migration onto this leg.
-    pub fn start(&mut self, leg: Leg<FaultLeg, u8>) {
+    pub fn start(&mut self, leg: Leg<FaultLeg>) {
         let id = StreamId(self.next_id);
         self.next_id += 2;
         let started = self.shared.start(leg, id);
@@ -116,7 +120,7 @@ impl Peer {
     }
 
     /// The remote has opened this leg.
-    pub fn accept(&mut self, io: FaultLeg, connection: u8) {
+    pub fn accept(&mut self, io: FaultLeg, connection: ConnectionKey) {
         self.inbound.push(Inbound {
             io,
             connection,
@@ -149,13 +153,13 @@ impl Peer {
     }
 
     fn behave(&mut self, cx: &mut Context<'_>, kinds: &[Kind]) {
-        let _ = self.mailbox.collect(cx);
+        let _ = self.ready.collect(cx);
         self.hear_notes();
         for mut leg in std::mem::take(&mut self.inbound) {
             match leg.reader.poll_read::<Request>(&mut leg.io, cx) {
                 Poll::Pending => self.inbound.push(leg),
                 Poll::Ready(Ok(Request::Migrate { id, from, verify })) => {
-                    let kind = kinds[usize::from(leg.connection)].into();
+                    let kind = kinds[leg.connection.number() as usize].into();
                     let leg = Leg::new(leg.io, leg.connection, kind);
                     if let Err((leg, over)) = self.shared.migrate(leg, id, from, verify)
                         && over.is_ok()
@@ -188,7 +192,7 @@ impl Peer {
         self.lingering.extend(self.shared.take_lingering());
     }
 
-    fn app(&mut self) -> (Pin<&mut Migratable<FaultLeg, u8>>, Context<'static>) {
+    fn app(&mut self) -> (Pin<&mut Migratable<FaultLeg>>, Context<'static>) {
         let stream = self.stream.as_mut().expect("it was not dropped");
         // The script polls the application by itself.
         (Pin::new(stream), Context::from_waker(noop_waker_ref()))

@@ -5,7 +5,7 @@
 use crate::{
     leg::Kind,
     machine::Failure,
-    script::{A, B, End, KINDS, Read, Scene, Script, What::*, read},
+    script::{A, B, End, KINDS, Read, Scene, Script, What::*, key, read},
     stream::Note,
 };
 
@@ -35,7 +35,7 @@ fn prune(old: Kind, new: Kind, once_confirmed: bool) -> Read {
         Note::Completed(completed) => Some(completed.confirmed),
         _ => None,
     });
-    let confirmed = |s: &Script| s.notes(A).contains(&Note::Confirmed { from: 0 });
+    let confirmed = |s: &Script| s.notes(A).contains(&Note::Confirmed { from: key(0) });
     assert_eq!(completed, Some(false), "A must not close C0");
     assert!(!confirmed(&s), "nor later");
     if once_confirmed {
@@ -78,7 +78,7 @@ fn return_to_a_pruned_connection(old: Kind, new: Kind, returns: bool) -> Read {
     assert_eq!([s.completed(A), s.completed(B)], [1, 1]);
     let may_prune = s.notes(A).iter().any(|note| match note {
         Note::Completed(completed) => completed.confirmed,
-        note => *note == Note::Confirmed { from: 0 },
+        note => *note == Note::Confirmed { from: key(0) },
     });
     assert!(may_prune, "A may close C0");
 

@@ -8,6 +8,7 @@
 use std::{sync::Arc, task::Poll};
 
 use crate::{
+    key::ConnectionKey,
     leg::{Item, Kind, Wire},
     machine::{Failure, Question, Setup, StreamId, Verdict, rules::Rule},
     peer::Peer,
@@ -15,6 +16,11 @@ use crate::{
     sleep,
     stream::{Leg, Note, Status},
 };
+
+/// The connection of the leg of this number.
+pub fn key(leg: u8) -> ConnectionKey {
+    ConnectionKey::new(leg.into())
+}
 
 /// The designated peer.
 pub const A: usize = 0;
@@ -95,7 +101,7 @@ impl Script {
         let mut ends = [Some(one), Some(other)];
         let peers = [A, B].map(|side| {
             let io = ends[side].take().expect("each side once");
-            let leg = Leg::new(io, 0, scene.legs[0].into());
+            let leg = Leg::new(io, key(0), scene.legs[0].into());
             let setup = Setup {
                 designated: side == A,
                 verify: scene.verify,
@@ -167,9 +173,9 @@ impl Script {
             A => (one, other),
             _ => (other, one),
         };
-        self.peers[side].start(Leg::new(ours, leg, kind.into()));
+        self.peers[side].start(Leg::new(ours, key(leg), kind.into()));
         self.run(side);
-        self.peers[1 - side].accept(theirs, leg);
+        self.peers[1 - side].accept(theirs, key(leg));
         self.run(1 - side);
     }
 
@@ -310,7 +316,7 @@ impl Script {
 
     // ---- What can be seen -----------------------------------------------------------------------
 
-    pub fn status(&self, side: usize) -> Status<u8> {
+    pub fn status(&self, side: usize) -> Status {
         self.peers[side].shared.status()
     }
 
@@ -322,7 +328,7 @@ impl Script {
         self.peers[side].asked.is_some()
     }
 
-    pub fn notes(&self, side: usize) -> &[Note<u8>] {
+    pub fn notes(&self, side: usize) -> &[Note] {
         &self.peers[side].notes
     }
 
@@ -339,7 +345,7 @@ impl Script {
 
     /// How many migrations are complete.
     pub fn completed(&self, side: usize) -> usize {
-        let completed = |note: &&Note<u8>| matches!(note, Note::Completed(_));
+        let completed = |note: &&Note| matches!(note, Note::Completed(_));
         self.notes(side).iter().filter(completed).count()
     }
 

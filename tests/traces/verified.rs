@@ -3,7 +3,7 @@
 use crate::{
     leg::Kind,
     machine::{Failure, rules::Rule},
-    script::{A, B, End, KINDS, Read, Scene, Script, What::*, read},
+    script::{A, B, End, KINDS, Read, Scene, Script, What::*, key, read},
 };
 
 /// B has acked A's `Migrate`; A, which has not heard that, has given up.
@@ -41,7 +41,11 @@ fn cancelled(kind: Kind, without: Option<Rule>) -> Read {
         s.in_flight(0, B, &[]);
     } else {
         s.in_flight(0, B, &[Fin]);
-        assert_eq!(s.status(B).connection, Some(1), "B has switched, alone");
+        assert_eq!(
+            s.status(B).connection,
+            Some(key(1)),
+            "B has switched, alone"
+        );
     }
     s.cross(1, A, &[Cancelled, Fin]);
     assert_eq!(s.failures(B), [(Failure::Cancelled, false)]);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all, stream};
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{Config, Stream};
 use tokio::task::JoinHandle;
 
@@ -172,7 +172,7 @@ fn ms(duration: Duration) -> f64 {
 /// Both ends of all streams.
 pub async fn open_ours(
     net: &mut Net,
-    connection: ConnectionId,
+    connection: ConnectionKey,
     count: usize,
 ) -> (Vec<Stream>, Vec<Stream>) {
     let (peer, control) = (net.listener.id, net.dialer.control.clone());
@@ -213,7 +213,7 @@ async fn time_plain(net: &mut Net, count: usize) -> Duration {
 async fn move_all(
     net: &Net,
     keys: &[libp2p_stream_migration::StreamKey],
-    to: ConnectionId,
+    to: ConnectionKey,
 ) -> Duration {
     let start = Instant::now();
     let moves = keys.iter().map(|key| {

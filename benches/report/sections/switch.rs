@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::Event;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -38,8 +38,8 @@ const EVERY: Duration = Duration::from_millis(2);
 pub struct Road {
     pub net: Net,
     pub delays: [Duration; 2],
-    old: ConnectionId,
-    new: ConnectionId,
+    old: ConnectionKey,
+    new: ConnectionKey,
     _paths: [Path; 2],
 }
 

@@ -1,19 +1,24 @@
 //! What a look into the table and a question to the policy cost, with few streams and with many.
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    ops::{Deref, DerefMut},
+    time::Instant,
+};
 
-use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use libp2p::{Multiaddr, PeerId};
 use libp2p_core::{ConnectedPoint, Endpoint, transport::PortUse};
 
 use crate::{
-    ConnectionInfo, Effort, Mobility, PeerView, Policy, StreamInfo,
+    ConnectionInfo, Effort, PeerView, Policy, StreamInfo,
+    key::{ConnectionKey, StreamKey},
     machine::StreamId,
     pipe::{End, shared},
     policy::{self, Chain},
     stats::{Goal, Pair, Report, Row},
-    stream::{Leg, LegKind, StreamKey},
+    stream::{Leg, LegKind},
     table::{Caps, Table},
-    view::{Opener, Streams},
+    view::Streams,
 };
 
 const SECTION: &str = "table";
@@ -21,7 +26,22 @@ const FEW: usize = 10;
 /// Caches miss more often among many; nothing else may cost more.
 const GOAL: Goal = Goal::AtMost(10.0);
 
-type StreamTable = Table<End, ConnectionId, Instant>;
+/// The table, each of its streams with when it began.
+struct StreamTable(Table<End, Instant>);
+
+impl Deref for StreamTable {
+    type Target = Table<End, Instant>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for StreamTable {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
 
 type Operation = fn(&mut World);
 
@@ -52,7 +72,7 @@ impl World {
                 role_override: Endpoint::Dialer,
                 port_use: PortUse::Reuse,
             };
-            let id = ConnectionId::new_unchecked(ids.next().expect("there are more"));
+            let id = ConnectionKey::new(ids.next().expect("there are more"));
             ConnectionInfo::new(id, peer, &endpoint)
         });
         let caps = Caps {
@@ -64,7 +84,7 @@ impl World {
             read_ahead_per_peer: 1 << 26,
         };
         let mut world = Self {
-            table: Table::new(local, caps, Some(0)),
+            table: StreamTable(Table::new(local, caps, Some(0))),
             policy: Chain::default(),
             local,
             peer,
@@ -83,7 +103,7 @@ impl World {
         let id = self.table.allocate(self.peer);
         self.table.admits(self.peer, id).expect("it is new");
         let (leg, _) = End::with_window(0);
-        let connection = self.connections[key.0 as usize % 2].id;
+        let connection = self.connections[usize::from(id.0 % 4 > 1)].key;
         let budget = self.table.budget(self.peer);
         let shared = shared(key, id, Leg::new(leg, connection, LegKind::Quic), budget);
         self.table.insert(self.peer, shared, Instant::now());
@@ -103,22 +123,16 @@ impl World {
     }
 
     fn by_key(&mut self) {
-        let key = StreamKey(1 + self.any() as u64);
+        let key = StreamKey::new(1 + self.any() as u64);
         black_box(self.table.get(key).is_some());
     }
 
     fn ask(&mut self) {
-        let key = StreamKey(1 + self.any() as u64);
+        let key = StreamKey::new(1 + self.any() as u64);
         let Some(stream) = self.table.one(key) else {
             return;
         };
-        let view = PeerView {
-            designated: None,
-            local: self.local,
-            peer: self.peer,
-            connections: &self.connections,
-            streams: &self.table,
-        };
+        let view = PeerView::new(self.local, self.peer, &self.connections, &self.table);
         let policy: &mut dyn Policy = &mut self.policy;
         black_box(policy::place(policy, &stream, &view));
     }
@@ -142,27 +156,17 @@ impl Streams for StreamTable {
     fn one(&self, key: StreamKey) -> Option<StreamInfo> {
         let entry = self.get(key)?;
         let status = entry.shared.status();
-        Some(StreamInfo {
-            key,
-            id: status.id,
-            peer: entry.peer(),
-            protocol: None,
-            opener: Opener::Local,
-            connection: status.connection?,
-            sent: status.sent,
-            received: status.received,
-            migrating: status.migrating,
-            left_relay: false,
-            left_for_remote: Vec::new(),
-            barred: Vec::new(),
-            waiting_for: None,
-            mobility: Mobility::Free,
-            started: entry.extra,
-        })
+        let mut info = StreamInfo::new(key, entry.peer(), status.connection?);
+        info.id = status.id;
+        info.sent = status.sent;
+        info.received = status.received;
+        info.migrating = status.migrating;
+        info.started = entry.record;
+        Some(info)
     }
 
     fn of_peer(&self, peer: PeerId) -> Vec<StreamInfo> {
-        let keys = Table::of_peer(self, peer).into_iter();
+        let keys = self.0.of_peer(peer).into_iter();
         keys.filter_map(|key| self.one(key)).collect()
     }
 }

@@ -1,4 +1,4 @@
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn facts(written: u64, read: u64) -> Facts {
             writing: Writing::Closed,
             read,
             write_side: WriteSide::Open,
-            last: ConnectionId::new_unchecked(1),
+            last: ConnectionKey::new(1),
             dropped: false,
             left: false,
             given_up: false,

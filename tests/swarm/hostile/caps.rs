@@ -62,7 +62,7 @@ async fn migrate_flood_on_one_connection() {
     hear(&mut elsewhere, ACCEPT).await;
 }
 
-async fn flood(siege: &mut Siege, connections: &[ConnectionId], places: usize, limit: Limit) {
+async fn flood(siege: &mut Siege, connections: &[ConnectionKey], places: usize, limit: Limit) {
     const FLOOD: usize = 12;
     let mut legs = Vec::new();
     for number in 0..FLOOD {

@@ -12,7 +12,7 @@ mod switching;
 use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, join};
-use libp2p::swarm::ConnectionId;
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Abort, Config, Event, Limit, MigrateError, Stream, StreamKey, Violation,
 };
@@ -102,7 +102,7 @@ impl Siege {
     }
 
     /// Another substream of the raw peer, with these bytes as the first on it.
-    pub(crate) async fn first(&mut self, connection: ConnectionId, bytes: &[u8]) -> Stream {
+    pub(crate) async fn first(&mut self, connection: ConnectionKey, bytes: &[u8]) -> Stream {
         let mut leg = self.scene.prefix(connection).await;
         say(&mut leg, bytes).await;
         leg
@@ -145,7 +145,7 @@ impl Siege {
     }
 
     /// On which connection the next probe of ours comes in.
-    pub(crate) async fn probe(&mut self) -> ConnectionId {
+    pub(crate) async fn probe(&mut self) -> ConnectionKey {
         let incoming = self.scene.raw_incoming.next();
         within("a probe", incoming).await.unwrap().1
     }

@@ -20,7 +20,7 @@ struct Puppet(Arc<Mutex<Strings>>);
 struct Strings {
     told: Vec<Change>,
     todo: VecDeque<Action>,
-    place: Option<ConnectionId>,
+    place: Option<ConnectionKey>,
     not_now: bool,
 }
 
@@ -59,7 +59,7 @@ impl Policy for Puppet {
             Change::Disconnected(id) => assert!(peer.connection(*id).is_none()),
             Change::StreamStarted(key) => assert!(peer.stream(*key).unwrap().protocol.is_none()),
             Change::StreamChanged(key) => {
-                assert_eq!(peer.stream(*key).unwrap().protocol, Some(PROTOCOL));
+                assert!(peer.stream(*key).unwrap().protocol.unwrap() == PROTOCOL);
                 assert!(peer.streams().iter().any(|stream| stream.key == *key));
                 return strings.todo.drain(..).collect();
             }
@@ -165,7 +165,7 @@ async fn moves_a_stream() {
     assert_eq!(scene.streams[0].0.connection(), scene.old.here);
     // One that is pinned does not go, nor one that is there already, nor to nowhere.
     let mut control = scene.net.dialer.control.clone();
-    let nowhere = ConnectionId::new_unchecked(usize::MAX);
+    let nowhere = ConnectionKey::new(u64::MAX);
     control
         .set_mobility(keys[1], Mobility::Pinned)
         .await

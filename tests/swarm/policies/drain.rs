@@ -4,7 +4,7 @@ use libp2p_stream_migration::{Chain, DrainError, MigrateError, Mobility};
 
 use super::*;
 
-fn drained(event: &Event, connection: ConnectionId) -> bool {
+fn drained(event: &Event, connection: ConnectionKey) -> bool {
     matches!(event, Event::ConnectionFree { connection: free, .. } if *free == connection)
 }
 
@@ -38,7 +38,7 @@ async fn all_streams_leave() {
         drainer.count("free", 1, |event| drained(event, side)).await;
         assert_eq!(count(drainer, |event| drained(event, side)), 1);
         let changed = drainer.event("the change", |event| match event {
-            Event::ConnectionChanged(info) if info.id == side => Some(info.draining),
+            Event::ConnectionChanged(info) if info.key == side => Some(info.draining),
             _ => None,
         });
         assert!(changed.await);
@@ -107,7 +107,7 @@ async fn only_connections_that_are_there() {
     let mut net = Net::with(node(Chain::default()), node(Chain::default()));
     let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
     let pair = net.connect(Kind::Tcp).await;
-    let unknown = ConnectionId::new_unchecked(usize::MAX);
+    let unknown = ConnectionKey::new(u64::MAX);
     let peer = net.listener.id;
     let mut control = net.dialer.control.clone();
     let result = control.drain(peer, unknown).await;

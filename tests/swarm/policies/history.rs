@@ -95,7 +95,7 @@ async fn a_life(by_opener: bool) {
 }
 
 /// What the events of one side say beside their order.
-fn details(node: &Node, (old, new): (ConnectionId, ConnectionId), out: u64, r#in: u64) {
+fn details(node: &Node, (old, new): (ConnectionKey, ConnectionKey), out: u64, r#in: u64) {
     let mut total = None;
     let mut free = Vec::new();
     let mut closed = Vec::new();

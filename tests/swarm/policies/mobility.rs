@@ -169,7 +169,7 @@ async fn pinned_to_nothing() {
     let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
     let tcp = net.connect(Kind::Tcp).await;
     let mut streams = open_many(&mut net, &mut incoming, tcp.here, 1).await;
-    let nothing = Mobility::PinnedTo(ConnectionId::new_unchecked(usize::MAX));
+    let nothing = Mobility::PinnedTo(ConnectionKey::new(u64::MAX));
     let mut control = net.dialer.control.clone();
     let set = control.set_mobility(streams[0].0.key(), nothing);
     set.await.unwrap();
@@ -188,8 +188,8 @@ impl Policy for AtOnce {
             return Vec::new();
         };
         let here = peer.stream(*key).unwrap().connection;
-        let mut others = peer.connections().iter().filter(|other| other.id != here);
-        let other = others.next().map(|other| Action::Move(*key, other.id));
+        let mut others = peer.connections().iter().filter(|other| other.key != here);
+        let other = others.next().map(|other| Action::Move(*key, other.key));
         other.into_iter().collect()
     }
 }

@@ -13,7 +13,8 @@ mod outside;
 mod ranking;
 
 use futures::future::join_all;
-use libp2p::{PeerId, identity::Keypair, swarm::ConnectionId};
+use libp2p::{PeerId, identity::Keypair};
+use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Config, Event, IncomingStreams, Initiate, Policy, Stream, StreamKey, designated_peer,
 };
@@ -76,7 +77,7 @@ fn is_completion(event: &Event) -> bool {
 }
 
 /// Waits until this stream has moved there.
-async fn moved(node: &Node, stream: StreamKey, onto: ConnectionId) {
+async fn moved(node: &Node, stream: StreamKey, onto: ConnectionKey) {
     node.event("the move", |event| match event {
         Event::MigrationCompleted { key, to, .. } if *key == stream && *to == onto => Some(()),
         _ => None,
@@ -84,7 +85,7 @@ async fn moved(node: &Node, stream: StreamKey, onto: ConnectionId) {
     .await;
 }
 
-async fn closed(node: &Node, id: ConnectionId) {
+async fn closed(node: &Node, id: ConnectionKey) {
     node.wait("closing", |seen| match seen {
         Seen::Closed(closed) if *closed == id => Some(()),
         _ => None,
@@ -96,7 +97,7 @@ async fn closed(node: &Node, id: ConnectionId) {
 async fn open_many(
     net: &mut Net,
     incoming: &mut IncomingStreams,
-    connection: ConnectionId,
+    connection: ConnectionKey,
     number: usize,
 ) -> Vec<(Stream, Stream)> {
     let peer = net.listener.id;

@@ -67,7 +67,7 @@ impl Scene {
         listener.count("declined", number, declined).await;
     }
 
-    async fn answer(&self, to: ConnectionId, verdict: Verdict) -> Result<(), MigrateError> {
+    async fn answer(&self, to: ConnectionKey, verdict: Verdict) -> Result<(), MigrateError> {
         let mut control = self.net.listener.control.clone();
         let answer = control.answer(self.streams[0].1.key(), to, verdict);
         within("being heard", answer).await

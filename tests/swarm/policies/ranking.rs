@@ -5,10 +5,10 @@ use libp2p_stream_migration::{Chain, PreferTransport};
 use super::*;
 
 /// Opens a stream wherever it is best; returns where that is.
-async fn best(net: &mut Net, incoming: &mut IncomingStreams) -> ((Stream, Stream), ConnectionId) {
+async fn best(net: &mut Net, incoming: &mut IncomingStreams) -> ((Stream, Stream), ConnectionKey) {
     let peer = net.listener.id;
     // The list is in the order of the ranking.
-    let first = net.dialer.control.connections(peer).await[0].id;
+    let first = net.dialer.control.connections(peer).await[0].key;
     let (opened, accepted) = within("opening", async {
         futures::join!(
             net.dialer.control.open_stream(peer, PROTOCOL),

@@ -1,0 +1,250 @@
+//! What the behaviour tells.
+#![warn(missing_docs)]
+
+use std::time::Duration;
+
+use libp2p_identity::PeerId;
+
+pub use crate::machine::{Abort, Failure};
+use crate::{
+    key::{ConnectionKey, StreamKey},
+    machine::StreamId,
+    view::{ConnectionInfo, Opener, ProtocolName},
+};
+
+/// What happened to a connection, a stream or a migration. Enough to write a policy or a metrics exporter
+/// from; none is ever left out.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A connection to a peer was established.
+    ConnectionEstablished(ConnectionInfo),
+    /// A connection has another address, is to be drained, is suspected or not any more, or has proven
+    /// itself.
+    ConnectionChanged(ConnectionInfo),
+    /// A connection is gone, and what was on it has failed.
+    ConnectionClosed {
+        /// The remote.
+        peer: PeerId,
+        /// The connection.
+        connection: ConnectionKey,
+    },
+    /// A stream without migration was opened or accepted, because the remote does not speak the protocol.
+    /// Nothing more is heard of it.
+    PlainStream {
+        /// The remote.
+        peer: PeerId,
+        /// The connection that it is on for good.
+        connection: ConnectionKey,
+        /// Its protocol.
+        protocol: ProtocolName,
+        /// Who opened it.
+        opener: Opener,
+    },
+    /// A migratable stream exists from now on. Its protocol may still be under negotiation.
+    StreamStarted {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Its first ID.
+        id: StreamId,
+        /// Who opened it.
+        opener: Opener,
+        /// The connection on which it began.
+        connection: ConnectionKey,
+    },
+    /// A migratable stream has agreed on its protocol, and is handed to the application.
+    StreamNegotiated {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Its protocol.
+        protocol: ProtocolName,
+    },
+    /// A migratable stream is over. It is reported once per [`Event::StreamStarted`].
+    StreamEnded {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// `Ok` if it was closed in order and let go of; otherwise why it was aborted.
+        result: Result<(), Abort>,
+        /// Bytes written, over all legs.
+        sent: u64,
+        /// Bytes read, over all legs.
+        received: u64,
+    },
+    /// An attempt to migrate was begun here: a substream is being opened for it.
+    MigrationStarted {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Where it is.
+        from: Option<ConnectionKey>,
+        /// Where it is to go.
+        to: ConnectionKey,
+    },
+    /// A stream is to be moved onto a connection that holds as many as it may
+    /// (`Config::with_max_streams_per_connection`), and
+    /// waits for room there, or on another that is better than where it is.
+    MigrationWaiting {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Where it is to go.
+        to: ConnectionKey,
+    },
+    /// The remote asks to move a stream, and the policy leaves the answer to somebody outside
+    /// ([`Verdict::Ask`](crate::policy::Verdict::Ask)): use `Control::answer`.
+    MigrationRequested {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Where it is to go.
+        to: ConnectionKey,
+    },
+    /// The remote asked to move a stream, and the policy, the stream's mobility or somebody outside said no.
+    MigrationDeclined {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Where it was to go.
+        to: ConnectionKey,
+        /// Whether for good, or not now.
+        for_good: bool,
+    },
+    /// Both sides have agreed to move the stream.
+    MigrationAgreed {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// The old leg's connection.
+        from: ConnectionKey,
+        /// The new leg's connection.
+        to: ConnectionKey,
+        /// Whether we initiated the migration.
+        initiator: bool,
+    },
+    /// A migration is complete: the old leg is done with.
+    MigrationCompleted {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// The old leg's connection.
+        from: ConnectionKey,
+        /// The new leg's connection.
+        to: ConnectionKey,
+        /// Whether we initiated the migration.
+        initiator: bool,
+        /// From the agreement to now.
+        took: Duration,
+        /// Bytes written on the old leg.
+        old_leg_sent: u64,
+        /// Bytes read on the old leg.
+        old_leg_received: u64,
+        /// Bytes written on the new leg so far.
+        new_leg_sent: u64,
+        /// Bytes read on the new leg so far.
+        new_leg_received: u64,
+    },
+    /// The first byte has been read on the new leg of a migration.
+    Resumed {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// The new leg's connection.
+        connection: ConnectionKey,
+        /// Whether we initiated the migration.
+        initiator: bool,
+        /// How long after the last byte of the old leg. Long if the remote had nothing to say, or if our
+        /// application did not read; after more than 10 s there is no such event.
+        gap: Duration,
+    },
+    /// An attempt to migrate has come to nothing, and the stream goes on where it was.
+    MigrationFailed {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// Why.
+        reason: Failure,
+        /// Whether we initiated the migration.
+        initiator: bool,
+        /// When the policy will try again, if it will.
+        retry_in: Option<Duration>,
+    },
+    /// A connection carries no leg of a migratable stream any more, and none is being opened on it.
+    ConnectionFree {
+        /// The remote.
+        peer: PeerId,
+        /// The connection.
+        connection: ConnectionKey,
+    },
+    /// A connection that nothing uses any more is being closed: a relayed one that our migrations have
+    /// emptied, or one that `Control::close_when_free` or
+    /// [`Action::Close`](crate::policy::Action::Close) named.
+    ConnectionPruned {
+        /// The remote.
+        peer: PeerId,
+        /// The connection.
+        connection: ConnectionKey,
+    },
+    /// Something of the remote's was refused, because a limit was reached.
+    Refused {
+        /// The remote.
+        peer: PeerId,
+        /// The connection on which it came.
+        connection: ConnectionKey,
+        /// Which limit.
+        limit: Limit,
+    },
+    /// The remote broke the protocol. What it was about is aborted, and nothing else.
+    Violation {
+        /// The remote.
+        peer: PeerId,
+        /// The connection on which it came, if it is known.
+        connection: Option<ConnectionKey>,
+        /// What it did.
+        what: Violation,
+    },
+}
+
+/// A limit of `Config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// `Config::with_max_streams_per_peer`.
+    StreamsPerPeer,
+    /// `Config::with_max_unanswered_per_peer`.
+    UnansweredPerPeer,
+    /// `Config::with_max_unanswered_per_connection`.
+    UnansweredPerConnection,
+    /// `Config::with_max_migration_rate`.
+    MigrationRate,
+    /// `Config::with_max_inbound_requests`.
+    InboundRequests,
+    /// `Config::with_accept_backlog`; or nobody accepts streams of
+    /// this protocol any more.
+    AcceptBacklog,
+    /// `Config::with_accept_timeout`.
+    AcceptTimeout,
+}
+
+/// How a remote broke the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Violation {
+    /// A message was malformed, too long, or not what belongs in its place; or a count did not match.
+    Message,
+    /// An ID that is in use by a live stream was used again.
+    IdInUse,
+}

@@ -1,0 +1,560 @@
+//! Our migrations, from the wish to the leg; and what the streams say of all of them.
+
+use futures::future::select;
+use libp2p_identity::PeerId;
+use web_time::Instant;
+
+use super::{
+    Due, Hub,
+    prune::Legs,
+    queue::{Origin, OutboundMigration},
+    record::Record,
+};
+use crate::{
+    error::MigrateError,
+    event::{Abort, Event, Failure, Violation},
+    key::{ConnectionKey, StreamKey},
+    policy::{self, Change},
+    stream::{Io, Leg, Note, Status, after},
+    view::Streams,
+};
+
+type Entry<L> = crate::table::Entry<L, Record>;
+
+impl<L: Io + Send + 'static> Hub<L> {
+    // ---- Our attempts ------------------------------------------------------------------------------
+
+    /// Has a migration started when its turn comes, or says why not.
+    pub(super) fn begin(&mut self, key: StreamKey, to: ConnectionKey, origin: Origin) {
+        let outgoing = OutboundMigration::new(to, origin);
+        match self.may_migrate(key, to) {
+            Ok(()) => self.enqueue(key, outgoing),
+            Err(error) => outgoing.resolve(Err(error)),
+        }
+    }
+
+    fn may_migrate(&self, key: StreamKey, to: ConnectionKey) -> Result<(), MigrateError> {
+        if self
+            .table
+            .get(key)
+            .is_some_and(|it| it.record.is_committed())
+        {
+            return Err(MigrateError::AlreadyMigrating);
+        }
+        self.may_go_there(key, to, false)
+    }
+
+    /// Whether a migration to this connection may be started, now that it is its turn; a policy's is bound
+    /// by more than the application's.
+    pub(super) fn may_go_there(
+        &self,
+        key: StreamKey,
+        to: ConnectionKey,
+        by_policy: bool,
+    ) -> Result<(), MigrateError> {
+        let entry = self.table.get(key);
+        // An ID of before may stand for another stream, or for none, by now.
+        let entry = entry.filter(|entry| !entry.is_stranded());
+        let entry = entry.ok_or(MigrateError::UnknownStream(key))?;
+        let record = &entry.record;
+        entry.shared.may_start()?;
+        let target = self.connections.get(entry.peer(), to);
+        let target = target.filter(|target| !target.closing);
+        let target = target.ok_or(MigrateError::UnknownConnection(to))?;
+        if entry.shared.status().connection == Some(to) {
+            return Err(MigrateError::AlreadyThere(to));
+        }
+        if target.draining {
+            return Err(MigrateError::Draining(to));
+        }
+        if !record.mobility.allows(target) {
+            return Err(MigrateError::NotAllowed(record.mobility));
+        }
+        let overruled = || {
+            let Some(stream) = self.table.one(key) else {
+                return true;
+            };
+            let here = self.connections.get(entry.peer(), stream.connection);
+            !policy::may_go(&stream, here, target)
+        };
+        if by_policy && overruled() {
+            return Err(MigrateError::NotAllowed(record.mobility));
+        }
+        Ok(())
+    }
+
+    pub fn leg_opened(&mut self, key: StreamKey, connection: ConnectionKey, stream: L) {
+        let Some((entry, outgoing)) = self.opening(key, connection) else {
+            return;
+        };
+        let peer = entry.peer();
+        let (by_policy, placement) = (!outgoing.is_from_outside(), outgoing.is_placement());
+        // Much may have happened while our substream was being opened.
+        if let Err(error) = self.may_go_there(key, connection, by_policy) {
+            return self.outgoing_failed(key, error);
+        }
+        if placement && !self.still_wanted(key, connection) {
+            return self.outgoing_given_up(key, Failure::Cancelled, MigrateError::Failed);
+        }
+        let leg = self.leg(peer, connection, stream);
+        let Some(mut leg) = leg else {
+            let error = MigrateError::UnknownConnection(connection);
+            return self.outgoing_failed(key, error);
+        };
+        let id = self.table.allocate(peer);
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let initiator = true;
+        leg.set_span(span(
+            self.local,
+            peer,
+            key,
+            &entry.shared.status(),
+            connection,
+            initiator,
+        ));
+        match entry.shared.start(leg, id) {
+            Ok(()) => {
+                if let Some(outgoing) = entry.record.outgoing_mut() {
+                    outgoing.requested();
+                }
+                self.table.refresh(key);
+                self.drive(key);
+            }
+            Err((refused, _leg)) => self.outgoing_failed(key, refused.into()),
+        }
+    }
+
+    /// An attempt has had its time to get a leg.
+    pub(super) fn leg_overdue(&mut self, key: StreamKey) {
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        let (peer, outgoing) = (entry.peer(), entry.record.outgoing());
+        if let Some(to) = outgoing
+            .filter(|it| it.is_opening_on(it.to))
+            .map(|it| it.to)
+        {
+            self.suspect(peer, to);
+            self.leg_failed(key, to, "no answer in time".to_owned());
+        }
+    }
+
+    /// The stream, if a leg is being opened for it on this connection. An attempt that came to nothing may
+    /// have left one that comes late.
+    fn opening(
+        &self,
+        key: StreamKey,
+        connection: ConnectionKey,
+    ) -> Option<(&Entry<L>, &OutboundMigration)> {
+        let entry = self.table.get(key)?;
+        let outgoing = entry.record.outgoing()?;
+        let opening = outgoing.is_opening_on(connection);
+        opening.then_some((entry, outgoing))
+    }
+
+    /// The leg could not be opened.
+    pub fn leg_failed(&mut self, key: StreamKey, connection: ConnectionKey, error: String) {
+        if self.opening(key, connection).is_some() {
+            self.outgoing_failed(key, MigrateError::NoLeg(error));
+        }
+    }
+
+    /// The connection that a migration is to go to is gone before `Migrate` was sent there. After that, the
+    /// stream tells.
+    pub(super) fn target_lost(&mut self, key: StreamKey, connection: ConnectionKey) {
+        let waiting = self.table.get(key).is_some_and(|entry| {
+            let outgoing = entry.record.outgoing();
+            outgoing.is_some_and(|it| it.is_waiting() && it.to == connection)
+        });
+        if waiting || self.opening(key, connection).is_some() {
+            self.outgoing_failed(key, MigrateError::UnknownConnection(connection));
+        }
+    }
+
+    /// An attempt of ours failed before `Migrate` was sent.
+    pub(super) fn outgoing_failed(&mut self, key: StreamKey, error: MigrateError) {
+        let reason = match error {
+            // The remote's attempt came first.
+            MigrateError::AlreadyMigrating | MigrateError::AlreadyThere(_) => Failure::Yielded,
+            MigrateError::Denied => Failure::Denied,
+            // It may not go there any more.
+            MigrateError::NotAllowed(_) | MigrateError::Draining(_) | MigrateError::Ended => {
+                Failure::Cancelled
+            }
+            _ => Failure::LegLost,
+        };
+        self.outgoing_given_up(key, reason, |_| error);
+    }
+
+    fn outgoing_given_up(
+        &mut self,
+        key: StreamKey,
+        reason: Failure,
+        error: impl FnOnce(Failure) -> MigrateError,
+    ) {
+        let error = error(reason);
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let peer = entry.peer();
+        let Some(outgoing) = entry.record.take_outgoing() else {
+            return;
+        };
+        if outgoing.is_waiting() {
+            self.leave_line(&outgoing);
+            return outgoing.resolve(Err(error));
+        }
+        let by_policy = outgoing.is_placement().then_some(outgoing.to);
+        tracing::debug!(%peer, %key, %error, "migration not started");
+        outgoing.resolve(Err(error));
+        self.attempt_failed(key, reason, true, by_policy);
+    }
+
+    /// Tells that an attempt has come to nothing. The policy's own, with where it was to go, is tried
+    /// again later.
+    fn attempt_failed(
+        &mut self,
+        key: StreamKey,
+        reason: Failure,
+        initiator: bool,
+        by_policy: Option<ConnectionKey>,
+    ) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let peer = entry.peer();
+        let again = !matches!(
+            reason,
+            Failure::Denied | Failure::Yielded | Failure::Cancelled
+        );
+        let by_policy = by_policy.filter(|_| again);
+        let backoff = &mut entry.record.moves().backoff;
+        let retry_in = by_policy.map(|_| backoff.failed());
+        if initiator {
+            self.change_legs(key, |legs| legs.opening = None);
+        }
+        self.event(Event::MigrationFailed {
+            peer,
+            key,
+            reason,
+            initiator,
+            retry_in,
+        });
+        if let (Some(delay), Some(to)) = (retry_in, by_policy) {
+            let timer = self.later(delay, Due::Retry(key, to));
+            if let Some(entry) = self.table.get_mut(key) {
+                let before = entry.record.moves().backoff.wait(to, timer);
+                self.due.cancel(before);
+            }
+        }
+        self.tell(peer, &Change::MigrationFailed(key, reason));
+        self.place(key);
+        self.take_turns(peer);
+    }
+
+    // ---- What the streams say ----------------------------------------------------------------------
+
+    pub fn heard_from(&mut self, key: StreamKey) {
+        // First, while the table has it: a stream that is over may have a last word to say.
+        self.drive(key);
+        loop {
+            let Some(entry) = self.table.get(key) else {
+                return;
+            };
+            let notes = entry.shared.take_notes();
+            let peer = entry.peer();
+            for leg in entry.shared.take_lingering() {
+                self.linger(peer, leg);
+            }
+            if notes.is_empty() {
+                break;
+            }
+            self.table.refresh(key);
+            let mut before = None;
+            for note in notes {
+                // A message that was well-formed and still wrong, such as a count: only its
+                // consequence is noted.
+                if note == Note::Over(Err(Abort::Violation)) && before != Some(Note::Violation) {
+                    self.note(key, Note::Violation);
+                }
+                before = Some(note);
+                self.note(key, note);
+            }
+            self.admit_early(peer, key);
+        }
+        self.drive(key);
+        if let Some(peer) = self.table.get(key).map(|entry| entry.peer()) {
+            self.take_turns(peer);
+        }
+    }
+
+    fn note(&mut self, key: StreamKey, note: Note) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let peer = entry.peer();
+        match note {
+            Note::Ask {
+                to,
+                question,
+                since,
+            } => self.verdict(key, to, question, since),
+            Note::Probe { connection } => self.probe(peer, connection, Some(key)),
+            Note::Violation => self.event(Event::Violation {
+                peer,
+                connection: None,
+                what: Violation::Message,
+            }),
+            Note::Agreed {
+                from,
+                to,
+                initiator,
+            } => {
+                let verifies = initiator && entry.shared.status().peer_verifies;
+                if initiator && let Some(outgoing) = entry.record.outgoing_mut() {
+                    outgoing.agreed();
+                }
+                if verifies {
+                    self.table.set_verifies(peer);
+                }
+                self.left_suspected(peer, key, from);
+                self.change_legs(key, |legs| {
+                    legs.current = Some(from);
+                    legs.new = Some(to);
+                    legs.opening = legs.opening.filter(|_| !initiator);
+                });
+                self.event(Event::MigrationAgreed {
+                    peer,
+                    key,
+                    from,
+                    to,
+                    initiator,
+                });
+            }
+            Note::Failed { failure, ours } => self.failed(key, failure, ours),
+            Note::Completed(completed) => {
+                if completed.initiator
+                    && let Some(outgoing) = entry.record.take_outgoing()
+                {
+                    outgoing.resolve(Ok(()));
+                }
+                let moves = entry.record.moves();
+                let backoff = std::mem::take(&mut moves.backoff);
+                let patience = std::mem::take(&mut moves.patience);
+                moves.target = None;
+                for timer in backoff.timers().chain([patience.timer()]) {
+                    self.due.cancel(timer);
+                }
+                let from = self.connections.get(peer, completed.from);
+                let to = self.connections.get(peer, completed.to);
+                let left_relay =
+                    from.is_some_and(|from| from.relayed) && to.is_none_or(|to| !to.relayed);
+                let there = |id: &ConnectionKey| self.connections.get(peer, *id).is_some();
+                if let Some(entry) = self.table.get_mut(key) {
+                    entry.record.left_relay |= left_relay;
+                    if !completed.initiator {
+                        let left = &mut entry.record.moves().left_for_remote;
+                        left.retain(|id| *id != completed.from && there(id));
+                        left.push(completed.from);
+                    }
+                }
+                self.left(
+                    key,
+                    completed.from,
+                    completed.initiator,
+                    completed.confirmed,
+                );
+                self.change_legs(key, |legs| {
+                    legs.current = Some(completed.to);
+                    legs.new = None;
+                });
+                self.event(Event::MigrationCompleted {
+                    peer,
+                    key,
+                    from: completed.from,
+                    to: completed.to,
+                    initiator: completed.initiator,
+                    took: completed.agreed_at.elapsed(),
+                    old_leg_sent: completed.old_leg.0,
+                    old_leg_received: completed.old_leg.1,
+                    new_leg_sent: completed.new_leg.0,
+                    new_leg_received: completed.new_leg.1,
+                });
+                self.consider_pruning(peer, completed.from);
+                self.tell(peer, &Change::Migrated(key));
+                self.place(key);
+            }
+            Note::Confirmed { from } => self.confirmed(peer, key, from),
+            Note::Resumed {
+                connection,
+                initiator,
+                gap,
+            } => self.event(Event::Resumed {
+                peer,
+                key,
+                connection,
+                initiator,
+                gap,
+            }),
+            Note::Over(result) => self.over(key, result),
+        }
+    }
+
+    /// A stream leaves a connection, which it does not return to for a while if that does not answer.
+    fn left_suspected(&mut self, peer: PeerId, key: StreamKey, from: ConnectionKey) {
+        let info = self.connections.get(peer, from);
+        if info.is_some_and(|info| info.suspected)
+            && let Some(entry) = self.table.get_mut(key)
+        {
+            let there = |id: &ConnectionKey| self.connections.get(peer, *id).is_some();
+            let quarantined = &mut entry.record.moves().quarantined;
+            quarantined.retain(|id| *id != from && there(id));
+            quarantined.push(from);
+        }
+    }
+
+    /// Changes where the stream's legs are.
+    pub(super) fn change_legs(&mut self, key: StreamKey, change: impl FnOnce(&mut Legs)) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let (peer, from) = (entry.peer(), entry.record.legs);
+        change(&mut entry.record.legs);
+        let to = entry.record.legs;
+        self.set_legs(peer, from, to);
+    }
+
+    fn failed(&mut self, key: StreamKey, failure: Failure, ours: bool) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let mut by_policy = None;
+        let opening = entry.record.legs.opening.filter(|_| ours);
+        if ours && let Some(outgoing) = entry.record.take_outgoing() {
+            by_policy = outgoing.is_placement().then_some(outgoing.to);
+            outgoing.resolve(Err(match failure {
+                Failure::Denied => MigrateError::Denied,
+                failure => MigrateError::Failed(failure),
+            }));
+        }
+        if !ours {
+            self.change_legs(key, |legs| legs.new = None);
+        }
+        if let Some(connection) = opening {
+            // That it is taken back may be on its way there, and matters to the remote.
+            self.ended(connection);
+        }
+        self.attempt_failed(key, failure, ours, by_policy);
+    }
+
+    fn over(&mut self, key: StreamKey, result: Result<(), Abort>) {
+        let Some(mut entry) = self.table.remove(key, result.is_ok()) else {
+            return;
+        };
+        let peer = entry.peer();
+        for timer in entry.record.timers() {
+            self.due.cancel(timer);
+        }
+        // What an application has thrown away is of no use to anybody.
+        let matters = !matches!(result, Err(Abort::Dropped | Abort::Violation));
+        self.forget_unconfirmed(peer, key, matters);
+        if matters {
+            for connection in entry.record.legs.all() {
+                self.ended(connection);
+            }
+        }
+        self.set_legs(peer, entry.record.legs, Legs::NONE);
+        if let Some(outgoing) = entry.record.take_outgoing() {
+            self.leave_line(&outgoing);
+            outgoing.resolve(Err(match result {
+                Ok(()) => MigrateError::Ended,
+                Err(abort) => MigrateError::Aborted(abort),
+            }));
+        }
+        if let Some((to, alive)) = entry.record.take_target() {
+            drop(alive);
+            self.released(peer, to);
+        }
+        let status = entry.shared.status();
+        self.event(Event::StreamEnded {
+            peer,
+            key,
+            result,
+            sent: status.sent,
+            received: status.received,
+        });
+        self.tell(peer, &Change::StreamEnded(key));
+        self.take_turns(peer);
+    }
+
+    // ---- Old legs ----------------------------------------------------------------------------------
+
+    /// *Pruning*: the responder keeps its old leg for a while, so that the connection is not idle. The last
+    /// one is enough for that, and a muxer has room for so many. Likewise whoever has closed a stream and
+    /// let go of it: its last leg is read until the remote's end tells that it is not needed any more.
+    fn linger(&mut self, peer: PeerId, leg: Leg<L>) {
+        let connection = leg.connection();
+        let linger = self.settings.old_leg_linger;
+        let Some(record) = self.connections.record_mut(connection) else {
+            return;
+        };
+        let pruning = &mut record.pruning;
+        if leg.is_open()
+            && let Some(permit) = pruning
+                .kept
+                .try_acquire(self.settings.max_streams_per_connection)
+        {
+            let gone = pruning.gone();
+            self.tasks.kept.push(Box::pin(async move {
+                let ends = select(gone, after(linger));
+                select(Box::pin(leg.discard()), ends).await;
+                drop(permit);
+                (peer, connection)
+            }));
+            return;
+        }
+        let until = Instant::now().checked_add(linger);
+        // Nothing is kept of a connection that is gone.
+        if pruning.lingering.replace((leg, until)).is_none() {
+            self.later(linger, Due::Linger(peer, connection));
+        }
+    }
+
+    pub(super) fn lingered(&mut self, peer: PeerId, connection: ConnectionKey) {
+        let Some(record) = self.connections.record_mut(connection) else {
+            return;
+        };
+        let Some((_, Some(until))) = &record.pruning.lingering else {
+            return;
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            record.pruning.lingering = None;
+            self.released(peer, connection);
+        } else {
+            self.later(left, Due::Linger(peer, connection));
+        }
+    }
+
+    pub(super) fn probed(&mut self, key: StreamKey, connection: ConnectionKey, answered: bool) {
+        if let Some(entry) = self.table.get(key) {
+            entry.shared.probed(connection, answered);
+        }
+        self.heard_from(key);
+    }
+}
+
+/// One migration, in logs.
+pub(super) fn span(
+    local: PeerId,
+    peer: PeerId,
+    key: StreamKey,
+    status: &Status,
+    to: ConnectionKey,
+    initiator: bool,
+) -> tracing::Span {
+    let from = status.connection.map(tracing::field::display);
+    tracing::debug_span!("migration", %local, %peer, stream = %key, from, %to, initiator)
+}

@@ -1,0 +1,99 @@
+//! What must hold between the hub's books whenever its `poll` has nothing more to do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use libp2p_identity::PeerId;
+
+use super::{Due, Hub};
+use crate::{key::ConnectionKey, stream::Io};
+
+impl<L: Io + Send + 'static> Hub<L> {
+    /// All connections, and their peers.
+    pub fn there(&self) -> BTreeMap<ConnectionKey, PeerId> {
+        let all = self.connections.all();
+        all.map(|info| (info.key, info.peer)).collect()
+    }
+
+    /// Panics unless all books agree with each other.
+    pub fn check(&self) {
+        self.connections.check();
+        let there = self.there();
+        // Every leg is counted on its connection, and nothing else is.
+        let mut legs: HashMap<ConnectionKey, usize> = HashMap::new();
+        let mut waiting: BTreeMap<ConnectionKey, BTreeSet<(u64, u64)>> = BTreeMap::new();
+        let mut holders: HashMap<PeerId, usize> = HashMap::new();
+        for (key, entry) in self.table.iter() {
+            let record = &entry.record;
+            for connection in record.legs.all() {
+                *legs.entry(connection).or_default() += 1;
+            }
+            let outgoing = record.outgoing();
+            let opening = outgoing.filter(|it| it.holds_a_permit());
+            assert_eq!(record.legs.opening, opening.map(|it| it.to), "{key:?}");
+            if opening.is_some() {
+                *holders.entry(entry.peer()).or_default() += 1;
+            }
+            if let Some((outgoing, number)) = outgoing.and_then(|it| Some((it, it.number()?))) {
+                waiting
+                    .entry(outgoing.to)
+                    .or_default()
+                    .insert((number, key.0));
+            }
+            if let Some(outgoing) = outgoing
+                && (outgoing.is_waiting() || outgoing.is_opening_on(outgoing.to))
+            {
+                assert!(
+                    there.contains_key(&outgoing.to),
+                    "{key:?} goes to a dead one"
+                );
+            }
+        }
+        for info in self.connections.all() {
+            let counted = legs.get(&info.key).copied().unwrap_or_default();
+            assert_eq!(info.streams, counted, "on {}", info.key);
+            if let Some(record) = self.connections.record(info.key) {
+                let lives = |key| self.table.get(key).is_some();
+                record.pruning.check(info, lives);
+            }
+        }
+        self.check_queue(&waiting, &holders);
+        let peers: BTreeSet<_> = there.values().copied().collect();
+        assert!(self.calls.keys().all(|peer| peers.contains(peer)));
+        self.table.check(&peers);
+        // Nothing is due for what is over.
+        for due in self.due.iter() {
+            match due {
+                Due::Ask(key)
+                | Due::Retry(key, _)
+                | Due::Patience(key)
+                | Due::Unanswered(key)
+                | Due::LegOverdue(key) => assert!(self.table.get(*key).is_some(), "{due:?}"),
+                Due::Call(peer) => assert!(self.calls.contains_key(peer)),
+                Due::ProbeLate(_, connection, _)
+                | Due::ProbeOver(_, connection, _)
+                | Due::ProbeAgain(_, connection)
+                | Due::QuarantineOver(_, connection)
+                | Due::Proven(_, connection)
+                | Due::LookAfter(_, connection) => {
+                    assert!(there.contains_key(connection), "{due:?}");
+                }
+                Due::Early(..) | Due::Linger(..) => {}
+            }
+        }
+        assert!(self.changed.is_empty() && self.told.is_empty());
+        assert!(self.outputs.is_empty());
+    }
+
+    /// Panics if anything is kept, though nobody is there.
+    pub fn check_empty(&self) {
+        self.check();
+        assert_eq!(self.connections.all().count(), 0);
+        assert!(self.table.is_empty() && self.queue.is_empty());
+        assert!(self.calls.is_empty() && self.tasks.is_empty());
+    }
+
+    /// Whether nobody is there, and nothing runs that bytes depend on.
+    pub fn is_idle(&self) -> bool {
+        self.there().is_empty() && self.tasks.is_empty()
+    }
+}

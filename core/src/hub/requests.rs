@@ -1,0 +1,182 @@
+//! What the remote asks for: its `Migrate`s find their stream, wait for one, or are refused.
+
+use futures::{FutureExt, future::select};
+use libp2p_identity::PeerId;
+use web_time::Instant;
+
+use super::{Due, Hub, attempts::span, timers::TimerKey};
+use crate::{
+    event::{Event, Limit, Violation},
+    key::{ConnectionKey, StreamKey},
+    machine::StreamId,
+    permits::Permit,
+    stream::{Io, Leg, after},
+    table::{Found, Gone},
+};
+
+/// A `Migrate` need not be kept any more.
+pub(super) struct EarlyGone {
+    peer: PeerId,
+    connection: ConnectionKey,
+    number: u64,
+    timer: TimerKey,
+    gone: Gone,
+}
+
+impl<L: Io + Send + 'static> Hub<L> {
+    pub(super) fn migrate_requested(
+        &mut self,
+        peer: PeerId,
+        mut leg: Leg<L>,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) {
+        let connection = leg.connection();
+        match self.permits(peer, connection) {
+            Ok(permits) => leg.hold(permits),
+            Err(limit) => {
+                drop(leg);
+                return self.event(Event::Refused {
+                    peer,
+                    connection,
+                    limit,
+                });
+            }
+        }
+        self.migrate_admitted(peer, leg, id, from, verify);
+    }
+
+    /// Permits for one more unanswered `Migrate`, the peer's and the connection's.
+    fn permits(&mut self, peer: PeerId, connection: ConnectionKey) -> Result<Vec<Permit>, Limit> {
+        let limit = self.settings.max_unanswered_per_connection;
+        let record = self.connections.record(connection);
+        let on_connection = record.and_then(|it| it.pruning.unanswered.try_acquire(limit));
+        let of_peer = self.table.permit(peer);
+        Ok(vec![
+            on_connection.ok_or(Limit::UnansweredPerConnection)?,
+            of_peer.ok_or(Limit::UnansweredPerPeer)?,
+        ])
+    }
+
+    /// The stream may have taken an ID from which a `Migrate` has come that overtook the one before it.
+    pub(super) fn admit_early(&mut self, peer: PeerId, key: StreamKey) {
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        let mut ids = entry.shared.ids();
+        ids.retain(|id| entry.shared.may_move_from(*id));
+        for id in ids {
+            for early in self.table.take_early(peer, id) {
+                self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);
+            }
+        }
+    }
+
+    /// A `Migrate` that has its permits.
+    pub(super) fn migrate_admitted(
+        &mut self,
+        peer: PeerId,
+        mut leg: Leg<L>,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) {
+        let connection = leg.connection();
+        if matches!(self.table.find(peer, id), Found::Live(_)) {
+            drop(leg);
+            return self.event(Event::Violation {
+                peer,
+                connection: Some(connection),
+                what: Violation::IdInUse,
+            });
+        }
+        match self.table.find(peer, from) {
+            // An ID that it may yet take: looked at again when it has.
+            Found::Live(key)
+                if self
+                    .table
+                    .get(key)
+                    .is_some_and(|entry| !entry.shared.may_move_from(from)) =>
+            {
+                self.hold_early(peer, leg, id, from, verify);
+            }
+            Found::Live(key) => {
+                let Some(entry) = self.table.get_mut(key) else {
+                    return;
+                };
+                let per_second = self.settings.max_migration_rate;
+                if !entry.record.moves().rate.allows(per_second, Instant::now()) {
+                    drop(leg);
+                    return self.event(Event::Refused {
+                        peer,
+                        connection,
+                        limit: Limit::MigrationRate,
+                    });
+                }
+                let initiator = false;
+                let status = entry.shared.status();
+                leg.set_span(span(self.local, peer, key, &status, connection, initiator));
+                // It may be over without our having heard of it.
+                match entry.shared.migrate(leg, id, from, verify) {
+                    Ok(()) => {
+                        self.table.refresh(key);
+                        self.heard_from(key);
+                    }
+                    Err((leg, Ok(()))) => self.deny(leg),
+                    Err((leg, Err(_))) => drop(leg),
+                }
+            }
+            // A deny proves that nothing was switched (rule 5).
+            Found::Ended => self.deny(leg),
+            // Here a deny would make the remote believe in an end that may be our abort.
+            Found::Aborted => drop(leg),
+            Found::Unknown => self.hold_early(peer, leg, id, from, verify),
+        }
+    }
+
+    fn hold_early(
+        &mut self,
+        peer: PeerId,
+        leg: Leg<L>,
+        id: StreamId,
+        from: StreamId,
+        verify: bool,
+    ) {
+        let connection = leg.connection();
+        let (number, gone) = self.table.hold(peer, leg, id, from, verify);
+        let timeout = self.settings.answer_timeout;
+        let timer = self.later(timeout, Due::Early(peer, number));
+        self.tasks
+            .early
+            .push(Box::pin(gone.map(move |gone| EarlyGone {
+                peer,
+                connection,
+                number,
+                timer,
+                gone,
+            })));
+    }
+
+    /// Its place is free for another.
+    pub(super) fn early_gone(&mut self, early: EarlyGone) {
+        self.due.cancel(early.timer);
+        drop(self.table.expire_early(early.peer, early.number));
+        if early.gone == Gone::Violation {
+            self.event(Event::Violation {
+                peer: early.peer,
+                connection: Some(early.connection),
+                what: Violation::Message,
+            });
+        }
+    }
+
+    fn deny(&mut self, leg: Leg<L>) {
+        self.ended(leg.connection());
+        // Their number is bounded by the permits that their legs hold.
+        let timeout = after(self.settings.answer_timeout);
+        self.tasks.denials.push(Box::pin(async move {
+            let _ = select(Box::pin(leg.deny()), timeout).await;
+        }));
+    }
+}

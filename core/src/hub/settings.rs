@@ -1,0 +1,71 @@
+//! The hub's limits and times.
+
+use std::time::Duration;
+
+/// When our policy starts migrations (*Who moves the stream*). Migrations of the remote are accepted
+/// from either side in both settings, and one that the application asks for by name always starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Initiate {
+    /// At once if the hash rule names us; otherwise if the remote has not started within this time.
+    Designated {
+        /// How long the other peer waits for the designated one.
+        patience: Duration,
+    },
+    /// At once, whoever we are. Simultaneous starts are resolved by the hash rule.
+    Either,
+}
+
+/// Limits and times of a [`Hub`](super::Hub). What each means, its owner's settings say.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub verify: bool,
+    pub initiate: Initiate,
+    pub answer_timeout: Duration,
+    pub progress_timeout: Duration,
+    pub old_leg_linger: Duration,
+    pub prune_grace: Option<Duration>,
+    pub read_ahead_per_stream: usize,
+    pub read_ahead_per_peer: usize,
+    pub max_streams_per_peer: usize,
+    pub max_unanswered_per_peer: usize,
+    pub max_unanswered_per_connection: usize,
+    pub max_ended_ids_per_peer: usize,
+    pub ended_id_memory: Duration,
+    pub max_migration_rate: u32,
+    pub max_migrations_per_peer: usize,
+    pub max_streams_per_connection: usize,
+    pub suspect_after: Duration,
+    pub proving_time: Duration,
+    pub probe_interval: Option<Duration>,
+    pub first_id: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            verify: true,
+            initiate: Initiate::Designated {
+                patience: Duration::from_secs(5),
+            },
+            answer_timeout: Duration::from_secs(10),
+            progress_timeout: Duration::from_secs(30),
+            old_leg_linger: Duration::from_secs(30),
+            prune_grace: Some(Duration::from_secs(1)),
+            read_ahead_per_stream: 1 << 20,
+            read_ahead_per_peer: 64 << 20,
+            max_streams_per_peer: 16_384,
+            max_unanswered_per_peer: 256,
+            max_unanswered_per_connection: 128,
+            max_ended_ids_per_peer: 1024,
+            ended_id_memory: Duration::from_secs(60),
+            max_migration_rate: 10,
+            max_migrations_per_peer: 64,
+            max_streams_per_connection: 192,
+            suspect_after: Duration::from_secs(3),
+            proving_time: Duration::from_millis(1200),
+            probe_interval: Some(Duration::from_secs(15)),
+            first_id: None,
+        }
+    }
+}

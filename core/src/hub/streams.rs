@@ -1,0 +1,254 @@
+//! Connections and streams come and go.
+
+use std::sync::Arc;
+
+use libp2p_identity::PeerId;
+
+use super::{Hub, prune::Legs, record::Record};
+use crate::{
+    error::DrainError,
+    event::{Event, Limit, Violation},
+    key::{ConnectionKey, StreamKey},
+    machine::{Setup, StreamId},
+    policy::Change,
+    protocol::codec::Request,
+    stream::{Io, Leg, Shared},
+    table::Rejected,
+    view::{ConnectionInfo, Mobility, Opener, ProtocolName},
+};
+
+impl<L: Io + Send + 'static> Hub<L> {
+    // ---- Connections -------------------------------------------------------------------------------
+
+    /// A connection is there.
+    pub fn connected(&mut self, info: ConnectionInfo) {
+        let (peer, connection) = (info.peer, info.key);
+        let info = ConnectionInfo {
+            capacity: self.settings.max_streams_per_connection,
+            ..info
+        };
+        self.connections.add(info.clone());
+        self.prove(peer, connection);
+        self.event(Event::ConnectionEstablished(info));
+        self.table.connected(peer);
+        self.look_after_all(peer, connection);
+        self.room_changed(peer);
+        self.tell(peer, &Change::Connected(connection));
+        self.place_all(peer);
+    }
+
+    /// A connection has another address.
+    pub fn moved(&mut self, info: ConnectionInfo) {
+        let (peer, connection) = (info.peer, info.key);
+        self.connections.moved(info);
+        self.connection_changed(peer, connection);
+    }
+
+    pub(super) fn connection_changed(&mut self, peer: PeerId, connection: ConnectionKey) {
+        let Some(info) = self.connections.get(peer, connection) else {
+            return;
+        };
+        let event = Event::ConnectionChanged(info.clone());
+        self.event(event);
+        self.tell(peer, &Change::ConnectionChanged(connection));
+        self.place_all(peer);
+    }
+
+    /// A connection is gone, and all that was on it.
+    pub fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey) {
+        let (record, last) = self.connections.remove(peer, connection);
+        self.event(Event::ConnectionClosed { peer, connection });
+        let keys = self.table.of_peer(peer);
+        for key in &keys {
+            if let Some(entry) = self.table.get(*key) {
+                entry.shared.connection_lost(connection);
+            }
+        }
+        if let Some(record) = record {
+            for reply in record.pruning.drains {
+                let _ = reply.send(Err(DrainError::Closed(connection)));
+            }
+            self.queue.forget_line(&record.line);
+            for key in keys {
+                self.target_lost(key, connection);
+            }
+            self.forget_health(connection, record.health);
+        }
+        self.room_changed(peer);
+        if last {
+            self.table.disconnected(peer);
+            self.queue.forget_peer(peer);
+            if let Some((_, timer)) = self.calls.remove(&peer) {
+                self.due.cancel(timer);
+            }
+        }
+        self.tell(peer, &Change::Disconnected(connection));
+        if !last {
+            self.place_all(peer);
+        }
+    }
+
+    /// So many more streams are being opened on the connection, or fewer.
+    pub fn count_opening(&mut self, peer: PeerId, connection: ConnectionKey, more: isize) {
+        if let Some(info) = self.connections.get_mut(peer, connection) {
+            info.opening = info.opening.saturating_add_signed(more);
+            if more < 0 {
+                self.room_changed(peer);
+            }
+        }
+    }
+
+    // ---- Streams -----------------------------------------------------------------------------------
+
+    /// The peer's ID, to be kept with many things.
+    pub fn name(&mut self, peer: PeerId) -> Arc<PeerId> {
+        self.table.name(peer)
+    }
+
+    /// A key for a stream that the hub has nothing to do with.
+    pub fn next_key(&mut self) -> StreamKey {
+        self.table.next_key()
+    }
+
+    /// A stream of the table.
+    pub fn stream(&self, key: StreamKey) -> Option<&Arc<Shared<L>>> {
+        Some(&self.table.get(key)?.shared)
+    }
+
+    fn start(
+        &mut self,
+        peer: PeerId,
+        leg: Leg<L>,
+        id: StreamId,
+        opener: Opener,
+        mobility: Mobility,
+    ) -> Arc<Shared<L>> {
+        let connection = leg.connection();
+        let setup = Setup {
+            designated: self.table.is_designated(peer),
+            verify: self.settings.verify,
+            peer_verifies: self.table.verifies(peer),
+        };
+        let key = self.table.next_key();
+        let shared = Shared::new(
+            key,
+            id,
+            setup,
+            leg,
+            opener == Opener::Local,
+            self.table.budget(peer),
+            self.ready.clone(),
+        );
+        let legs = Legs {
+            current: Some(connection),
+            ..Legs::NONE
+        };
+        self.set_legs(peer, Legs::NONE, legs);
+        self.arrived(connection);
+        let record = Record::new(opener, mobility, legs);
+        self.table.insert(peer, shared.clone(), record);
+        self.event(Event::StreamStarted {
+            peer,
+            key,
+            id,
+            opener,
+            connection,
+        });
+        self.tell(peer, &Change::StreamStarted(key));
+        shared
+    }
+
+    pub(super) fn leg(&self, peer: PeerId, connection: ConnectionKey, io: L) -> Option<Leg<L>> {
+        let info = self.connections.get(peer, connection)?;
+        Some(Leg::new(io, connection, info.leg_kind))
+    }
+
+    /// *Opening*: a new stream of ours, whose first message is its label. `None` if the peer has as many
+    /// streams as it may, or the connection is gone.
+    pub fn label(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        io: L,
+        mobility: Mobility,
+    ) -> Option<Arc<Shared<L>>> {
+        let id = self.table.allocate(peer);
+        let leg = self.leg(peer, connection, io)?;
+        self.table.admits(peer, id).ok()?;
+        Some(self.start(peer, leg, id, Opener::Local, mobility))
+    }
+
+    /// The remote's first message on a substream. Returns the stream if that is a new one, whose protocol has
+    /// still to be negotiated.
+    pub fn requested(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        io: L,
+        request: Request,
+    ) -> Option<Arc<Shared<L>>> {
+        let leg = self.leg(peer, connection, io)?;
+        match request {
+            Request::Label { id } => self.labelled(peer, leg, id),
+            Request::Migrate { id, from, verify } => {
+                self.migrate_requested(peer, leg, id, from, verify);
+                None
+            }
+        }
+    }
+
+    fn labelled(&mut self, peer: PeerId, leg: Leg<L>, id: StreamId) -> Option<Arc<Shared<L>>> {
+        let connection = leg.connection();
+        if let Err(rejected) = self.table.admits(peer, id) {
+            // The new leg goes, and nothing else.
+            drop(leg);
+            self.event(match rejected {
+                Rejected::IdInUse => Event::Violation {
+                    peer,
+                    connection: Some(connection),
+                    what: Violation::IdInUse,
+                },
+                Rejected::Full => Event::Refused {
+                    peer,
+                    connection,
+                    limit: Limit::StreamsPerPeer,
+                },
+            });
+            return None;
+        }
+        let shared = self.start(peer, leg, id, Opener::Remote, Mobility::default());
+        // *Overtaking*: what came before the label.
+        for early in self.table.take_early(peer, id) {
+            self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);
+        }
+        self.place(shared.key());
+        Some(shared)
+    }
+
+    /// A stream's protocol is agreed, or was at least offered; with the mobility that its streams have unless
+    /// somebody has said otherwise of this one.
+    pub fn negotiated(
+        &mut self,
+        peer: PeerId,
+        key: StreamKey,
+        protocol: Option<ProtocolName>,
+        agreed: Option<Mobility>,
+    ) {
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.record.protocol = protocol.clone();
+            if let Some(mobility) = agreed.filter(|_| !entry.record.mobility_said) {
+                entry.record.mobility = mobility;
+            }
+        }
+        if agreed.is_some()
+            && let Some(protocol) = protocol
+        {
+            self.event(Event::StreamNegotiated {
+                peer,
+                key,
+                protocol,
+            });
+            self.tell(peer, &Change::StreamChanged(key));
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The machine's vocabulary.
+
+use std::fmt;
+
+/// A stream's ID on the wire: unique between two peers, and another one after each migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a new machine has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Setup {
+    /// Whether the hash rule names us.
+    pub designated: bool,
+    /// Whether we offer the verified switch.
+    pub verify: bool,
+    /// Whether an earlier ack of the remote said that it verifies.
+    pub peer_verifies: bool,
+}
+
+/// The places in which a stream can have a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Slot {
+    /// The only leg, or the old one of a migration.
+    Current,
+    /// The leg on which we sent a `Migrate` that is not answered.
+    Ours,
+    /// The leg on which we read a `Migrate` that is not answered.
+    Theirs,
+    /// The new leg of a migration that is agreed, or whose ack is being written.
+    New,
+}
+
+/// What the empty write said about an EOF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// The leg still takes writes: the EOF is a FIN.
+    Agrees,
+    /// It does not: the leg may have been reset or lost.
+    Disagrees,
+    /// It could not be asked: our write side is closed, or the kind of leg does not need it.
+    Unavailable,
+}
+
+/// An end of input as it was when it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Eof {
+    /// What the empty write said.
+    pub proof: Proof,
+    /// Whether this kind of leg shows a reset or a loss as an EOF (yamux does).
+    pub ambiguous: bool,
+    /// Whether our FIN was on that leg.
+    pub(super) fin: bool,
+}
+
+impl Eof {
+    /// An end of input, with what is known about it.
+    #[must_use]
+    pub fn new(proof: Proof, ambiguous: bool) -> Self {
+        Self {
+            proof,
+            ambiguous,
+            fin: false,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// A leg in [`Slot::Ours`] is ready: ask the remote to move the stream onto it.
+    Start {
+        /// The ID that the stream will have.
+        id: StreamId,
+    },
+    /// The answer was read on [`Slot::Ours`].
+    Acked {
+        /// The remote refuses for good.
+        deny: bool,
+        /// The remote verifies.
+        verify: bool,
+    },
+    /// The remote's `Migrate` was read on a leg that is now in [`Slot::Theirs`]; a leg that was there
+    /// before has been dropped.
+    Migrate {
+        /// The ID that the stream will have.
+        id: StreamId,
+        /// The ID that the remote thinks it has.
+        from: StreamId,
+        /// The remote verifies.
+        verify: bool,
+    },
+    /// The answer to [`Output::Ask`].
+    Verdict(Question, Verdict),
+    /// A `Migrate` that has not been asked about has been held for as long as its initiator may wait.
+    HeldTooLong,
+    /// The accepting ack has been handed to the leg in [`Slot::New`].
+    AckWritten,
+    /// The remote's count was read on [`Slot::New`].
+    Switched(u64),
+    /// All that the remote's count says has been read: [`Machine::has_read_all`](super::Machine::has_read_all).
+    ReadAll,
+    /// The remote took its `Migrate` back, on [`Slot::New`] or [`Slot::Theirs`].
+    Cancelled(Slot),
+    /// An EOF was read.
+    End(Slot, Eof),
+    /// Reading failed, or the connection is known to be lost, or what came was no valid message.
+    ReadFailed(Slot),
+    /// Writing, flushing or closing failed.
+    WriteFailed(Slot),
+    /// Data came in a direction that has ended, or after a `Migrate` before its answer.
+    Unexpected(Slot),
+    /// The leg's write side is closed.
+    Closed(Slot),
+    /// The application closes its write side.
+    CloseWrite,
+    /// The application dropped the stream.
+    Dropped {
+        /// Whether closing had been reported as done to the application.
+        closed: bool,
+        /// Whether the remote has nothing to say any more that it must not fail to say.
+        answered: bool,
+    },
+    /// The armed timer fired.
+    Timeout,
+    /// The probe of [`Output::Probe`] was answered.
+    ProbeAnswered,
+    /// The probe failed: that connection is gone.
+    ProbeFailed(Slot),
+}
+
+/// Which `Migrate` of the remote the policy is asked about: another may take its place before the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Question(pub u32);
+
+/// What the policy says to a `Migrate` of the remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Move.
+    Accept,
+    /// Never move this stream.
+    Deny,
+    /// Not now: drop the leg unanswered, which means "try again later".
+    NotNow,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// Write `Migrate` on [`Slot::Ours`].
+    SendMigrate {
+        /// The new ID.
+        id: StreamId,
+        /// The present ID.
+        from: StreamId,
+        /// Whether we verify.
+        verify: bool,
+    },
+    /// Ask the policy about the `Migrate` in [`Slot::Theirs`].
+    Ask(Question),
+    /// The leg in [`Slot::Theirs`] moves to [`Slot::New`]: write an accepting ack on it.
+    Accept {
+        /// Whether we verify too.
+        verify: bool,
+    },
+    /// Write a denying ack on [`Slot::Theirs`], close it, forget it.
+    Deny,
+    /// Write `Switched { cancelled }` on [`Slot::Ours`], close it, forget it.
+    Cancel,
+    /// Drop the leg without a word.
+    Drop(Slot),
+    /// The leg in [`Slot::Ours`] moves to [`Slot::New`]: the migration is agreed.
+    Agreed {
+        /// Whether both verify.
+        verify: bool,
+        /// Whether we initiated it.
+        initiator: bool,
+    },
+    /// Write our count on [`Slot::New`].
+    SendSwitched(u64),
+    /// Flush and close the leg for writing.
+    Close(Slot),
+    /// The leg in [`Slot::New`] moves to [`Slot::Current`], whose leg is done with.
+    Complete {
+        /// Whether we initiated the migration.
+        initiator: bool,
+    },
+    /// Our attempt has come to nothing, and the old leg goes on.
+    Failed(Failure),
+    /// The remote's attempt, which we had accepted, has come to nothing, and the old leg goes on.
+    TheirsFailed(Failure),
+    /// Start the timer anew.
+    Arm(Timer),
+    /// Stop the timer.
+    Disarm,
+    /// Open a substream on the leg's connection, to see whether anybody answers.
+    Probe(Slot),
+    /// Reset all legs; every read and write fails from now on.
+    Abort(Abort),
+    /// All is done: forget the legs.
+    Finish,
+}
+
+/// Timers; at most one is armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Timer {
+    /// For the answer to `Migrate`, or for our own ack to be written.
+    Answer,
+    /// For anything to happen in an agreed migration, or for a detached stream to end.
+    Progress,
+}
+
+/// Why an attempt came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The remote refused for good.
+    Denied,
+    /// The new leg was lost, or the remote dropped it unanswered: try again later.
+    LegLost,
+    /// No answer came in time.
+    TimedOut,
+    /// The remote started at the same time; ours gave way.
+    Yielded,
+    /// Who had started it took it back before it was agreed.
+    Cancelled,
+}
+
+/// Why a stream was aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Abort {
+    /// The application dropped it before it was closed.
+    Dropped,
+    /// A leg was reset or its connection lost.
+    LegLost,
+    /// An EOF that may be a reset: bytes may be missing.
+    Unproven,
+    /// The old leg ended before everything that the remote wrote had been read.
+    Cut,
+    /// The remote broke the protocol.
+    Violation,
+    /// No progress within the configured time.
+    TimedOut,
+}
+
+impl fmt::Display for Abort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dropped => "dropped before it was closed",
+            Self::LegLost => "a leg was reset or its connection lost",
+            Self::Unproven => "its end may be a reset",
+            Self::Cut => "a leg ended before all bytes had come",
+            Self::Violation => "the remote broke the protocol",
+            Self::TimedOut => "no progress in time",
+        })
+    }
+}
+
+/// Why a migration cannot be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refused {
+    /// The remote denied one before.
+    Denied,
+    /// One is under way.
+    Migrating,
+    /// The stream is over or about to be.
+    Ended,
+}
+
+/// Where the application's bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WriteTo {
+    /// To this leg.
+    Leg(Slot),
+    /// Not known yet: wait for the machine.
+    Hold,
+    /// Nowhere: the application closed the stream.
+    Closed,
+    /// Nowhere: the leg refused a write before.
+    Failed,
+    /// Nowhere: the stream is aborted.
+    Aborted(Abort),
+}
+
+/// Where the application's bytes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReadFrom {
+    /// From this leg.
+    Leg(Slot),
+    /// Not known yet: wait for the machine.
+    Hold,
+    /// There are none any more.
+    Ended,
+    /// The stream is aborted.
+    Aborted(Abort),
+}

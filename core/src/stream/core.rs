@@ -1,0 +1,668 @@
+//! What is under a stream's lock: the machine, its legs, and the carrying out of its outputs.
+
+use std::time::Duration;
+
+use web_time::Instant;
+
+use super::{
+    Io, leg::Leg, moving::Moving, read_ahead::Budget, read_ahead::Freed, read_ahead::ReadAhead,
+};
+use crate::key::ConnectionKey;
+use crate::{
+    machine::{
+        Abort, Failure, Input, Machine, Output, Question, ReadFrom, Refused, Slot, StreamId, Timer,
+    },
+    protocol::codec::{self, Ack, Request, Switched},
+};
+
+/// Legs that only have to say a last word. One that does not fit is dropped without it.
+const MAX_FAREWELLS: usize = 4;
+
+/// A remote that says nothing for longer after a switch, has nothing to say.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Something that the table's owner has to know or to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// The policy is asked about a `Migrate` of the remote onto this connection, which came then.
+    Ask {
+        to: ConnectionKey,
+        question: Question,
+        since: Instant,
+    },
+    /// A migration is agreed; the stream answers to both IDs until it is complete.
+    Agreed {
+        from: ConnectionKey,
+        to: ConnectionKey,
+        initiator: bool,
+    },
+    /// An attempt has come to nothing.
+    Failed {
+        failure: Failure,
+        /// Whether it was ours.
+        ours: bool,
+    },
+    /// A migration is complete.
+    Completed(Completed),
+    /// Something was read on the new leg of a migration of ours: the remote has read our end of the old
+    /// one, on this connection.
+    Confirmed { from: ConnectionKey },
+    /// The first byte has been read on the new leg, so long after the old leg's end.
+    Resumed {
+        connection: ConnectionKey,
+        initiator: bool,
+        gap: Duration,
+    },
+    /// See whether anybody answers on this connection.
+    Probe { connection: ConnectionKey },
+    /// The remote broke the protocol.
+    Violation,
+    /// The stream is over for good.
+    Over(Result<(), Abort>),
+}
+
+/// A completed migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completed {
+    pub from: ConnectionKey,
+    pub to: ConnectionKey,
+    pub initiator: bool,
+    /// Bytes that the old leg carried: out, in.
+    pub old_leg: (u64, u64),
+    /// The same of the new leg, so far.
+    pub new_leg: (u64, u64),
+    /// Whether the remote is known to have read our end of the old leg.
+    pub confirmed: bool,
+    /// When both sides had agreed.
+    pub agreed_at: Instant,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    pub id: StreamId,
+    /// The connection that carries what is written now.
+    pub connection: Option<ConnectionKey>,
+    pub sent: u64,
+    pub received: u64,
+    pub migrating: bool,
+    pub in_doubt: bool,
+    pub peer_verifies: bool,
+    /// Whether the remote's `Migrate` waits for a verdict.
+    pub asked: bool,
+    /// Whether both directions have ended.
+    pub ended: bool,
+    /// Whether the remote has still to agree to what the application takes for agreed.
+    pub unanswered: bool,
+}
+
+/// What has to be done once the lock is released.
+pub(super) struct After<L> {
+    pub(super) wake: bool,
+    pub(super) notify: bool,
+    /// Budget that others may wait for.
+    pub(super) freed: Option<Freed>,
+    pub(super) legs: Vec<Box<Leg<L>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Core<L> {
+    pub(super) machine: Machine,
+    pub(super) current: Option<Box<Leg<L>>>,
+    moving: Option<Box<Moving<L>>>,
+    pub(super) read_ahead: ReadAhead,
+    /// The armed timer.
+    pub(super) timer: Option<Timer>,
+    /// How often timers have been armed.
+    pub(super) armed: u32,
+    /// Whether closing was reported as done to the application.
+    pub(super) close_reported: bool,
+    /// The remote has still to agree to what the application takes for agreed.
+    pub(super) unanswered: bool,
+    /// The application dropped the stream: what comes in is discarded.
+    pub(super) dropped: bool,
+    pub(super) driving: bool,
+    /// There is something to be read on the old leg, and no room for it.
+    pub(super) stalled: bool,
+    /// An end has been read, and what it is worth was not known when it was asked last.
+    pub(super) unsettled: bool,
+    connection: Option<ConnectionKey>,
+    notes: Vec<Note>,
+    done_with: Vec<Box<Leg<L>>>,
+    wake: bool,
+    delivered: bool,
+    /// Something may have to be done after the lock is released, which reads and writes alone never cause.
+    touched: bool,
+}
+
+impl<L: Io> Core<L> {
+    pub(super) fn new(machine: Machine, leg: Leg<L>, budget: Budget) -> Self {
+        Self {
+            machine,
+            connection: Some(leg.connection()),
+            current: Some(Box::new(leg)),
+            moving: None,
+            read_ahead: ReadAhead::new(budget),
+            timer: None,
+            armed: 0,
+            close_reported: false,
+            unanswered: false,
+            dropped: false,
+            driving: false,
+            stalled: false,
+            unsettled: false,
+            notes: Vec::new(),
+            done_with: Vec::new(),
+            wake: false,
+            delivered: false,
+            touched: true,
+        }
+    }
+
+    pub(super) fn leg(&mut self, slot: Slot) -> Option<&mut Leg<L>> {
+        match slot {
+            Slot::Current => self.current.as_deref_mut(),
+            _ => self.moving.as_mut()?.place(slot)?.as_deref_mut(),
+        }
+    }
+
+    fn take_leg(&mut self, slot: Slot) -> Option<Box<Leg<L>>> {
+        match slot {
+            Slot::Current => self.current.take(),
+            _ => self.moving.as_mut()?.place(slot)?.take(),
+        }
+    }
+
+    fn put(&mut self, slot: Slot, leg: Option<Box<Leg<L>>>) {
+        let place = match slot {
+            Slot::Current => Some(&mut self.current),
+            _ => self.moving().place(slot),
+        };
+        let replaced = place.and_then(|place| std::mem::replace(place, leg));
+        self.done_with.extend(replaced);
+    }
+
+    pub(super) fn put_leg(&mut self, slot: Slot, leg: Leg<L>) {
+        if slot == Slot::Theirs {
+            let since = leg.arrived().unwrap_or_else(Instant::now);
+            let moving = self.moving();
+            let number = moving.theirs_came.map_or(0, |(number, _)| number);
+            moving.theirs_came = Some((number.wrapping_add(1), since));
+        }
+        self.put(slot, Some(Box::new(leg)));
+        // Somebody has to poll it, though the machine may have nothing to say about it.
+        self.wake = true;
+        self.touched = true;
+    }
+
+    /// The number of the remote's last attempt, and when it came.
+    fn theirs_came(&self) -> Option<(u32, Instant)> {
+        self.moving.as_ref()?.theirs_came
+    }
+
+    /// The remote's attempt that is held, by its number, and when it came.
+    pub(super) fn held(&self) -> Option<(u32, Instant)> {
+        self.machine.holds_theirs().then(|| self.theirs_came())?
+    }
+
+    fn moving(&mut self) -> &mut Moving<L> {
+        self.moving.get_or_insert_default()
+    }
+
+    /// Legs that only have to say a last word.
+    pub(super) fn farewells(&mut self) -> Option<&mut Vec<Box<Leg<L>>>> {
+        let farewells = &mut self.moving.as_mut()?.farewells;
+        (!farewells.is_empty()).then_some(farewells)
+    }
+
+    fn connection_of(&mut self, slot: Slot) -> Option<ConnectionKey> {
+        self.leg(slot).map(|leg| leg.connection())
+    }
+
+    /// Gives the machine an input and carries out what it says.
+    pub(super) fn handle(&mut self, input: Input) {
+        self.touched = true;
+        let leg = self.moving.as_ref().and_then(|moving| moving.foremost());
+        let span = leg.map_or_else(tracing::Span::none, Leg::span);
+        let _entered = span.enter();
+        tracing::trace!(id = self.machine.id().0, ?input);
+        let reads_old_leg = |machine: &Machine| {
+            machine.is_migrating() && machine.read_from() == ReadFrom::Leg(Slot::Current)
+        };
+        let before = reads_old_leg(&self.machine);
+        self.machine.handle(input);
+        // Whether that is because of the switch is only known when the migration is, and then it may be
+        // over at once.
+        if before && !reads_old_leg(&self.machine) {
+            self.moving().paused_at = Some(Instant::now());
+        }
+        self.carry_out_all();
+    }
+
+    /// So many bytes have been read from where the machine says.
+    #[inline]
+    pub(super) fn has_read(&mut self, n: usize) {
+        self.machine.read(n as u64);
+        if self.machine.has_read_all() {
+            self.handle(Input::ReadAll);
+        }
+    }
+
+    fn carry_out_all(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            tracing::trace!(id = self.machine.id().0, ?output);
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::SendMigrate { id, from, verify } => {
+                let migrate = Request::Migrate { id, from, verify };
+                self.queue(Slot::Ours, &codec::frame(&migrate));
+            }
+            Output::Ask(question) => {
+                if let Some((_, since)) = self.theirs_came()
+                    && let Some(to) = self.connection_of(Slot::Theirs)
+                {
+                    self.notes.push(Note::Ask {
+                        to,
+                        question,
+                        since,
+                    });
+                }
+            }
+            Output::Accept { verify } => {
+                let mut leg = self.take_leg(Slot::Theirs);
+                if let Some(leg) = &mut leg {
+                    leg.answered();
+                }
+                self.put(Slot::New, leg);
+                let ack = Ack {
+                    deny: false,
+                    verify,
+                };
+                self.queue(Slot::New, &codec::frame(&ack));
+            }
+            Output::Deny => {
+                let ack = Ack {
+                    deny: true,
+                    verify: false,
+                };
+                self.queue(Slot::Theirs, &codec::frame(&ack));
+                let leg = self.take_leg(Slot::Theirs);
+                self.say_farewell(leg);
+            }
+            Output::Cancel => {
+                // A `Migrate` that is still queued was never heard of.
+                let leg = self.take_leg(Slot::Ours);
+                match leg {
+                    Some(mut leg) if !leg.has_queued() => {
+                        leg.queue(&codec::frame(&Switched::Cancelled));
+                        self.say_farewell(Some(leg));
+                    }
+                    leg => self.done_with.extend(leg),
+                }
+            }
+            Output::Drop(slot) => {
+                let leg = self.take_leg(slot);
+                self.done_with.extend(leg);
+            }
+            Output::Agreed { initiator, .. } => {
+                if initiator {
+                    let leg = self.take_leg(Slot::Ours);
+                    self.put(Slot::New, leg);
+                }
+                let moving = self.moving();
+                moving.agreed_at = Some(Instant::now());
+                moving.initiated = initiator;
+                let ends = (
+                    self.connection_of(Slot::Current),
+                    self.connection_of(Slot::New),
+                );
+                // Who agrees to the next migration has completed this one.
+                self.confirm();
+                if let (Some(from), Some(to)) = ends {
+                    self.notes.push(Note::Agreed {
+                        from,
+                        to,
+                        initiator,
+                    });
+                }
+            }
+            Output::SendSwitched(sent) => {
+                self.queue(Slot::New, &codec::frame(&Switched::Sent(sent)));
+                self.connection = self.connection_of(Slot::New);
+            }
+            Output::Close(slot) => {
+                if let Some(leg) = self.leg(slot) {
+                    leg.close();
+                }
+            }
+            Output::Complete { initiator } => self.complete(initiator),
+            Output::Failed(failure) => self.failed(failure, true),
+            Output::TheirsFailed(failure) => self.failed(failure, false),
+            Output::Arm(timer) => {
+                self.timer = Some(timer);
+                self.armed = self.armed.wrapping_add(1);
+            }
+            Output::Disarm => self.timer = None,
+            Output::Probe(slot) => {
+                if let Some(connection) = self.connection_of(slot) {
+                    self.notes.push(Note::Probe { connection });
+                }
+            }
+            Output::Abort(abort) => {
+                self.forget_legs();
+                self.forget_farewells();
+                self.notes.push(Note::Over(Err(abort)));
+            }
+            Output::Finish => {
+                // A last word, such as a deny, is still said.
+                if let Some(moving) = &mut self.moving {
+                    moving.lingering.extend(moving.unconfirmed.take());
+                }
+                // What was written may be on its way for long after its close, and the connection is not to
+                // be idle meanwhile.
+                if self.dropped
+                    && let Some(leg) = self.take_leg(Slot::Current)
+                {
+                    match leg.is_lost() || leg.is_answered() {
+                        true => self.done_with.push(leg),
+                        false => self.moving().lingering.push(leg),
+                    }
+                }
+                self.forget_legs();
+                self.notes.push(Note::Over(Ok(())));
+            }
+        }
+        // Whoever waits may be waiting for another leg, or for nothing, now.
+        self.wake = true;
+    }
+
+    fn queue(&mut self, slot: Slot, message: &[u8]) {
+        if let Some(leg) = self.leg(slot) {
+            leg.queue(message);
+            leg.flush_soon();
+        }
+    }
+
+    /// The leg says what is queued and closes: a bare drop could overtake the message.
+    fn say_farewell(&mut self, leg: Option<Box<Leg<L>>>) {
+        let Some(mut leg) = leg else { return };
+        leg.close();
+        let farewells = &mut self.moving().farewells;
+        if farewells.len() < MAX_FAREWELLS {
+            farewells.push(leg);
+        } else {
+            self.done_with.push(leg);
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, ours: bool) {
+        if !self.machine.is_migrating()
+            && let Some(moving) = &mut self.moving
+        {
+            // The old leg goes on, or its end was the stream's.
+            moving.paused_at = None;
+        }
+        self.notes.push(Note::Failed { failure, ours });
+    }
+
+    fn complete(&mut self, initiator: bool) {
+        let Some(mut new) = self.take_leg(Slot::New) else {
+            return;
+        };
+        new.clear_span();
+        let to = new.connection();
+        self.connection = Some(to);
+        let (confirmed, new_leg) = (new.has_heard(), new.counts());
+        let Some(old) = self.current.replace(new) else {
+            return;
+        };
+        let agreed_at = self.moving().agreed_at;
+        self.notes.push(Note::Completed(Completed {
+            from: old.connection(),
+            to,
+            initiator,
+            old_leg: old.counts(),
+            new_leg,
+            confirmed,
+            agreed_at: agreed_at.unwrap_or_else(Instant::now),
+        }));
+        if old.is_lost() || initiator && confirmed {
+            self.done_with.push(old);
+        } else if initiator {
+            self.moving().unconfirmed = Some(old);
+        } else {
+            self.moving().lingering.push(old);
+        }
+    }
+
+    /// The first byte after a switch may have been read.
+    fn resume(&mut self) {
+        let slot = match self.machine.read_from() {
+            ReadFrom::Leg(slot) => slot,
+            ReadFrom::Hold => return,
+            // It never will be.
+            ReadFrom::Ended | ReadFrom::Aborted(_) => {
+                self.moving.iter_mut().for_each(|it| it.paused_at = None);
+                return;
+            }
+        };
+        let heard = |leg: &mut Leg<L>| (leg.counts().1 > 0).then_some(leg.connection());
+        if let Some(connection) = self.leg(slot).and_then(heard)
+            && let Some(moving) = &mut self.moving
+            && let Some(paused_at) = moving.paused_at.take()
+        {
+            self.notes.push(Note::Resumed {
+                connection,
+                initiator: moving.initiated,
+                gap: paused_at.elapsed(),
+            });
+        }
+    }
+
+    /// The remote has read our end of the old leg.
+    fn confirm(&mut self) {
+        let moving = self.moving.as_mut();
+        if let Some(old) = moving.and_then(|moving| moving.unconfirmed.take()) {
+            let from = old.connection();
+            self.notes.push(Note::Confirmed { from });
+            self.done_with.push(old);
+        }
+    }
+
+    fn forget_legs(&mut self) {
+        for slot in [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New] {
+            let leg = self.take_leg(slot);
+            self.done_with.extend(leg);
+        }
+        if let Some(moving) = &mut self.moving {
+            self.done_with.extend(moving.unconfirmed.take());
+        }
+    }
+
+    pub(super) fn forget_farewells(&mut self) {
+        if let Some(moving) = &mut self.moving {
+            self.done_with.append(&mut moving.farewells);
+            self.touched = true;
+        }
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        self.notes.push(note);
+        self.touched = true;
+    }
+
+    /// Something has to be done after the lock is released.
+    pub(super) fn touch(&mut self) {
+        self.touched = true;
+    }
+
+    pub(super) fn done_with(&mut self, leg: Box<Leg<L>>) {
+        self.done_with.push(leg);
+        self.touched = true;
+    }
+
+    /// Ends the stream, and gives back its only leg.
+    pub(super) fn dissolve(&mut self) -> Option<Box<Leg<L>>> {
+        if self.current.as_deref().is_none_or(Leg::is_unflushed) || !self.machine.dissolve() {
+            return None;
+        }
+        let leg = self.current.take();
+        self.carry_out_all();
+        self.touched = true;
+        leg
+    }
+
+    pub(super) fn may_start(&self) -> Result<(), Refused> {
+        self.machine.may_start()
+    }
+
+    pub(super) fn connection_lost(&mut self, connection: ConnectionKey) {
+        // These carry nothing of the application's that could still be read.
+        for slot in [Slot::Ours, Slot::Theirs] {
+            if self.connection_of(slot) == Some(connection) {
+                self.handle(Input::ReadFailed(slot));
+            }
+        }
+        for slot in [Slot::Current, Slot::New] {
+            if let Some(leg) = self.leg(slot)
+                && leg.connection() == connection
+            {
+                leg.set_lost();
+            }
+        }
+        // Nor does a new leg to which our reader has not come; without it there is no going on.
+        let reads_new = ReadFrom::Leg(Slot::New);
+        if self.connection_of(Slot::New) == Some(connection)
+            && ![reads_new, ReadFrom::Ended].contains(&self.machine.read_from())
+        {
+            self.handle(Input::ReadFailed(Slot::New));
+        }
+        if let Some(moving) = &mut self.moving {
+            for leg in &mut moving.farewells {
+                if leg.connection() == connection {
+                    leg.set_lost();
+                }
+            }
+            let lingering = &mut moving.lingering;
+            let lost = lingering.extract_if(.., |leg| leg.connection() == connection);
+            self.done_with.extend(lost);
+            let unconfirmed = &mut moving.unconfirmed;
+            let lost = unconfirmed.take_if(|leg| leg.connection() == connection);
+            self.done_with.extend(lost);
+        }
+        self.wake = true;
+        self.touched = true;
+    }
+
+    pub(super) fn probed(&mut self, connection: ConnectionKey, answered: bool) {
+        if answered {
+            return self.handle(Input::ProbeAnswered);
+        }
+        for slot in [Slot::Current, Slot::New] {
+            if self.connection_of(slot) == Some(connection) {
+                // What has come on it is still to be read, when there is room.
+                let unread = slot == Slot::Current && self.stalled && self.machine.is_agreed();
+                return self.handle(match unread {
+                    true => Input::WriteFailed(slot),
+                    false => Input::ProbeFailed(slot),
+                });
+            }
+        }
+    }
+
+    /// The armed timer has fired. Time in which only our own reader can help does not count.
+    pub(super) fn timed_out(&mut self) {
+        if !(self.stalled && self.machine.waits_for_reader()) {
+            self.handle(Input::Timeout);
+        }
+    }
+
+    pub(super) fn has_background_work(&self) -> bool {
+        self.machine.has_background_work()
+            || self
+                .moving
+                .as_ref()
+                .is_some_and(|moving| !moving.farewells.is_empty())
+            || self.current.as_deref().is_some_and(Leg::is_unflushed)
+    }
+
+    pub(super) fn claim_drive(&mut self) -> bool {
+        let claim = !self.driving && self.has_background_work();
+        self.driving |= claim;
+        claim
+    }
+
+    pub(super) fn take_notes(&mut self) -> Vec<Note> {
+        self.delivered = false;
+        std::mem::take(&mut self.notes)
+    }
+
+    pub(super) fn take_lingering(&mut self) -> Vec<Box<Leg<L>>> {
+        let lingering = match &mut self.moving {
+            Some(moving) => std::mem::take(&mut moving.lingering),
+            None => Vec::new(),
+        };
+        self.stop_moving();
+        lingering
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let (sent, received) = self.machine.counts();
+        Status {
+            id: self.machine.id(),
+            connection: self.connection,
+            sent,
+            received,
+            migrating: self.machine.is_migrating(),
+            in_doubt: self.machine.is_in_doubt(),
+            peer_verifies: self.machine.peer_verifies(),
+            asked: self.machine.is_asking(),
+            ended: self.machine.has_ended(),
+            unanswered: self.unanswered,
+        }
+    }
+
+    #[inline]
+    pub(super) fn take_after(&mut self) -> Option<After<L>> {
+        if !self.touched && self.moving.is_none() {
+            return None;
+        }
+        self.tidy_up()
+    }
+
+    fn stop_moving(&mut self) {
+        let migrating = self.machine.is_migrating();
+        self.moving.take_if(|moving| !migrating && moving.is_over());
+    }
+
+    fn tidy_up(&mut self) -> Option<After<L>> {
+        self.touched = false;
+        if let Some(moving) = &mut self.moving {
+            let long = |since: &mut Instant| since.elapsed() > LONGEST_PAUSE;
+            moving.paused_at.take_if(long);
+            let unconfirmed = moving.unconfirmed.is_some();
+            if unconfirmed && self.current.as_deref().is_some_and(Leg::has_heard) {
+                self.confirm();
+            }
+            self.resume();
+        }
+        self.stop_moving();
+        let news = !self.notes.is_empty() || !self.driving && self.has_background_work();
+        let notify = news && !self.delivered;
+        let freed = self.read_ahead.take_freed();
+        if !self.wake && !notify && freed.is_none() && self.done_with.is_empty() {
+            return None;
+        }
+        self.delivered |= notify;
+        Some(After {
+            wake: std::mem::take(&mut self.wake),
+            notify,
+            freed,
+            legs: std::mem::take(&mut self.done_with),
+        })
+    }
+}

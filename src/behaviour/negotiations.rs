@@ -1,0 +1,290 @@
+//! Streams on their way to the application: opening, labels, negotiation, acceptance.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    task::Poll,
+};
+
+use futures::{
+    TryFutureExt,
+    future::{Either, select},
+};
+use libp2p_identity::PeerId;
+use libp2p_swarm::{StreamProtocol, StreamUpgradeError};
+
+use super::{Behaviour, Due};
+use crate::{
+    Event, Limit, Mobility, OpenStreamError, Opener, Violation,
+    accept::{NotDelivered, Queue},
+    handler::Purpose,
+    hub,
+    key::{ConnectionKey, StreamKey},
+    migratable::after,
+    negotiate::{self, Listened, Unagreed},
+    protocol::codec::Request,
+    request::StreamRequest,
+    stream::Stream,
+    substream::Substream,
+    view::ProtocolName,
+};
+
+/// How a negotiation on a labelled stream ended.
+pub(super) struct Negotiated {
+    peer: PeerId,
+    connection: ConnectionKey,
+    key: StreamKey,
+    /// What the stream was opened for; `None` if the remote opened it.
+    request: Option<StreamRequest>,
+    result: Result<Listened, Unagreed>,
+}
+
+impl Behaviour {
+    pub(super) fn opened(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        purpose: Purpose,
+        stream: Substream,
+        prefix: bool,
+        known: bool,
+    ) {
+        match purpose {
+            Purpose::Stream(request) => {
+                self.attempt_settled(peer, connection);
+                if prefix {
+                    self.label(peer, connection, stream, request, known);
+                } else {
+                    self.opened_plain(peer, connection, stream, request);
+                }
+            }
+            Purpose::Hub(hub::Purpose::Leg(key)) => {
+                self.hub.leg_opened(key, connection, stream);
+            }
+            Purpose::Hub(hub::Purpose::Probe { number, .. }) => {
+                self.hub.probe_over(peer, connection, number, true);
+            }
+        }
+    }
+
+    pub(super) fn open_failed(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        purpose: Purpose,
+        error: StreamUpgradeError<Infallible>,
+    ) {
+        match &error {
+            // Refused is answered.
+            StreamUpgradeError::NegotiationFailed => self.hub.heard(peer, connection),
+            StreamUpgradeError::Timeout => self.hub.suspect(peer, connection),
+            StreamUpgradeError::Io(_) | StreamUpgradeError::Apply(_) => {}
+        }
+        match purpose {
+            Purpose::Stream(request) => {
+                self.attempt_settled(peer, connection);
+                let protocol = request.protocol.clone();
+                let error = match error {
+                    StreamUpgradeError::Timeout => {
+                        OpenStreamError::Io(io::ErrorKind::TimedOut.into())
+                    }
+                    StreamUpgradeError::Apply(infallible) => match infallible {},
+                    StreamUpgradeError::NegotiationFailed => {
+                        OpenStreamError::UnsupportedProtocol(protocol)
+                    }
+                    StreamUpgradeError::Io(error) => OpenStreamError::Io(error),
+                };
+                self.not_opened(connection, request, error);
+            }
+            Purpose::Hub(hub::Purpose::Leg(key)) => {
+                self.hub.leg_failed(key, connection, error.to_string());
+            }
+            Purpose::Hub(hub::Purpose::Probe { number, .. }) => {
+                let answered = matches!(error, StreamUpgradeError::NegotiationFailed);
+                self.hub.probe_over(peer, connection, number, answered);
+            }
+        }
+    }
+
+    /// What the settings say of a protocol's streams.
+    pub(super) fn mobility_of(&self, protocol: &StreamProtocol) -> Mobility {
+        let mobility = self.config.mobility.get(protocol);
+        mobility.copied().unwrap_or_default()
+    }
+
+    /// *Opening*: a label, then the application's protocol on the labelled stream.
+    fn label(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        stream: Substream,
+        mut request: StreamRequest,
+        known: bool,
+    ) {
+        request.held = None;
+        let protocol = request.protocol.clone();
+        let mobility = self.mobility_of(&protocol);
+        let Some(shared) = self.hub.label(peer, connection, stream, mobility) else {
+            let message = format!(
+                "the limit of {} streams to {peer} is reached, or the connection is gone",
+                self.config.hub.max_streams_per_peer
+            );
+            let error = io::Error::new(io::ErrorKind::WouldBlock, message);
+            return self.not_opened(connection, request, error.into());
+        };
+        let key = shared.key();
+        let name = self.hub.name(peer);
+        let dial =
+            negotiate::dial(shared, name, connection, protocol, known).map_ok(Listened::Stream);
+        self.negotiate(peer, connection, key, Some(request), dial);
+    }
+
+    // ---- Inbound -----------------------------------------------------------------------------------
+
+    pub(super) fn requested(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        stream: Substream,
+        request: Request,
+    ) {
+        let Some(shared) = self.hub.requested(peer, connection, stream, request) else {
+            return;
+        };
+        let key = shared.key();
+        let name = self.hub.name(peer);
+        let listen = negotiate::listen(shared, name, connection, self.acceptors.clone())
+            .map_err(|error| Unagreed::Unanswered(error.into(), None));
+        self.negotiate(peer, connection, key, None, listen);
+    }
+
+    pub(super) fn accepted_plain(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        stream: libp2p_swarm::Stream,
+        protocol: StreamProtocol,
+    ) {
+        self.hub.event(Event::PlainStream {
+            peer,
+            connection,
+            protocol: ProtocolName::new(&protocol),
+            opener: Opener::Remote,
+        });
+        let key = self.hub.next_key();
+        let name = self.hub.name(peer);
+        let stream = Stream::plain(stream, key, name, connection, protocol);
+        self.deliver(peer, connection, stream);
+    }
+
+    fn deliver(&mut self, peer: PeerId, connection: ConnectionKey, stream: Stream) {
+        let timeout = self.config.accept_timeout;
+        let incoming = (peer, connection, stream);
+        match self.acceptors.deliver(incoming, timeout) {
+            Ok(Some(queue)) => drop(self.later(timeout, Due::Accept(queue))),
+            Ok(None) => {}
+            Err(NotDelivered) => self.hub.event(Event::Refused {
+                peer,
+                connection,
+                limit: Limit::AcceptBacklog,
+            }),
+        }
+    }
+
+    /// The application has had its time to take some of these.
+    pub(super) fn not_accepted(&mut self, queue: Queue) {
+        let (late, next) = queue.take_late();
+        for (peer, connection, _stream) in late {
+            self.hub.event(Event::Refused {
+                peer,
+                connection,
+                limit: Limit::AcceptTimeout,
+            });
+        }
+        if let Some(delay) = next {
+            self.later(delay, Due::Accept(queue));
+        }
+    }
+
+    // ---- Negotiation -------------------------------------------------------------------------------
+
+    fn negotiate(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        key: StreamKey,
+        mut request: Option<StreamRequest>,
+        negotiation: impl Future<Output = Result<Listened, Unagreed>> + Send + 'static,
+    ) {
+        let timeout = after(self.config.negotiation_timeout);
+        self.negotiations.push(Box::pin(async move {
+            let given_up = poll_fn(|cx| match &mut request {
+                Some(request) => request.poll_canceled(cx),
+                None => Poll::Pending,
+            });
+            let no_longer = select(timeout, given_up);
+            let result = match select(Box::pin(negotiation), no_longer).await {
+                Either::Left((result, _)) => result,
+                Either::Right(_) => Err(Unagreed::TimedOut),
+            };
+            Negotiated {
+                peer,
+                connection,
+                key,
+                request,
+                result,
+            }
+        }));
+    }
+
+    pub(super) fn negotiated(&mut self, negotiated: Negotiated) {
+        let Negotiated {
+            peer,
+            connection,
+            key,
+            request,
+            result,
+        } = negotiated;
+        let result = match result {
+            Ok(Listened::Stream(stream)) => Ok(stream),
+            Ok(Listened::Leg(leg, request)) => {
+                // The ID that the label took is free before the `Migrate` takes it.
+                self.hub.heard_from(key);
+                return self.requested(peer, connection, leg, request);
+            }
+            Ok(Listened::Violation) => {
+                self.hub.heard_from(key);
+                return self.hub.event(Event::Violation {
+                    peer,
+                    connection: Some(connection),
+                    what: Violation::Message,
+                });
+            }
+            Err(error) => Err(error),
+        };
+        let agreed = match &result {
+            Ok(stream) => Some(stream.protocol().clone()),
+            Err(_) => None,
+        };
+        // It may have moved meanwhile, or be over.
+        let status = self.hub.stream(key).map(|shared| shared.status());
+        let connection = status.and_then(|it| it.connection).unwrap_or(connection);
+        let mobility = agreed.as_ref().map(|agreed| self.mobility_of(agreed));
+        let offered = request.as_ref().map(|request| request.protocol.clone());
+        let name = agreed.or(offered).map(ProtocolName::new);
+        self.hub.negotiated(peer, key, name, mobility);
+        if status.is_some_and(|status| status.unanswered) {
+            self.later(self.config.open_head_start, Due::Unheard(key));
+        }
+        match (request, result) {
+            (Some(request), Ok(stream)) => self.offered(peer, connection, request, stream),
+            (Some(request), Err(unagreed)) => self.unagreed(peer, connection, request, unagreed),
+            (None, Ok(stream)) => self.deliver(peer, connection, stream),
+            (None, Err(error)) => {
+                tracing::debug!(%peer, %key, ?error, "no protocol agreed on an inbound stream");
+            }
+        }
+        self.hub.place(key);
+    }
+}
