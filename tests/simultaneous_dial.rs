@@ -125,7 +125,7 @@ async fn round(seed: u64, behaviour: fn(PeerId) -> Behaviour, outside: bool) -> 
         );
         for (node, survivor) in [a, b].into_iter().zip(&survivors) {
             for stream in node.control.clone().streams(survivor.peer).await {
-                assert_eq!(stream.connection, survivor.id, "seed {seed}");
+                assert_eq!(stream.connection, survivor.key, "seed {seed}");
                 assert!(!stream.migrating, "seed {seed}");
             }
         }
@@ -193,16 +193,23 @@ async fn echo(mut control: Control, registered: Arc<Notify>) {
         tokio::select! {
             Some((_, _, stream)) = incoming.next() => streams.push(echo_one(stream)),
             Some(()) = streams.next() => {}
+            else => return,
         }
     }
 }
 
 async fn echo_one(mut stream: Stream) {
     let mut buf = [0; 4096];
+    let mut received = 0;
     loop {
-        match stream.read(&mut buf).await.unwrap() {
-            0 => return stream.close().await.unwrap(),
-            n => {
+        match stream.read(&mut buf).await {
+            // On a machine that stalls for longer than the head start, it is opened on the other connection,
+            // too, and the slower attempt is given up.
+            Err(error) if received == 0 => return println!("not wanted any more: {error}"),
+            Err(error) => panic!("{error} after {received} bytes"),
+            Ok(0) => return stream.close().await.unwrap(),
+            Ok(n) => {
+                received += n;
                 stream.write_all(&buf[..n]).await.unwrap();
                 stream.flush().await.unwrap();
             }
@@ -392,9 +399,9 @@ async fn merge_from_outside(
         };
         for other in connections
             .iter()
-            .filter(|info| info.id != best.id && !info.draining)
+            .filter(|info| info.key != best.key && !info.draining)
         {
-            let (mut control, id) = (control.clone(), other.id);
+            let (mut control, id) = (control.clone(), other.key);
             under_way.push(
                 async move {
                     // It may be closed before it is free.
@@ -407,8 +414,8 @@ async fn merge_from_outside(
             continue;
         }
         for stream in control.streams(peer).await {
-            if stream.connection != best.id && !stream.migrating {
-                let (mut control, to) = (control.clone(), best.id);
+            if stream.connection != best.key && !stream.migrating {
+                let (mut control, to) = (control.clone(), best.key);
                 let migration = async move {
                     match control.migrate(stream.key, to).await {
                         // Asked for more than once.
