@@ -183,7 +183,7 @@ impl Acceptors {
         lock(&self.registered).list.clone()
     }
 
-    /// Nothing will be accepted any more.
+    /// Closes the queue: nothing will be accepted any more.
     fn close(&self) {
         let queues: Vec<_> = {
             let mut registered = lock(&self.registered);
@@ -207,7 +207,7 @@ impl Acceptors {
         &self.prefixes
     }
 
-    /// Whether this is the migration protocol's name, in either spelling.
+    /// True if this is the migration protocol's name, in either spelling.
     pub(crate) fn is_prefix(&self, protocol: &StreamProtocol) -> bool {
         self.prefixes.contains(protocol)
     }

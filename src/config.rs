@@ -29,7 +29,7 @@ pub struct Config {
     pub(crate) leg_kind: Option<LegKinds>,
 }
 
-/// What the application says of the connections that it knows better.
+/// The application's word on the connections that it knows better.
 #[derive(Clone)]
 pub(crate) struct LegKinds(Arc<LegKindOf>);
 
@@ -48,9 +48,10 @@ impl fmt::Debug for LegKinds {
 }
 
 impl Config {
-    /// Whether and whither streams of this protocol may be moved, until
-    /// [`Control::set_mobility`](crate::Control::set_mobility) says otherwise of one of them. Default:
-    /// [`Mobility::Free`]. On the accepting side it holds from when the protocol is agreed.
+    /// The [`Mobility`] of streams of this protocol, until
+    /// [`Control::set_mobility`](crate::Control::set_mobility) says otherwise of one of them.
+    /// Default: [`Mobility::Free`]. On the accepting side it holds from when the protocol is
+    /// agreed.
     #[must_use]
     pub fn with_mobility(mut self, protocol: StreamProtocol, mobility: Mobility) -> Self {
         self.mobility.insert(protocol, mobility);
@@ -68,9 +69,10 @@ impl Config {
         self
     }
 
-    /// How streams end on a connection, for transports and muxers that are not libp2p's own: asked once for
-    /// each connection, with what its address tells, which is also the default. Called from the
-    /// behaviour's `poll`, so it must not block; nothing is kept of it but the answer.
+    /// The kind of leg that a connection has, for transports and muxers that are not libp2p's own:
+    /// asked once for each connection, with what its address tells, which is also the default.
+    /// Called from the behaviour's `poll`, so it must not block; nothing is kept of it but the
+    /// answer.
     ///
     /// It decides how an end is proven. [`LegKind::Unknown`] is right for whatever has not been measured;
     /// a kind that does not fit costs healthy streams, or bytes. See `docs/legs.md`.
@@ -137,146 +139,155 @@ setters! {
     /// The prefix protocol's name on the wire. Default: [`PROTOCOL_NAME`]. Both peers need the same.
     with_protocol_name: protocol_name: StreamProtocol;
 
-    /// Whether to offer the verified switch, an extension that peers without it ignore. Default: `true`.
+    /// Offers the verified switch, an extension that peers without it ignore. Default: `true`.
     ///
     /// With it, no end of an old leg is trusted without the remote's count of bytes, so that an old leg
     /// that was cut cannot pass for one that was switched. It costs about 5 bytes on each new leg.
     with_verify: [hub] verify: bool;
 
-    /// When the policy starts migrations. Default: [`Initiate::Designated`] with 5 s of patience.
+    /// The moment at which the policy starts migrations. Default: [`Initiate::Designated`] with 5 s
+    /// of patience.
     with_initiate: [hub] initiate: Initiate;
 
-    /// How long opening a new leg may take, and how long to wait for the answer to the `Migrate` on it.
-    /// Default: 10 s. When it has passed, the stream goes
-    /// on where it is, and the policy tries again later.
+    /// Bounds the opening of a new leg, and the wait for the answer to the `Migrate` on it.
+    /// Default: 10 s. When it has passed, the stream goes on where it is, and the policy tries
+    /// again later.
     with_answer_timeout: [hub] answer_timeout: Duration;
 
-    /// How long an agreed migration may make no progress, or a stream that was closed and dropped take to
-    /// end, before the connection that it waits for is probed by opening a substream; and how long the
-    /// answer may take. Default: 30 s. A connection that does not answer is given up, though
-    /// its transport has not noticed; so a migration onto or off a path that has gone silent ends, one way
-    /// or the other, within about twice this. A remote that is only slow answers, and is waited for.
+    /// Bounds the time in which an agreed migration makes no progress, or a stream that was closed
+    /// and dropped does not end, before the connection that it waits for is probed by opening a
+    /// substream; and the wait for the answer. Default: 30 s. A connection that does not answer is
+    /// given up, though its transport has not noticed; so a migration onto or off a path that has
+    /// gone silent ends, one way or the other, within about twice this. A remote that is only slow
+    /// answers, and is waited for.
     with_progress_timeout: [hub] progress_timeout: Duration;
 
-    /// How long opening a stream may take once its substream is open, how long a remote may take to label
-    /// one, and how long an open that finds somebody else dialing its peer leaves it at that. Default: 10 s. Bounds how long a remote can occupy a place of
+    /// Bounds the opening of a stream once its substream is open, the time in which a remote labels
+    /// one, and the wait of an open that finds somebody else dialing its peer. Default: 10 s.
+    /// Bounds the time for which a remote can occupy a place of
     /// [`with_max_inbound_requests`](Self::with_max_inbound_requests).
     with_negotiation_timeout: negotiation_timeout: Duration;
 
-    /// How long what has ended on a connection is given to arrive, when nothing tells that it has. Default:
-    /// 30 s. A connection off which the remote has moved a stream is kept from being idle for so long,
-    /// since our last bytes may still be on their way on the old leg; that costs one substream, the last
-    /// old leg, for each such connection. So is one on which a stream was closed and dropped here, until the
-    /// remote has ended it too; what still comes on it is thrown away. And one on which any stream has ended, of this crate's or another
-    /// behaviour's, is not closed by us before (*Pruning*). Should exceed the time in which a slow path
-    /// carries what the buffers of sockets, relays and muxers hold.
+    /// The time that what has ended on a connection is given to arrive, when nothing tells that it
+    /// has. Default: 30 s. A connection off which the remote has moved a stream is kept from being
+    /// idle for so long, since our last bytes may still be on their way on the old leg; that costs
+    /// one substream, the last old leg, for each such connection. So is one on which a stream was
+    /// closed and dropped here, until the remote has ended it too; what still comes on it is thrown
+    /// away. And one on which any stream has ended, of this crate's or another behaviour's, is not
+    /// closed by us before (*Pruning*). Should exceed the time in which a slow path carries what
+    /// the buffers of sockets, relays and muxers hold.
     with_old_leg_linger: [hub] old_leg_linger: Duration;
 
-    /// How long a relayed connection is kept that our migrations have emptied, before it is closed. Default:
-    /// 1 s. `None` never closes one. Only the initiator closes, only if it initiated every migration off
-    /// the connection, and only after it has heard from the remote on each new leg, since closing discards
-    /// what is in flight (*Pruning*); only if it is not the last to the peer; and only
-    /// [so long](Self::with_old_leg_linger) after anything else has ended there, a negotiation included.
-    /// Direct connections are left to the swarm's idle timeout.
+    /// The time between our migrations' having emptied a relayed connection and its being closed.
+    /// Default: 1 s. `None` never closes one. Only the initiator closes, only if it initiated every
+    /// migration off the connection, and only after it has heard from the remote on each new leg,
+    /// since closing discards what is in flight (*Pruning*); only if it is not the last to the
+    /// peer; and only [so long](Self::with_old_leg_linger) after anything else has ended there, a
+    /// negotiation included. Direct connections are left to the swarm's idle timeout.
     with_prune_grace: [hub] prune_grace: Option<Duration>;
 
-    /// How many bytes of one stream are read ahead of an application that does not read, so that a
-    /// migration can complete. Default: 1 MiB. Past it, the migration waits for the reader and loses
-    /// nothing.
+    /// Limits the bytes of one stream that are read ahead of an application that does not read, so
+    /// that a migration can complete. Default: 1 MiB. Past it, the migration waits for the reader
+    /// and loses nothing.
     with_read_ahead_per_stream: [hub] read_ahead_per_stream: usize;
 
-    /// The same for all streams of one peer together. Default: 64 MiB. Bounds the memory that one peer
-    /// can make us use.
+    /// Limits the bytes read ahead of all streams of one peer together. Default: 64 MiB. Bounds the
+    /// memory that one peer can make us use.
     with_read_ahead_per_peer: [hub] read_ahead_per_peer: usize;
 
-    /// How many labelled streams one peer may have. Default: 16,384. What a remote labels beyond that is
-    /// refused; opening one more is an error. A stream costs about 1 KiB, its substream aside.
+    /// Limits the labelled streams of one peer. Default: 16,384. What a remote labels beyond that
+    /// is refused; opening one more is an error. A stream costs about 1 KiB, its substream aside.
     with_max_streams_per_peer: [hub] max_streams_per_peer: usize;
 
-    /// How many `Migrate`s of one peer may be unanswered: because the label of their stream has not
-    /// arrived, because another migration of their stream has to end first, or because a denial has not
-    /// left yet. Default: 256. What does not fit is dropped unanswered, which means "try again later".
-    /// Each holds a substream. None waits for a label longer than the
-    /// [answer timeout](Self::with_answer_timeout).
+    /// Limits the unanswered `Migrate`s of one peer: those that wait because the label of their
+    /// stream has not arrived, because another migration of their stream has to end first, or
+    /// because a denial has not left yet. Default: 256. What does not fit is dropped unanswered,
+    /// which means "try again later". Each holds a substream. None waits for a label longer than
+    /// the [answer timeout](Self::with_answer_timeout).
     with_max_unanswered_per_peer: [hub] max_unanswered_per_peer: usize;
 
-    /// The same for one connection. Default: 128.
+    /// Limits the unanswered `Migrate`s on one connection. Default: 128.
     with_max_unanswered_per_connection: [hub] max_unanswered_per_connection: usize;
 
-    /// How many IDs of streams that are over are remembered for one peer, so that a `Migrate` that was
-    /// on its way is answered, or dropped, at once and does not wait for a label (*Overtaking*).
-    /// Default: 1024. The oldest are forgotten first. One costs 32 bytes.
+    /// Limits the IDs of ended streams that are remembered for one peer, so that a `Migrate` that
+    /// was on its way is answered, or dropped, at once and does not wait for a label
+    /// (*Overtaking*). Default: 1024. The oldest are forgotten first. One costs 32 bytes.
     with_max_ended_ids_per_peer: [hub] max_ended_ids_per_peer: usize;
 
-    /// How long they are remembered. Default: 60 s.
+    /// The time for which the IDs of ended streams are remembered. Default: 60 s.
     with_ended_id_memory: [hub] ended_id_memory: Duration;
 
-    /// How many `Migrate`s per second a remote may send for one stream, and how many at once. Default:
-    /// 10. What comes beyond that is dropped unanswered, which means "try again later". Bounds the work
-    /// that a remote makes which moves its stream to and fro. Our own migrations are not limited.
+    /// Limits the remote's `Migrate`s for one stream: so many a second, and as many at once. The
+    /// default is 10. What comes beyond that is dropped unanswered, which means "try again later".
+    /// Bounds the work that a remote makes which moves its stream to and fro. Our own migrations
+    /// are not limited.
     with_max_migration_rate: [hub] max_migration_rate: u32;
 
-    /// How many migrations of ours to one peer may be unanswered at once. Default: 64. More wait for
-    /// their turn, whoever asked for them. One that is agreed does not count: it may take as long as its
-    /// reader. A remote need not take more substreams at once than
-    /// [`with_max_inbound_requests`](Self::with_max_inbound_requests), and a swarm negotiates no more than
-    /// 128 inbound ones by default.
+    /// Limits our unanswered migrations to one peer. Default: 64. More wait for their turn, whoever
+    /// asked for them. One that is agreed does not count: it may take as long as its reader. A
+    /// remote need not take more substreams at once than
+    /// [`with_max_inbound_requests`](Self::with_max_inbound_requests), and a swarm negotiates no
+    /// more than 128 inbound ones by default.
     with_max_migrations_per_peer: [hub] max_migrations_per_peer: usize;
 
-    /// How many migratable streams may be put on one connection, by opening and by migrations; those that
-    /// are on it count, whoever opened them, and so do those that are being opened. Default: 192. New
-    /// streams and migrations go to the next best connection that has room, or wait until there is some. A yamux connection with more than 512 streams (its default) ends with all of them; a
-    /// QUIC connection keeps the 257th waiting (its default); and other protocols need some, too. Raise
-    /// both together.
+    /// Limits the migratable streams that are put on one connection, by opening and by migrations;
+    /// those that are on it count, whoever opened them, and so do those that are being opened.
+    /// Default: 192. New streams and migrations go to the next best connection that has room, or
+    /// wait until there is some. A yamux connection with more than 512 streams (its default) ends
+    /// with all of them; a QUIC connection keeps the 257th waiting (its default); and other
+    /// protocols need some, too. Raise both together.
     with_max_streams_per_connection: [hub] max_streams_per_connection: usize;
 
-    /// How many migratable streams may be on one connection even if the application names it
-    /// ([`Control::open_stream_on`](crate::Control::open_stream_on)). Default: 448, which leaves some of a
-    /// yamux connection's 512 (its default) for other protocols. What is opened beyond it waits for room.
+    /// Limits the migratable streams on one connection even if the application names it
+    /// ([`Control::open_stream_on`](crate::Control::open_stream_on)). Default: 448, which leaves
+    /// some of a yamux connection's 512 (its default) for other protocols. What is opened beyond it
+    /// waits for room.
     with_muxer_limit: muxer_limit: usize;
 
-    /// How many inbound substreams of one connection may be without their first message. Default: 128.
-    /// What a remote opens beyond that is refused.
+    /// Limits the inbound substreams of one connection that are without their first message.
+    /// Default: 128. What a remote opens beyond that is refused.
     with_max_inbound_requests: max_inbound_requests: usize;
 
-    /// How many streams may wait for one peer to be dialed, or for one connection to open substreams.
-    /// Default: 256. Opening one more is an error.
+    /// Limits the streams that wait for one peer to be dialed, or for one connection to open
+    /// substreams. Default: 256. Opening one more is an error.
     with_max_pending_opens: max_pending_opens: usize;
 
-    /// How many inbound streams of one protocol may wait for the application to accept them. Default:
-    /// 256. What comes beyond that is refused.
+    /// Limits the inbound streams of one protocol that wait for the application to accept them. The
+    /// default is 256. What comes beyond that is refused.
     with_accept_backlog: accept_backlog: usize;
 
-    /// How long an inbound stream may wait for the application to accept it. Default: 30 s. Then it is
+    /// Bounds an inbound stream's wait for the application to accept it. Default: 30 s. Then it is
     /// refused: dropped, and told of by [`Event::Refused`](crate::Event::Refused).
     with_accept_timeout: accept_timeout: Duration;
 
-    /// How long an attempt to open a stream on the best connection is alone, before the next best one has
-    /// a go, too. Default: 1 s. A connection may be dead without anybody knowing. The first to answer
-    /// serves, and the other is given up: who accepts there may see a stream begin and fail at once. Zero
-    /// tries all at once, `Duration::MAX` waits for the attempt to fail.
+    /// The head start of an attempt to open a stream on the best connection, before the next best
+    /// one has a go, too. Default: 1 s. A connection may be dead without anybody knowing. The first
+    /// to answer serves, and the other is given up: who accepts there may see a stream begin and
+    /// fail at once. Zero tries all at once, `Duration::MAX` waits for the attempt to fail.
     with_open_head_start: open_head_start: Duration;
 
-    /// How long a connection may leave a probe unanswered before it is suspected: streams leave it, and
-    /// new ones go elsewhere, if the peer has another connection. Default: 3 s. Not more than
-    /// [`with_progress_timeout`](Self::with_progress_timeout). A slow connection that is suspected falsely
-    /// loses its streams to others, and no bytes; what has left it stays away for 10 s after it has
-    /// answered, twice as long each time. Connections are probed when an open, a migration or the end of an
-    /// old leg is waited for, when another connection to the same peer comes, and every
-    /// [`with_probe_interval`](Self::with_probe_interval).
+    /// The time for which a connection may leave a probe unanswered before it is suspected: streams
+    /// leave it, and new ones go elsewhere, if the peer has another connection. Default: 3 s. Not
+    /// more than [`with_progress_timeout`](Self::with_progress_timeout). A slow connection that is
+    /// suspected falsely loses its streams to others, and no bytes; what has left it stays away for
+    /// 10 s after it has answered, twice as long each time. Connections are probed when an open, a
+    /// migration or the end of an old leg is waited for, when another connection to the same peer
+    /// comes, and every [`with_probe_interval`](Self::with_probe_interval).
     with_suspect_after: [hub] suspect_after: Duration;
 
-    /// How long a connection must have been there before streams are moved onto it from one that is as
-    /// good ([`MergeDuplicates`](crate::MergeDuplicates)). Default: 1.2 s. Probes of reachability and
+    /// The age of a connection before streams are moved onto it from one that is as good
+    /// ([`MergeDuplicates`](crate::MergeDuplicates)). Default: 1.2 s. Probes of reachability and
     /// applications with a rule of their own close duplicates soon, with all that is on them.
     with_proving_time: [hub] proving_time: Duration;
 
-    /// How often a connection is probed that carries streams, brings nothing, and is not the only one to
-    /// its peer. Default: 15 s. A probe is a substream that is opened and dropped. `None`: never.
+    /// The interval at which a connection is probed that carries streams, brings nothing, and is
+    /// not the only one to its peer. Default: 15 s. A probe is a substream that is opened and
+    /// dropped. `None`: never.
     with_probe_interval: [hub] probe_interval: Option<Duration>;
 
-    /// How long a new stream whose protocol is [`Mobility::NeverRelayed`] waits for a direct connection
-    /// when its peer is connected by relays only. Default: 10 s. Then, and at once if this is zero, opening
-    /// fails with [`OpenStreamError::NotAllowed`](crate::OpenStreamError::NotAllowed).
+    /// Bounds the wait of a new stream whose protocol is [`Mobility::NeverRelayed`] for a direct
+    /// connection when its peer is connected by relays only. Default: 10 s. Then, and at once if
+    /// this is zero, opening fails with
+    /// [`OpenStreamError::NotAllowed`](crate::OpenStreamError::NotAllowed).
     with_wait_for_direct: wait_for_direct: Duration;
 }

@@ -12,7 +12,7 @@ pub trait ConnectionName {
     /// The swarm's name.
     fn id(&self) -> ConnectionId;
 
-    /// This crate's name.
+    /// The connection's name in this crate.
     fn key(&self) -> ConnectionKey;
 }
 

@@ -21,7 +21,7 @@ use crate::{
     view::{ConnectionInfo, Mobility, StreamInfo},
 };
 
-/// What a [`Control`] asks of its behaviour.
+/// A [`Control`]'s request to its behaviour.
 #[derive(Debug)]
 pub(crate) enum Command {
     Open {
@@ -229,10 +229,10 @@ impl Control {
         .unwrap_or(Err(MigrateError::BehaviourGone))
     }
 
-    /// Has a connection emptied: no stream is put on it from now on, and the [`Drain`](crate::Drain)
-    /// policy, which is part of the default one, moves those that are there to other connections of the
-    /// peer, as soon as there are any. Resolves when it is free. Pinned streams, and those whose migration
-    /// the remote denied, stay, and then it is not free before they end.
+    /// Empties a connection: no stream is put on it from now on, and the [`Drain`](crate::Drain)
+    /// policy, which is part of the default one, moves those that are there to other connections of
+    /// the peer, as soon as there are any. Resolves when it is free. Pinned streams, and those
+    /// whose migration the remote denied, stay, and then it is not free before they end.
     ///
     /// Dropping the future does not stop it; [`Event::ConnectionFree`](crate::Event::ConnectionFree) tells
     /// as well.
@@ -255,10 +255,10 @@ impl Control {
         .unwrap_or(Err(DrainError::BehaviourGone))
     }
 
-    /// Has a connection closed as soon as no migratable stream is on it, nothing else uses it, and nothing
-    /// of what has left it can be lost (*Pruning*). If the remote has moved streams off it, this is left to
-    /// the remote, or to the swarm's idle timeout. [`Event::ConnectionPruned`](crate::Event::ConnectionPruned)
-    /// tells.
+    /// Closes a connection as soon as no migratable stream is on it, nothing else uses it, and
+    /// nothing of what has left it can be lost (*Pruning*). If the remote has moved streams off it,
+    /// this is left to the remote, or to the swarm's idle timeout.
+    /// [`Event::ConnectionPruned`](crate::Event::ConnectionPruned) tells.
     pub async fn close_when_free(&mut self, peer: PeerId, connection: impl ConnectionName) {
         let connection = connection.key();
         let command = Command::CloseWhenFree { peer, connection };

@@ -1,5 +1,5 @@
-//! One connection's side: opens substreams for the behaviour, and reads the first message of those that
-//! the remote opens.
+//! The handler of one connection: opens substreams for the behaviour, and reads the first message
+//! of those that the remote opens.
 //!
 //! It leaves an upgrade as soon as the protocol is agreed, because the swarm counts upgrades that are
 //! under way and a remote that never labels must not block other protocols.
@@ -44,14 +44,16 @@ use crate::{
     substream::Substream,
 };
 
-/// How many outbound substreams are asked of the connection at once. The swarm serves its requests last
-/// in, first out, and their timers run while they wait; so the rest waits here, in order.
+/// Limits the outbound substreams that are asked of the connection at once. The swarm serves its
+/// requests last in, first out, and their timers run while they wait; so the rest waits here, in
+/// order.
 const MAX_OPENING: usize = 64;
 
-/// How long a connection that was named is watched before it is closed, if pruning is off.
+/// The time for which a connection that was named is watched before it is closed, if pruning is
+/// off.
 const PRUNE_GRACE: Duration = Duration::from_secs(1);
 
-/// What the behaviour wants a substream for.
+/// The behaviour's purpose for a substream.
 #[derive(Debug)]
 pub(crate) enum Purpose {
     /// A new stream.
@@ -66,7 +68,7 @@ impl Purpose {
     }
 }
 
-/// What the behaviour tells a handler.
+/// A message of the behaviour to a handler.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Open a substream.
@@ -117,7 +119,7 @@ impl Open {
         }
     }
 
-    /// Whether nobody waits for it any more.
+    /// True if nobody waits for it any more.
     fn is_canceled(&self) -> bool {
         matches!(&self.purpose, Purpose::Stream(request) if request.is_canceled())
     }
@@ -125,7 +127,7 @@ impl Open {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offer {
-    /// Not decided yet.
+    /// An offer that is not decided yet.
     Undecided,
     Prefix,
     /// The prefix in both spellings. One protocol that is offered lazily is agreed without a byte; of two,
@@ -137,7 +139,7 @@ enum Offer {
     Nothing,
 }
 
-/// What a probe offers.
+/// The protocols that a probe offers.
 const PROBES: [StreamProtocol; 2] = [
     StreamProtocol::new("/libp2p/stream-migration/probe/a"),
     StreamProtocol::new("/libp2p/stream-migration/probe/b"),
@@ -147,7 +149,7 @@ const PROBES: [StreamProtocol; 2] = [
 #[derive(Debug)]
 pub struct ToBehaviour(pub(crate) Event);
 
-/// What a handler tells the behaviour.
+/// A message of a handler to the behaviour.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A substream is open for us.
@@ -161,7 +163,7 @@ pub(crate) enum Event {
         /// The remote has answered, whatever the swarm's setting for lazy negotiation.
         answered: bool,
     },
-    /// It could not be opened.
+    /// A substream that could not be opened.
     OpenFailed {
         purpose: Purpose,
         error: StreamUpgradeError<Infallible>,
@@ -173,11 +175,11 @@ pub(crate) enum Event {
         stream: Stream,
         protocol: StreamProtocol,
     },
-    /// What the remote says that it speaks has changed.
+    /// A change of what the remote says that it speaks.
     ProtocolsChanged,
     /// The first of all: what keeps the connection from being idle as long as it is held.
     Born { legs: WeakPermits },
-    /// Nothing has used the connection for so long that nothing can be on its way there.
+    /// An unused connection: nothing has used it for so long that nothing can be on its way there.
     Unused,
     /// The remote opened more than may be waiting for its first message.
     Refused,
@@ -188,7 +190,7 @@ pub(crate) enum Event {
 /// `None` if it has not come in time.
 type FirstMessage = Option<Result<(Stream, Request), ReadError>>;
 
-/// One connection's side.
+/// The handler of one connection.
 pub struct Handler {
     acceptors: Arc<Acceptors>,
     prefix: StreamProtocol,
@@ -197,7 +199,7 @@ pub struct Handler {
     leg_timeout: Duration,
     max_inbound: usize,
     max_queued: usize,
-    /// Until it is polled for the first time.
+    /// The streams to open first, until it is polled for the first time.
     parcel: Option<Parcel>,
     queue: VecDeque<Open>,
     opening: usize,
@@ -209,10 +211,10 @@ pub struct Handler {
     watch: Option<Watch>,
     prune_grace: Duration,
     linger: Duration,
-    /// What Identify says that the remote speaks; `None` if it has said nothing.
+    /// The protocols that the remote speaks, by Identify's word; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<Event>,
-    /// Whether the behaviour has been given what keeps the connection alive.
+    /// True once the behaviour has been given what keeps the connection alive.
     introduced: bool,
 }
 
@@ -268,7 +270,7 @@ impl Handler {
         }
     }
 
-    /// Whether no more streams can wait. Whoever has given up holds no place.
+    /// True if no more streams can wait. Whoever has given up holds no place.
     fn is_full(&mut self) -> bool {
         if self.queue.len() >= self.max_queued {
             for open in std::mem::take(&mut self.queue) {
@@ -281,7 +283,7 @@ impl Handler {
         self.queue.len() >= self.max_queued
     }
 
-    /// What is to be opened next. Whoever has given up meanwhile is passed over.
+    /// The next open. Whoever has given up meanwhile is passed over.
     fn next(&mut self) -> Option<Open> {
         loop {
             let open = self.queue.pop_front()?;
@@ -439,13 +441,13 @@ impl Handler {
 /// Somebody wants to know when the connection is unused.
 #[derive(Debug)]
 struct Watch {
-    /// Before this, something may be on its way that the swarm does not know of.
+    /// The time before which something may be on its way that the swarm does not know of.
     quiet_from: Option<Instant>,
-    /// Until the connection may be unused; looked at again then, and not at every poll.
+    /// The delay until the connection may be unused; looked at again then, and not at every poll.
     delay: Delay,
 }
 
-/// Whether anybody but this crate uses a connection.
+/// The use of a connection by anybody but this crate.
 ///
 /// The swarm asks for [`ConnectionHandler::connection_keep_alive`] only if no substream is counted or
 /// under negotiation, and for [`ConnectionHandler::listen_protocol`] after it in any case. Legs are not
@@ -615,8 +617,8 @@ impl ConnectionHandler for Handler {
 #[derive(Debug, Clone)]
 pub struct Name {
     name: StreamProtocol,
-    /// It was offered before. Agreed on, it is refused: a swarm that negotiates lazily takes the last offer
-    /// for agreed when those before it were refused.
+    /// True if it was offered before. Agreed on, it is refused: a swarm that negotiates lazily
+    /// takes the last offer for agreed when those before it were refused.
     last: bool,
 }
 

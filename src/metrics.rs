@@ -71,7 +71,7 @@ pub struct Metrics {
     remembered: Mutex<Remembered>,
 }
 
-/// As much as there are streams and connections, and no more.
+/// The memory of the metrics: as much as there are streams and connections, and no more.
 #[derive(Debug, Default)]
 struct Remembered {
     openers: HashMap<StreamKey, Opener>,
@@ -79,7 +79,7 @@ struct Remembered {
     connections: HashMap<ConnectionKey, ConnectionLabels>,
 }
 
-/// From a tenth of a millisecond to some 100 s.
+/// Buckets from a tenth of a millisecond to some 100 s.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 21))
 }

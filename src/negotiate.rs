@@ -69,7 +69,7 @@ async fn write_offer(io: &mut SwarmMigratable, protocol: &StreamProtocol) -> io:
     io.flush().await
 }
 
-/// What a stream that the remote has labelled turns out to be.
+/// The outcome of the negotiation on a stream that the remote has labelled.
 pub(crate) enum Listened {
     /// A stream.
     Stream(Stream),

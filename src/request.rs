@@ -19,31 +19,32 @@ use crate::{
 pub(crate) struct StreamRequest {
     pub(crate) protocol: StreamProtocol,
     pub(crate) reply: Reply,
-    /// Of the open that this is an attempt of; a stream that becomes a plain one has none.
+    /// The number of the open that this is an attempt of; a stream that becomes a plain one has
+    /// none.
     pub(crate) number: Option<u64>,
     /// The connection has to show that it is alive.
     pub(crate) prove: bool,
     /// The peer was dialed for it because its last connection was closed under it, which is done once.
     pub(crate) redialed: bool,
-    /// Whether the remote serves the protocol inside the prefix.
+    /// The remote's service of the protocol inside the prefix, as far as it is known.
     pub(crate) inside: Inside,
-    /// It is tried a second time, because the first offer was not answered.
+    /// True if it is tried a second time, because the first offer was not answered.
     pub(crate) again: bool,
-    /// What is left of the stream that was opened for it before.
+    /// The rest of the stream that was opened for it before.
     pub(crate) held: Option<Held>,
 }
 
-/// What is known of a protocol inside the prefix.
+/// The knowledge of a protocol inside the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inside {
     Unknown,
-    /// It was refused there some time ago, and served on a plain stream.
+    /// A protocol that was refused there some time ago, and served on a plain stream.
     Remembered,
-    /// It was refused there just now.
+    /// A protocol that was refused there just now.
     Refused,
 }
 
-/// Who waits for a stream.
+/// The caller who waits for a stream.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Caller(Caller),
@@ -79,7 +80,7 @@ impl Caller {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it has been served or has given up.
+    /// True if the caller has been served or has given up.
     fn is_gone(&self) -> bool {
         let waiting = self.lock();
         let sender = waiting.sender.as_ref();
@@ -144,7 +145,7 @@ impl StreamRequest {
         })
     }
 
-    /// Whether nobody waits for it any more.
+    /// True if nobody waits for it any more.
     pub(crate) fn is_canceled(&self) -> bool {
         match &self.reply {
             Reply::Caller(caller) => caller.is_gone(),

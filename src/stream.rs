@@ -49,7 +49,7 @@ pub struct Stream {
     broken: Option<io::ErrorKind>,
 }
 
-/// What is behind a [`Stream`].
+/// The inside of a [`Stream`].
 pub(crate) enum Inner {
     /// The protocol is agreed; what negotiated it is gone.
     Migratable {
@@ -70,7 +70,7 @@ pub(crate) enum Inner {
         connection: ConnectionKey,
         sent: u64,
         received: u64,
-        /// It was closed for writing while it was offered.
+        /// True if it was closed for writing while it was offered.
         closed: bool,
     },
 }
@@ -131,7 +131,7 @@ impl Stream {
         self.status().map(|status| status.id)
     }
 
-    /// Where the stream stands, if it is migratable.
+    /// The stream's state, if it is migratable.
     fn status(&self) -> Option<Status> {
         match &self.io {
             Inner::Migratable { shared, .. } => Some(shared.status()),
@@ -165,9 +165,10 @@ impl Stream {
         }
     }
 
-    /// Whether the stream can be moved: whether the remote speaks the migration protocol, and serves this
-    /// protocol inside it. A peer that Identify says supports both may still turn out to serve this one on
-    /// plain streams only; then the stream becomes a plain one when the remote's answer comes.
+    /// True if the stream can be moved: if the remote speaks the migration protocol, and serves
+    /// this protocol inside it. A peer that Identify says supports both may still turn out to serve
+    /// this one on plain streams only; then the stream becomes a plain one when the remote's answer
+    /// comes.
     pub fn is_migratable(&self) -> bool {
         match &self.io {
             Inner::Migratable { .. } => true,

@@ -349,3 +349,34 @@ fn the_readme_is_what_it_says() {
     assert!(links.clone().all(|link| link.starts_with("https://")));
     assert!(links.count() > 0);
 }
+
+/// An IDE shows a documentation comment alone: the noun that it is about comes first.
+#[test]
+fn documentation_begins_with_the_noun() {
+    let relative = [
+        "Whether", "What", "Who", "Whose", "Whom", "How", "When", "Where", "Which", "It", "They",
+        "Of", "Has",
+    ];
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for (file, source) in files(&["rs"]) {
+        let of_library = file.starts_with("src/") || file.starts_with("core/src/");
+        if !of_library || file.ends_with("tests.rs") || file.contains("/generated/") {
+            continue;
+        }
+        let lines: Vec<_> = source.lines().map(str::trim).collect();
+        for comment in comments(&source) {
+            let line = lines[comment.line - 1];
+            if !line.starts_with("///") && !line.starts_with("//!") {
+                continue;
+            }
+            seen += 1;
+            let first = comment.lines[0].split([' ', '\'']).next().unwrap();
+            if relative.contains(&first) {
+                wrong.push(format!("{file}:{}: {}", comment.line, comment.lines[0]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(seen > 800, "{seen}");
+}

@@ -11,16 +11,16 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
-    /// There is no migratable stream with this key, or it is over.
+    /// A key of no migratable stream, or of one that is over.
     #[error("there is no live migratable stream with key {0}")]
     UnknownStream(StreamKey),
-    /// There is no such connection to the stream's peer.
+    /// A connection that does not lead to the stream's peer, or is gone.
     #[error("there is no connection {0} to the stream's peer")]
     UnknownConnection(ConnectionKey),
     /// The stream is on that connection already.
     #[error("the stream is on connection {0} already")]
     AlreadyThere(ConnectionKey),
-    /// Another migration of the stream is under way.
+    /// A migration of the stream that is under way already.
     #[error("the stream is being migrated already")]
     AlreadyMigrating,
     /// The connection is being emptied (`Control::drain`).
@@ -29,13 +29,13 @@ pub enum MigrateError {
     /// The stream's [`Mobility`] forbids it; change that first.
     #[error("the stream may not go there: its mobility is {0:?}")]
     NotAllowed(Mobility),
-    /// There is nothing to answer.
+    /// A question that was not asked, or has been answered.
     #[error("the remote does not ask to move the stream there, or not any more")]
     NotAsked,
     /// The remote has denied one, for good.
     #[error("the remote denied migrating this stream, for good")]
     Denied,
-    /// Both directions of the stream have ended, or its application has let go of it.
+    /// A stream of which both directions have ended, or which its application has let go of.
     #[error("the stream has ended")]
     Ended,
     /// The new leg could not be opened.
@@ -56,10 +56,10 @@ pub enum MigrateError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {
-    /// There is no such connection to this peer.
+    /// A connection that does not lead to this peer, or is gone.
     #[error("there is no connection {0} to this peer")]
     UnknownConnection(ConnectionKey),
-    /// It was closed with streams on it.
+    /// A connection that was closed with streams on it.
     #[error("connection {0} was closed before it was free")]
     Closed(ConnectionKey),
     /// The behaviour is gone.

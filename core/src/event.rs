@@ -1,4 +1,4 @@
-//! What the behaviour tells.
+//! Events of the behaviour.
 #![warn(missing_docs)]
 
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::{
     view::{ConnectionInfo, Opener, ProtocolName},
 };
 
-/// What happened to a connection, a stream or a migration. Enough to write a policy or a metrics exporter
-/// from; none is ever left out.
+/// An event of a connection, a stream or a migration. Enough to write a policy or a metrics
+/// exporter from; none is ever left out.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
@@ -36,9 +36,9 @@ pub enum Event {
         peer: PeerId,
         /// The connection that it is on for good.
         connection: ConnectionKey,
-        /// Its protocol.
+        /// The stream's protocol.
         protocol: ProtocolName,
-        /// Who opened it.
+        /// The side that opened it.
         opener: Opener,
     },
     /// A migratable stream exists from now on. Its protocol may still be under negotiation.
@@ -47,9 +47,9 @@ pub enum Event {
         peer: PeerId,
         /// The stream.
         key: StreamKey,
-        /// Its first ID.
+        /// The stream's first ID.
         id: StreamId,
-        /// Who opened it.
+        /// The side that opened it.
         opener: Opener,
         /// The connection on which it began.
         connection: ConnectionKey,
@@ -60,7 +60,7 @@ pub enum Event {
         peer: PeerId,
         /// The stream.
         key: StreamKey,
-        /// Its protocol.
+        /// The stream's protocol.
         protocol: ProtocolName,
     },
     /// A migratable stream is over. It is reported once per [`Event::StreamStarted`].
@@ -82,9 +82,9 @@ pub enum Event {
         peer: PeerId,
         /// The stream.
         key: StreamKey,
-        /// Where it is.
+        /// The connection that it is on.
         from: Option<ConnectionKey>,
-        /// Where it is to go.
+        /// The connection that it is to go to.
         to: ConnectionKey,
     },
     /// A stream is to be moved onto a connection that holds as many as it may
@@ -95,7 +95,7 @@ pub enum Event {
         peer: PeerId,
         /// The stream.
         key: StreamKey,
-        /// Where it is to go.
+        /// The connection that it is to go to.
         to: ConnectionKey,
     },
     /// The remote asks to move a stream, and the policy leaves the answer to somebody outside
@@ -105,7 +105,7 @@ pub enum Event {
         peer: PeerId,
         /// The stream.
         key: StreamKey,
-        /// Where it is to go.
+        /// The connection that it is to go to.
         to: ConnectionKey,
     },
     /// The remote asked to move a stream, and the policy, the stream's mobility or somebody outside said no.
@@ -114,12 +114,12 @@ pub enum Event {
         peer: PeerId,
         /// The stream.
         key: StreamKey,
-        /// Where it was to go.
+        /// The connection that it was to go to.
         to: ConnectionKey,
-        /// Whether for good, or not now.
+        /// True if the answer is for good, false if it is "not now".
         for_good: bool,
     },
-    /// Both sides have agreed to move the stream.
+    /// An agreement of both sides to move the stream.
     MigrationAgreed {
         /// The remote.
         peer: PeerId,
@@ -129,7 +129,7 @@ pub enum Event {
         from: ConnectionKey,
         /// The new leg's connection.
         to: ConnectionKey,
-        /// Whether we initiated the migration.
+        /// True if we initiated the migration.
         initiator: bool,
     },
     /// A migration is complete: the old leg is done with.
@@ -142,9 +142,9 @@ pub enum Event {
         from: ConnectionKey,
         /// The new leg's connection.
         to: ConnectionKey,
-        /// Whether we initiated the migration.
+        /// True if we initiated the migration.
         initiator: bool,
-        /// From the agreement to now.
+        /// The time from the agreement to now.
         took: Duration,
         /// Bytes written on the old leg.
         old_leg_sent: u64,
@@ -163,10 +163,10 @@ pub enum Event {
         key: StreamKey,
         /// The new leg's connection.
         connection: ConnectionKey,
-        /// Whether we initiated the migration.
+        /// True if we initiated the migration.
         initiator: bool,
-        /// How long after the last byte of the old leg. Long if the remote had nothing to say, or if our
-        /// application did not read; after more than 10 s there is no such event.
+        /// The time since the last byte of the old leg. Long if the remote had nothing to say, or
+        /// if our application did not read; after more than 10 s there is no such event.
         gap: Duration,
     },
     /// An attempt to migrate has come to nothing, and the stream goes on where it was.
@@ -177,9 +177,9 @@ pub enum Event {
         key: StreamKey,
         /// Why.
         reason: Failure,
-        /// Whether we initiated the migration.
+        /// True if we initiated the migration.
         initiator: bool,
-        /// When the policy will try again, if it will.
+        /// The time until the policy tries again, if it does.
         retry_in: Option<Duration>,
     },
     /// A connection carries no leg of a migratable stream any more, and none is being opened on it.
@@ -204,7 +204,7 @@ pub enum Event {
         peer: PeerId,
         /// The connection on which it came.
         connection: ConnectionKey,
-        /// Which limit.
+        /// The limit.
         limit: Limit,
     },
     /// The remote broke the protocol. What it was about is aborted, and nothing else.
@@ -213,7 +213,7 @@ pub enum Event {
         peer: PeerId,
         /// The connection on which it came, if it is known.
         connection: Option<ConnectionKey>,
-        /// What it did.
+        /// The remote's fault.
         what: Violation,
     },
 }
@@ -239,7 +239,7 @@ pub enum Limit {
     AcceptTimeout,
 }
 
-/// How a remote broke the protocol.
+/// A remote's breach of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Violation {

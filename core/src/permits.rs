@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 #[derive(Debug, Default)]
 pub struct Permits(Arc<()>);
 
-/// One permit, given back when it is dropped.
+/// A permit, given back when it is dropped.
 #[derive(Debug)]
 pub struct Permit(#[allow(dead_code, reason = "held")] Arc<()>);
 

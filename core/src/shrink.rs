@@ -7,17 +7,17 @@ use std::{
     hash::Hash,
 };
 
-/// What is not worth giving back.
+/// The capacity that is not worth giving back.
 const SMALL: usize = 64;
 
-/// To be called after something was taken out: gives memory back once most of it is unused.
+/// Gives memory back once most of it is unused: called after something was taken out.
 pub fn map<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > SMALL && map.len() < map.capacity() / 8 {
         map.shrink_to(2 * map.len());
     }
 }
 
-/// To be called after something was taken out: gives memory back once it is empty.
+/// Gives memory back once it is empty: called after something was taken out.
 pub fn queue<T>(queue: &mut VecDeque<T>) {
     if queue.capacity() > SMALL && queue.is_empty() {
         *queue = VecDeque::new();

@@ -35,7 +35,8 @@ pub struct Entry<L, R> {
     pub shared: Arc<Shared<L>>,
     pub record: R,
     ids: Vec<StreamId>,
-    /// All the peer's connections have gone since it began; its IDs stand for nothing any more.
+    /// True if all the peer's connections have gone since it began; its IDs stand for nothing any
+    /// more.
     stranded: bool,
 }
 
@@ -44,7 +45,7 @@ impl<L, R> Entry<L, R> {
         *self.peer
     }
 
-    /// Whether all the peer's connections have gone since it began.
+    /// True if all the peer's connections have gone since it began.
     pub fn is_stranded(&self) -> bool {
         self.stranded
     }
@@ -58,7 +59,7 @@ pub struct Early<L> {
     pub verify: bool,
 }
 
-/// One that is kept, and looked after meanwhile.
+/// A `Migrate` that is kept, and looked after meanwhile.
 struct Held<L> {
     number: u64,
     /// Shared with whoever looks after it. Locked while it is polled; nothing else is done meanwhile.
@@ -93,7 +94,7 @@ impl<L> Held<L> {
 /// Why a `Migrate` that waits for its label is not kept any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
-    /// It was asked for.
+    /// A `Migrate` that was asked for.
     Taken,
     /// The remote has taken it back, or its leg is gone.
     TakenBack,
@@ -134,7 +135,7 @@ struct Peer<L> {
     /// The oldest first.
     over: VecDeque<Over>,
     early: Vec<Held<L>>,
-    /// For its unanswered `Migrate`s, those in `early` and those of live streams.
+    /// Places for its unanswered `Migrate`s, those in `early` and those of live streams.
     permits: Permits,
     budget: Budget,
     designated: bool,
@@ -143,14 +144,14 @@ struct Peer<L> {
     connected: bool,
 }
 
-/// Whose stream an ID is.
+/// The stream that an ID is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
     /// A live stream's.
     Live(StreamKey),
-    /// One's that has ended cleanly.
+    /// A stream that has ended cleanly.
     Ended,
-    /// One's that was aborted.
+    /// A stream that was aborted.
     Aborted,
     /// Nobody's, as far as we know.
     Unknown,
@@ -220,17 +221,17 @@ impl<L: Io, R> Table<L, R> {
         self.peer(peer).name.clone()
     }
 
-    /// Whether the hash rule names us.
+    /// True if the hash rule names us.
     pub fn is_designated(&mut self, peer: PeerId) -> bool {
         self.peer(peer).designated
     }
 
-    /// The same, of a peer that is known.
+    /// The hash rule's answer for a peer that is known.
     pub fn designated(&self, peer: PeerId) -> Option<bool> {
         Some(self.peers.get(&peer)?.designated)
     }
 
-    /// Whether an earlier ack of the peer's said that it verifies.
+    /// True if an earlier ack of the peer's said that it verifies.
     pub fn verifies(&mut self, peer: PeerId) -> bool {
         self.peer(peer).verifies
     }
@@ -257,7 +258,7 @@ impl<L: Io, R> Table<L, R> {
         StreamKey(self.next_key)
     }
 
-    /// Whether a stream with this ID may be added.
+    /// The permission to add a stream with this ID.
     pub fn admits(&mut self, peer: PeerId, id: StreamId) -> Result<(), Rejected> {
         let cap = self.caps.streams_per_peer;
         let peer = self.peer(peer);
@@ -354,7 +355,7 @@ impl<L: Io, R> Table<L, R> {
         }
     }
 
-    /// All live streams of a peer.
+    /// The live streams of a peer.
     pub fn of_peer(&self, peer: PeerId) -> Vec<StreamKey> {
         let mut keys: Vec<_> = self
             .peers

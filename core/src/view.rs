@@ -1,5 +1,5 @@
-//! What policies and applications see: connections, streams, and a peer with all of its own. Views are
-//! read-only; nothing here moves anything.
+//! The views of policies and applications: connections, streams, and a peer with all of its own.
+//! Views are read-only; nothing here moves anything.
 #![warn(missing_docs)]
 
 use std::{fmt, sync::Arc};
@@ -52,10 +52,10 @@ impl fmt::Debug for ProtocolName {
     }
 }
 
-/// Who opened a stream.
+/// The side that opened a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Opener {
-    /// We did.
+    /// This side.
     Local,
     /// The remote did.
     Remote,
@@ -65,63 +65,63 @@ pub enum Opener {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// Its name.
+    /// The connection's name.
     pub key: ConnectionKey,
     /// The remote.
     pub peer: PeerId,
     /// The remote's address.
     pub address: Multiaddr,
-    /// Whether it goes through a relay.
+    /// True if the connection goes through a relay.
     pub relayed: bool,
-    /// What carries it; for a relayed connection, what carries the hop to the relay.
+    /// The transport that carries it; for a relayed connection, the one of the hop to the relay.
     pub transport: Transport,
-    /// How streams end on it; `Config::with_leg_kind` has the last word.
+    /// The way in which streams end on it; `Config::with_leg_kind` has the last word.
     pub leg_kind: LegKind,
-    /// Whether we dialed it; of a hole punch, whether we took the dialer's role. The remote sees the
+    /// True if we dialed it; of a hole punch, if we took the dialer's role. The remote sees the
     /// opposite.
     pub dialer: bool,
-    /// When it was established.
+    /// The time at which it was established.
     pub established: Instant,
     /// Legs of migratable streams on it, old and new ones of migrations included, and those that are
     /// being opened for migrations.
     pub streams: usize,
     /// Streams that are being opened on it and have no leg yet.
     pub opening: usize,
-    /// How many streams it may hold, those being opened included
+    /// The number of streams that it may hold, those being opened included
     /// (`Config::with_max_streams_per_connection`).
     pub capacity: usize,
-    /// It is being emptied (`Control::drain`): nothing is put on it.
+    /// True while it is being emptied (`Control::drain`): nothing is put on it.
     pub draining: bool,
-    /// We have asked the swarm to close it: nothing is put on it.
+    /// True once we have asked the swarm to close it: nothing is put on it.
     pub closing: bool,
-    /// It has not answered an open, a probe or a migration
-    /// (`Config::with_suspect_after`): streams leave it, and none is
-    /// put on it as long as another connection of the peer answers. Cleared when it answers.
+    /// True if it has not answered an open, a probe or a migration (`Config::with_suspect_after`):
+    /// streams leave it, and none is put on it as long as another connection of the peer answers.
+    /// Cleared when it answers.
     pub suspected: bool,
-    /// It may be chosen among duplicates: it is older than
-    /// `Config::with_proving_time`, was not dialed from a port of its
-    /// own, and was never suspected. Somebody who made a connection for a moment, such as AutoNAT, closes
-    /// it with all that is on it.
+    /// True if it may be chosen among duplicates: it is older than `Config::with_proving_time`, was
+    /// not dialed from a port of its own, and was never suspected. Somebody who made a connection
+    /// for a moment, such as AutoNAT, closes it with all that is on it.
     pub proven: bool,
-    /// Whether we dialed it from a new port, as those do who only want to see whether a peer can be reached.
-    /// The remote does not see that.
+    /// True if we dialed it from a new port, as those do who only want to see whether a peer can be
+    /// reached. The remote does not see that.
     pub new_port: bool,
 }
 
-/// What speaks against putting streams on a connection. What one peer alone knows may only take a
+/// A reason against putting streams on a connection. What one peer alone knows may only take a
 /// connection off its list; it never makes one better, so that two peers come to the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Obstacle {
-    /// It is being closed by us. Nothing is put on it.
+    /// A connection that is being closed by us. Nothing is put on it.
     Closing,
-    /// It does not answer. Nothing is put on it while there is another.
+    /// A connection that does not answer. Nothing is put on it while there is another.
     Suspected,
-    /// It is being emptied. Nothing is put on it while there is another.
+    /// A connection that is being emptied. Nothing is put on it while there is another.
     Draining,
-    /// It holds as many streams as it may. What is to go there waits.
+    /// A connection that holds as many streams as it may. What is to go there waits.
     Full,
-    /// It has still to prove itself, or never will: streams are not moved onto it from an equal one.
+    /// A connection that has still to prove itself, or never will: streams are not moved onto it
+    /// from an equal one.
     Unproven,
 }
 
@@ -176,13 +176,14 @@ impl ConnectionInfo {
         }
     }
 
-    /// Whether it holds as many streams as it may, those being opened included.
+    /// True if the connection holds as many streams as it may, those being opened included.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.streams + self.opening >= self.capacity
     }
 
-    /// What speaks against it, the gravest first; `None` of one on which anything may be put.
+    /// The gravest reason against putting streams on it; `None` of one on which anything may be
+    /// put.
     #[must_use]
     pub fn obstacle(&self) -> Option<Obstacle> {
         [
@@ -197,7 +198,8 @@ impl ConnectionInfo {
     }
 }
 
-/// Whether an address goes through a relay, and what carries it, or its hop to the relay.
+/// The relay and the transport of an address: true if it goes through one, and what carries it, or
+/// its hop to the relay.
 fn carried(address: &Multiaddr) -> (bool, Transport) {
     let (mut relayed, mut transport) = (false, Transport::Unknown);
     for part in address {
@@ -213,7 +215,7 @@ fn carried(address: &Multiaddr) -> (bool, Transport) {
     (relayed, transport)
 }
 
-/// What carries a connection, told by its address.
+/// The transport that carries a connection, told by its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Transport {
@@ -229,8 +231,9 @@ pub enum Transport {
     WebRtc,
     /// Within this process.
     Memory,
-    /// Not told: the address names none of these. The side that has dialed a name may not know
-    /// (`/dnsaddr`), while the other side does; so no policy takes it for better, worse or different.
+    /// A transport that is not told: the address names none of these. The side that has dialed a
+    /// name may not know (`/dnsaddr`), while the other side does; so no policy takes it for better,
+    /// worse or different.
     Unknown,
 }
 
@@ -249,7 +252,8 @@ impl Transport {
 }
 
 impl LegKind {
-    /// By what the address tells. What is relayed is multiplexed anew, whatever carries the hop.
+    /// The kind that the address tells. What is relayed is multiplexed anew, whatever carries the
+    /// hop.
     fn of(relayed: bool, transport: Transport) -> Self {
         match transport {
             _ if relayed => Self::Yamux,
@@ -266,15 +270,15 @@ impl LegKind {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StreamInfo {
-    /// Its name in this behaviour.
+    /// The stream's name in this behaviour.
     pub key: StreamKey,
-    /// Its present ID on the wire.
+    /// The stream's present ID on the wire.
     pub id: StreamId,
     /// The remote.
     pub peer: PeerId,
-    /// Its protocol, once negotiated.
+    /// The stream's protocol, once negotiated.
     pub protocol: Option<ProtocolName>,
-    /// Who opened it.
+    /// The side that opened it.
     pub opener: Opener,
     /// The connection that carries what is written now.
     pub connection: ConnectionKey,
@@ -282,10 +286,10 @@ pub struct StreamInfo {
     pub sent: u64,
     /// Bytes read, over all legs.
     pub received: u64,
-    /// Whether it is being migrated.
+    /// True while it is being migrated.
     pub migrating: bool,
-    /// Whether it has left a relayed connection. Policies do not move it onto one again: the remote may
-    /// be closing it (*Who starts*).
+    /// True once it has left a relayed connection. Policies do not move it onto one again: the
+    /// remote may be closing it (*Who starts*).
     pub left_relay: bool,
     /// Connections off which the remote has moved it. Policies do not move it back onto these: two that
     /// disagree would move it to and fro for ever, and the remote may be draining one.
@@ -295,9 +299,9 @@ pub struct StreamInfo {
     pub barred: Vec<ConnectionKey>,
     /// The connection that it is to be moved onto and that has no room yet.
     pub waiting_for: Option<ConnectionKey>,
-    /// Whether and whither it may be moved.
+    /// The freedom that it has to be moved.
     pub mobility: Mobility,
-    /// When it was labelled.
+    /// The time at which it was labelled.
     pub started: Instant,
 }
 
@@ -325,28 +329,27 @@ impl StreamInfo {
     }
 }
 
-/// Whether and whither a stream may be moved. Set for a protocol by
-/// `Config::with_mobility`, for a stream by
-/// `Control::set_mobility`; the behaviour keeps to it, whatever a policy
-/// says.
+/// A stream's freedom to be moved. Set for a protocol by `Config::with_mobility`, for a stream by
+/// `Control::set_mobility`; the behaviour keeps to it, whatever a policy says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Mobility {
-    /// Anywhere, as the policy and the remote see fit.
+    /// Freedom to go anywhere, as the policy and the remote see fit.
     #[default]
     Free,
-    /// Anywhere, but never onto a relayed connection. If the remote tries, it is told "not now" by a
-    /// stream that is on a relayed connection itself, and "never" by one that is on a direct one.
+    /// Freedom to go anywhere but onto a relayed connection. If the remote tries, it is told "not
+    /// now" by a stream that is on a relayed connection itself, and "never" by one that is on a
+    /// direct one.
     NeverRelayed,
-    /// Nowhere. A remote that tries is refused, which is for good: it will not try again, even if the
-    /// stream is set free later.
+    /// No freedom. A remote that tries is refused, which is for good: it will not try again, even
+    /// if the stream is set free later.
     Pinned,
-    /// To this connection and no other. The stream is moved there, and stays.
+    /// A place on this connection and no other. The stream is moved there, and stays.
     PinnedTo(ConnectionKey),
 }
 
 impl Mobility {
-    /// Whether a new stream may begin there.
+    /// True if a new stream may begin there.
     pub(crate) fn admits(self, on: &ConnectionInfo) -> bool {
         match self {
             Self::Free | Self::Pinned => true,
@@ -368,13 +371,13 @@ impl Mobility {
 pub struct PeerView<'a> {
     pub(crate) local: PeerId,
     pub(crate) peer: PeerId,
-    /// Whether the hash rule names us, if that has been found out: policies ask at every comparison.
+    /// The hash rule's answer, if that has been found out: policies ask at every comparison.
     pub(crate) designated: Option<bool>,
     pub(crate) connections: &'a [ConnectionInfo],
     pub(crate) streams: &'a dyn Streams,
 }
 
-/// Where a [`PeerView`] finds streams: looked up when asked for, so that a view costs nothing.
+/// The source of a [`PeerView`]'s streams: looked up when asked for, so that a view costs nothing.
 pub trait Streams {
     /// The stream of this key, if it is live.
     fn one(&self, key: StreamKey) -> Option<StreamInfo>;
@@ -429,26 +432,27 @@ impl PeerView<'_> {
         self.peer
     }
 
-    /// We.
+    /// The local peer.
     #[must_use]
     pub fn local_peer(&self) -> PeerId {
         self.local
     }
 
-    /// Whether the hash rule names us (*Who moves the stream*): one of the two peers, the same for both.
+    /// True if the hash rule names us (*Who moves the stream*): one of the two peers, the same for
+    /// both.
     #[must_use]
     pub fn is_designated(&self) -> bool {
         let hash = || roles::is_designated(&self.local, &self.peer);
         self.designated.unwrap_or_else(hash)
     }
 
-    /// All connections to the peer, the oldest first.
+    /// The connections to the peer, the oldest first.
     #[must_use]
     pub fn connections(&self) -> &[ConnectionInfo] {
         self.connections
     }
 
-    /// One of them.
+    /// A connection to the peer.
     #[must_use]
     pub fn connection(&self, key: ConnectionKey) -> Option<&ConnectionInfo> {
         self.connections.iter().find(|info| info.key == key)
@@ -460,7 +464,7 @@ impl PeerView<'_> {
         self.streams.one(key)
     }
 
-    /// All of them. Costs time in proportion to their number.
+    /// The migratable streams of the peer. Costs time in proportion to their number.
     #[must_use]
     pub fn streams(&self) -> Vec<StreamInfo> {
         self.streams.of_peer(self.peer)

@@ -1,5 +1,5 @@
-//! What must hold between the behaviour's books whenever its `poll` has nothing more to do, and random
-//! sequences of whatever can happen that look whether it does.
+//! Invariants between the behaviour's books, which hold whenever its `poll` has nothing more to do,
+//! and random sequences of whatever can happen that look whether it does.
 
 use std::collections::BTreeSet;
 
@@ -144,10 +144,10 @@ mod tests {
         incoming: IncomingStreams,
         streams: Vec<Stream>,
         opening: Vec<BoxFuture<'static, Result<Stream, OpenStreamError>>>,
-        /// What was asked for, and is waited for.
+        /// Calls that were made, and are waited for.
         wishes: Vec<BoxFuture<'static, ()>>,
         asked: Vec<(StreamKey, ConnectionKey)>,
-        /// Our migrations that have begun.
+        /// Migrations of ours that have begun.
         moving: BTreeSet<StreamKey>,
         address: Multiaddr,
     }
@@ -229,7 +229,7 @@ mod tests {
             progress | (self.wishes.len() < before)
         }
 
-        /// What is begun comes to an end, once.
+        /// Hears of an event: what is begun comes to an end, once.
         fn hear(&mut self, event: Event) {
             match event {
                 Event::MigrationRequested { key, to, .. } => self.asked.push((key, to)),
@@ -262,7 +262,7 @@ mod tests {
             there.keys().map(ConnectionName::id).collect()
         }
 
-        /// One thing that an application, a network or time may do.
+        /// Does a thing that an application, a network or time may do.
         fn act(&mut self, dice: &mut Dice, other: PeerId, address: Multiaddr) {
             let cx = &mut Context::from_waker(noop_waker_ref());
             let connections = self.connections();
@@ -409,8 +409,8 @@ mod tests {
         }
     }
 
-    /// Whatever happens in whatever order: all that is kept fits together after every poll, nobody who asked
-    /// for something waits for ever, and in the end nothing is left.
+    /// Books that balance whatever happens in whatever order: all that is kept fits together after
+    /// every poll, nobody who asked for something waits for ever, and in the end nothing is left.
     #[test]
     fn they_balance() {
         let (from, count) = match std::env::var("BOOKS") {

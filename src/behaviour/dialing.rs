@@ -14,12 +14,12 @@ use crate::{
     Mobility, connection::ConnectionName, handler::Parcel, hub::TimerKey, request::StreamRequest,
 };
 
-/// What is waiting for connections.
+/// Streams that wait for connections.
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     peers: HashMap<PeerId, Waiting>,
-    /// What was handed to the handlers of connections that are not established yet: another behaviour may
-    /// still deny them.
+    /// Connections whose handlers were handed streams and that are not established yet: another
+    /// behaviour may still deny them.
     newborn: HashMap<ConnectionId, PeerId>,
 }
 
@@ -30,7 +30,7 @@ struct Waiting {
     dial: Dial,
 }
 
-/// Whose dial is waited for.
+/// The dial that is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dial {
     Ours(ConnectionId),
@@ -63,7 +63,7 @@ impl Dials {
 }
 
 impl Behaviour {
-    /// Has a stream wait for a connection to its peer, and dials if nobody does for us.
+    /// Lets a stream wait for a connection to its peer, and dials if nobody does for us.
     pub(super) fn dial(&mut self, peer: PeerId, request: StreamRequest) {
         let Some(waiting) = self.dials.peers.get_mut(&peer) else {
             // A dial of somebody else's serves as well. To be connected and to be about to close may be one.
@@ -122,9 +122,9 @@ impl Behaviour {
         waiting.requests
     }
 
-    /// What waits for a connection to the peer, for the handler of one that is about to be. Sent later it
-    /// would find the connection closed, if that is idle for too long at once. What may not begin on just
-    /// any connection waits to see it.
+    /// Takes what waits for a connection to the peer, for the handler of one that is about to be.
+    /// Sent later it would find the connection closed, if that is idle for too long at once. What
+    /// may not begin on just any connection waits to see it.
     pub(super) fn handed_over(&mut self, peer: PeerId, connection: ConnectionId) -> Option<Parcel> {
         let waiting = self.dials.peers.get_mut(&peer)?;
         if !waiting.is_wanted() {

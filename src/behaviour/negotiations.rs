@@ -30,12 +30,12 @@ use crate::{
     view::ProtocolName,
 };
 
-/// How a negotiation on a labelled stream ended.
+/// The end of a negotiation on a labelled stream.
 pub(super) struct Negotiated {
     peer: PeerId,
     connection: ConnectionKey,
     key: StreamKey,
-    /// What the stream was opened for; `None` if the remote opened it.
+    /// The request that the stream was opened for; `None` if the remote opened it.
     request: Option<StreamRequest>,
     result: Result<Listened, Unagreed>,
 }
@@ -107,7 +107,7 @@ impl Behaviour {
         }
     }
 
-    /// What the settings say of a protocol's streams.
+    /// The mobility that the settings give to a protocol's streams.
     pub(super) fn mobility_of(&self, protocol: &StreamProtocol) -> Mobility {
         let mobility = self.config.mobility.get(protocol);
         mobility.copied().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What comes of an offer: a stream, a plain one, another try, or an error.
+//! Results of offers: a stream, a plain one, another try, or an error.
 
 use std::{future::poll_fn, io, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     substream::Substream,
 };
 
-/// How far an offer has come that the application did not wait for.
+/// The state of an offer that the application did not wait for.
 pub(super) struct OfferDriven {
     peer: PeerId,
     connection: ConnectionKey,

@@ -26,18 +26,18 @@ struct Opening {
     peer: PeerId,
     request: StreamRequest,
     mobility: Mobility,
-    /// On this connection, whatever speaks against it.
+    /// The connection on which it has to be, whatever speaks against it.
     only: Option<ConnectionKey>,
     tried: Vec<ConnectionKey>,
     /// Connections on which an attempt is under way.
     running: Vec<ConnectionKey>,
     /// Why the last attempt has failed.
     error: Option<OpenStreamError>,
-    /// For all of it, and for the last attempt to be alone.
+    /// The timers for all of it, and for the last attempt to be alone.
     timers: [TimerKey; 2],
 }
 
-/// All of them.
+/// The opens that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Opens {
     opening: HashMap<u64, Opening>,
@@ -71,12 +71,12 @@ impl Opens {
         }
     }
 
-    /// Whether any wait for a connection to this peer.
+    /// True if any wait for a connection to this peer.
     pub(super) fn wait_for(&self, peer: PeerId) -> bool {
         self.waiting.contains_key(&peer)
     }
 
-    /// Those whose attempt on this connection is under way.
+    /// The opens whose attempt on this connection is under way.
     pub(super) fn running_on(&self, connection: ConnectionKey) -> Vec<u64> {
         let mut numbers: Vec<_> = self
             .opening
@@ -91,7 +91,7 @@ impl Opens {
 
 #[cfg(all(test, stream_migration_mutants))]
 impl Opens {
-    /// Who waits is being opened, and who is being opened runs or waits.
+    /// Checks the books: who waits is being opened, and who is being opened runs or waits.
     pub(super) fn check(&self, there: &BTreeMap<ConnectionKey, PeerId>) {
         for (peer, waiting) in &self.waiting {
             assert!(!waiting.is_empty(), "{peer}");
@@ -183,7 +183,7 @@ impl Behaviour {
         opening.map(|opening| opening.request).collect()
     }
 
-    /// Where the next attempt can be made.
+    /// The place where the next attempt can be made.
     fn next_choice(&self, opening: &Opening) -> Choice {
         let Some(only) = opening.only else {
             return self
@@ -240,7 +240,7 @@ impl Behaviour {
         request
     }
 
-    /// Has a substream opened for it, which counts until there is one, or none.
+    /// Asks for a substream for it, which counts until there is one, or none.
     pub(super) fn start_attempt(
         &mut self,
         peer: PeerId,
@@ -283,7 +283,7 @@ impl Behaviour {
         self.end_open(number, Some(Err(error.into())));
     }
 
-    /// There is no connection to try, or none any more.
+    /// Decides about an open that has no connection to try, or none any more.
     fn nothing_left(&mut self, number: u64) {
         let Some(opening) = self.opens.opening.get_mut(&number) else {
             return;
@@ -322,7 +322,7 @@ impl Behaviour {
         self.end_open(number, Some(Err(OpenStreamError::NotAllowed(mobility))));
     }
 
-    /// It has had all the time that there is.
+    /// Ends an open that has had all the time that there is.
     pub(super) fn open_over(&mut self, number: u64) {
         let Some(opening) = self.opens.opening.get(&number) else {
             return;
@@ -396,7 +396,7 @@ impl Behaviour {
         }
     }
 
-    /// There will be no stream on this connection.
+    /// Takes note that there will be no stream on this connection.
     pub(super) fn not_opened(
         &mut self,
         connection: ConnectionKey,
@@ -409,7 +409,7 @@ impl Behaviour {
         }
     }
 
-    /// What was being opened there goes elsewhere.
+    /// Sends what was being opened there elsewhere.
     pub(super) fn opens_lost(&mut self, connection: ConnectionKey) {
         for number in self.opens.running_on(connection) {
             let message = "the connection was closed while a stream was being opened on it";

@@ -8,11 +8,11 @@ use libp2p_swarm::StreamProtocol;
 
 use crate::request::Inside;
 
-/// How many are remembered of one peer, the last. A node has few protocols; one that is forgotten costs a
-/// round trip.
+/// Limits the protocols that are remembered of one peer, the last. A node has few protocols; one
+/// that is forgotten costs a round trip.
 const MAX_REMEMBERED: usize = 64;
 
-/// What has been seen of the peers that we are connected to.
+/// The protocols that were seen at the peers that we are connected to.
 #[derive(Debug, Default)]
 pub(super) struct Outside {
     peers: HashMap<PeerId, VecDeque<StreamProtocol>>,

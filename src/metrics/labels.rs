@@ -93,7 +93,7 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    /// Those of our attempts, or of the remote's.
+    /// The outcomes of our attempts, or of the remote's.
     pub(super) fn possible(local: bool) -> impl Iterator<Item = Self> {
         let failures = Label::<Failure>::ALL.iter().map(|label| label.0);
         // We know of a remote's attempt only once we have accepted it, and only a remote's is taken

@@ -13,7 +13,7 @@ use libp2p_swarm::StreamProtocol;
 
 pub(crate) use self::pending::{Driven, Held, Pending, Reopening, Settled, Side, let_go};
 
-/// What multistream-select can carry in one message.
+/// The longest line that multistream-select can carry in one message.
 const MAX_LINE: usize = (1 << 14) - 1;
 
 const HEADER: &[u8] = b"/multistream/1.0.0\n";
@@ -26,7 +26,7 @@ pub(crate) enum Answer {
     No,
 }
 
-/// One line of multistream-select.
+/// Appends a line of multistream-select.
 fn push_line(to: &mut Vec<u8>, line: &[&[u8]]) {
     let length = line.iter().map(|part| part.len()).sum();
     let mut buffer = unsigned_varint::encode::usize_buffer();
@@ -55,7 +55,7 @@ pub(crate) fn offer(protocol: &StreamProtocol) -> io::Result<Vec<u8>> {
 #[derive(Debug)]
 pub(crate) struct Reader {
     protocol: StreamProtocol,
-    /// Of the line that is being read: its length and what is there of it.
+    /// The line that is being read: its length and what is there of it.
     seen: Vec<u8>,
     header_seen: bool,
 }
@@ -95,7 +95,7 @@ impl Reader {
         }
     }
 
-    /// How many bytes of the line are still to come, as far as is known.
+    /// The bytes of the line that are still to come, as far as is known.
     fn missing(&self) -> io::Result<usize> {
         match unsigned_varint::decode::usize(&self.seen) {
             Ok((length, _)) if length > self.longest() => Err(invalid()),
@@ -110,7 +110,7 @@ impl Reader {
         HEADER.len().max(self.protocol.as_ref().len() + 1)
     }
 
-    /// What a line that is complete says.
+    /// The answer in a line that is complete.
     fn line(&mut self) -> io::Result<Option<Answer>> {
         let seen = std::mem::take(&mut self.seen);
         let line = match unsigned_varint::decode::usize(&seen) {

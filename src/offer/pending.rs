@@ -25,10 +25,10 @@ use crate::{
 type SwarmShared = Shared<Substream>;
 type SwarmMigratable = Migratable<Substream>;
 
-/// How much of what the application has written is kept until the remote has answered; then writes wait.
+/// Limits what is kept of the application's writes until the remote has answered; then writes wait.
 const MAX_KEPT: usize = 64 << 10;
 
-/// Who polls an offer.
+/// The party that polls an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Reader,
@@ -79,7 +79,7 @@ pub(crate) struct Pending {
 }
 
 enum State {
-    /// It is not answered.
+    /// An offer that is not answered.
     Waiting {
         io: Box<SwarmMigratable>,
         reader: Reader,
@@ -87,7 +87,7 @@ enum State {
     },
     /// The answer was no: a plain stream is being opened.
     Reopening { kept: Kept, _held: Held },
-    /// What was kept is being written to the plain stream.
+    /// A refused offer: what was kept is being written to the plain stream.
     Rewriting {
         io: Box<Stream>,
         connection: ConnectionKey,
@@ -95,14 +95,14 @@ enum State {
         kept: Kept,
         closed: bool,
     },
-    /// It is for the application to take it.
+    /// A settled offer, for the application to take.
     Settled(Settled),
-    /// It is taken, or nobody wants it any more.
+    /// An offer that is taken, or that nobody wants any more.
     Gone,
 }
 
 impl State {
-    /// What the application has done, until it is settled.
+    /// The application's doings, until the offer is settled.
     fn kept(&mut self) -> Option<&mut Kept> {
         match self {
             Self::Waiting { kept, .. }
@@ -113,7 +113,7 @@ impl State {
     }
 }
 
-/// What the application has done.
+/// The application's doings.
 #[derive(Debug, Default)]
 struct Kept {
     bytes: Vec<u8>,
@@ -129,7 +129,7 @@ impl Kept {
     }
 }
 
-/// What an offer has come to.
+/// The result of an offer.
 pub(crate) enum Settled {
     /// The remote has agreed.
     Agreed(Box<SwarmMigratable>),
@@ -140,14 +140,14 @@ pub(crate) enum Settled {
         sent: u64,
         closed: bool,
     },
-    /// Nothing.
+    /// A failure.
     Failed(io::Error),
 }
 
-/// What the driver has to do.
+/// The driver's next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Driven {
-    /// Nothing: it is settled.
+    /// No step: the offer is settled.
     Settled,
     /// Open a plain stream.
     Refused,
@@ -381,12 +381,12 @@ impl Pending {
         self.put(self.lock(), State::Gone);
     }
 
-    /// Whether the application has let go of it.
+    /// True if the application has let go of it.
     pub(crate) fn is_detached(&self) -> bool {
         self.lock().kept().is_some_and(|kept| kept.detached)
     }
 
-    /// How many bytes the application has written, if the stream is, or will be, a plain one.
+    /// The bytes that the application has written, if the stream is, or will be, a plain one.
     pub(crate) fn plain_sent(&self) -> Option<u64> {
         match &*self.lock() {
             State::Reopening { kept, .. } | State::Rewriting { kept, .. } => {
@@ -463,8 +463,8 @@ fn poll_rewrite(
     Poll::Ready(Ok(()))
 }
 
-/// What is left of a labelled stream that came to nothing. It keeps its connection until there is another:
-/// a connection that nobody uses is closed at once, if its idle timeout is zero.
+/// The rest of a labelled stream that came to nothing. It keeps its connection until there is
+/// another: a connection that nobody uses is closed at once, if its idle timeout is zero.
 pub(crate) struct Held {
     _leg: Box<dyn Send>,
 }
@@ -509,7 +509,7 @@ impl Reopening {
         self.0.clone()
     }
 
-    /// Whether nobody waits for it any more.
+    /// True if nobody waits for it any more.
     pub(crate) fn is_canceled(&self) -> bool {
         matches!(*self.0.lock(), State::Gone)
     }

@@ -1,4 +1,4 @@
-//! Our migrations, from the wish to the leg; and what the streams say of all of them.
+//! Migrations of ours, from the wish to the leg; and what the streams say of all of them.
 
 use futures::future::select;
 use libp2p_identity::PeerId;
@@ -24,7 +24,7 @@ type Entry<L> = crate::table::Entry<L, Record>;
 impl<L: Io + Send + 'static> Hub<L> {
     // ---- Our attempts ------------------------------------------------------------------------------
 
-    /// Has a migration started when its turn comes, or says why not.
+    /// Starts a migration when its turn comes, or says why not.
     pub(super) fn begin(&mut self, key: StreamKey, to: ConnectionKey, origin: Origin) {
         let outgoing = OutboundMigration::new(to, origin);
         match self.may_migrate(key, to) {
@@ -44,8 +44,8 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.may_go_there(key, to, false)
     }
 
-    /// Whether a migration to this connection may be started, now that it is its turn; a policy's is bound
-    /// by more than the application's.
+    /// True if a migration to this connection may be started, now that it is its turn; a policy's
+    /// is bound by more than the application's.
     pub(super) fn may_go_there(
         &self,
         key: StreamKey,
@@ -546,7 +546,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     }
 }
 
-/// One migration, in logs.
+/// The span of a migration, in logs.
 pub(super) fn span(
     local: PeerId,
     peer: PeerId,

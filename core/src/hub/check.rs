@@ -1,4 +1,4 @@
-//! What must hold between the hub's books whenever its `poll` has nothing more to do.
+//! Invariants between the hub's books, which hold whenever its `poll` has nothing more to do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -8,7 +8,7 @@ use super::{Due, Hub};
 use crate::{key::ConnectionKey, stream::Io};
 
 impl<L: Io + Send + 'static> Hub<L> {
-    /// All connections, and their peers.
+    /// The connections, and their peers.
     pub fn there(&self) -> BTreeMap<ConnectionKey, PeerId> {
         let all = self.connections.all();
         all.map(|info| (info.key, info.peer)).collect()
@@ -92,7 +92,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         assert!(self.calls.is_empty() && self.tasks.is_empty());
     }
 
-    /// Whether nobody is there, and nothing runs that bytes depend on.
+    /// True if nobody is there, and nothing runs that bytes depend on.
     pub fn is_idle(&self) -> bool {
         self.there().is_empty() && self.tasks.is_empty()
     }

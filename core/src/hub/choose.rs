@@ -14,13 +14,13 @@ use crate::{
     view::{ConnectionInfo, Mobility},
 };
 
-/// How far a connection is a place for new streams: the better ones are used up first.
+/// The rank of a connection as a place for new streams: the better ones are used up first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
     Good,
     /// Being emptied, but it answers.
     Draining,
-    /// It may be dead.
+    /// A connection that may be dead.
     Suspected,
     /// No place at all.
     Closing,
@@ -37,14 +37,14 @@ impl Tier {
     }
 }
 
-/// Where a new stream can be opened.
+/// The place where a new stream can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// On this connection.
+    /// This connection.
     On(ConnectionKey),
-    /// On none before one of those that are full has room.
+    /// No connection before one of those that are full has room.
     Full,
-    /// On none that is there and may be used.
+    /// No connection that is there and may be used.
     None,
 }
 
@@ -75,7 +75,8 @@ impl<L: Io + Send + 'static> Hub<L> {
         ranked
     }
 
-    /// Where a new stream of this mobility can be opened, other than where that has been `tried`.
+    /// The place where a new stream of this mobility can be opened, other than where that has been
+    /// `tried`.
     pub fn choose(&self, peer: PeerId, mobility: Mobility, tried: &[ConnectionKey]) -> Choice {
         let ranked = self.ranked(peer);
         let usable = |info: &&&ConnectionInfo| {

@@ -8,11 +8,12 @@ use libp2p_identity::PeerId;
 use super::{health::Health, prune::Pruning, queue::Line};
 use crate::{key::ConnectionKey, shrink, view::ConnectionInfo};
 
-/// What is known of one connection beside its view; each part belongs to the room that it is named after.
+/// The record of one connection beside its view; each part belongs to the room that it is named
+/// after.
 pub(super) struct ConnectionRecord<L> {
     pub(super) health: Health,
     pub(super) pruning: Pruning<L>,
-    /// Our migrations that wait to go there.
+    /// Migrations of ours that wait to go there.
     pub(super) line: Line,
 }
 

@@ -17,21 +17,21 @@ use crate::{
     view::ConnectionInfo,
 };
 
-/// How long a connection that has answered again is not returned to by what has left it; twice as long
-/// with each suspicion.
+/// The time for which what has left a connection does not return to it once it has answered again;
+/// twice as long with each suspicion.
 const QUARANTINE: Duration = Duration::from_secs(10);
 const MAX_DOUBLINGS: u32 = 6;
 
-/// How often a suspected connection is probed again.
+/// The interval at which a suspected connection is probed again.
 const PROBE_AGAIN: Duration = Duration::from_secs(10);
 
 /// A younger sign of life makes a probe needless.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
-/// What is known of how one connection answers.
+/// The health of a connection: what is known of how it answers.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// When the remote's last sign of life came on it, after it was established.
+    /// The time of the remote's last sign of life on it, after it was established.
     heard: Option<Instant>,
     probe: Option<Probe>,
     suspicions: u32,
@@ -46,7 +46,7 @@ impl Health {
     }
 }
 
-/// What is due for a connection.
+/// The timers of a connection.
 #[derive(Debug, Default)]
 struct HealthTimers {
     proven: TimerKey,
@@ -88,7 +88,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         Some(&mut self.connections.record_mut(connection)?.health)
     }
 
-    /// Whether the connection has just shown life, and nothing says otherwise.
+    /// True if the connection has just shown life, and nothing says otherwise.
     fn is_fresh(&self, connection: ConnectionKey) -> bool {
         let health = self.health(connection);
         health.is_some_and(|health| health.probe.is_none() && health.was_heard_within(JUST_NOW))
@@ -177,8 +177,9 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.set_timer(connection, over, due, |it| &mut it.probe_over);
     }
 
-    /// Whether a stream must not be opened there before the remote has answered, though it is known to
-    /// support the protocol and negotiation is lazy: there is another connection, and this one may be dead.
+    /// True if a stream must not be opened there before the remote has answered, though it is known
+    /// to support the protocol and negotiation is lazy: there is another connection, and this one
+    /// may be dead.
     pub fn must_prove(&self, peer: PeerId, connection: ConnectionKey) -> bool {
         self.connections.of(peer).len() > 1 && !self.is_fresh(connection)
     }
@@ -228,8 +229,8 @@ impl<L: Io + Send + 'static> Hub<L> {
         })
     }
 
-    /// Nothing has come on the connection for the progress timeout, while another one of the peer
-    /// answers. Streams that have not left it meanwhile cannot be saved.
+    /// Gives up a connection on which nothing has come for the progress timeout, while another one
+    /// of the peer answers. Streams that have not left it meanwhile cannot be saved.
     fn give_up(&mut self, peer: PeerId, connection: ConnectionKey) {
         for key in self.table.of_peer(peer) {
             if let Some(entry) = self.table.get(key)
@@ -436,7 +437,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.look_after_later(peer, connection);
     }
 
-    /// What has been read of the streams whose bytes go over this connection. It grows only if the
+    /// The bytes read of the streams whose bytes go over this connection. It grows only if the
     /// connection, or the one that they have come from, brings something.
     fn bytes_read_on(&self, peer: PeerId, connection: ConnectionKey) -> u64 {
         let streams = self.table.of_peer(peer).into_iter();

@@ -58,7 +58,7 @@ use crate::{
     view::{ConnectionInfo, StreamInfo, Streams},
 };
 
-/// What the hub wants done, or told.
+/// A thing that the hub wants done, or told.
 #[derive(Debug)]
 pub enum Output {
     /// Tell the application.
@@ -77,16 +77,17 @@ pub enum Output {
     Room(PeerId),
 }
 
-/// What the hub wants a substream for.
+/// The hub's purpose for a substream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A new leg for a stream.
     Leg(StreamKey),
-    /// To see whether anybody answers: the probe of this number.
+    /// A question whether anybody answers: the probe of this number.
     Probe {
         /// The number, to be given back.
         number: u64,
-        /// For the sake of a stream, and not only to know: it has to do with our protocol.
+        /// True if it is for the sake of a stream, and not only to know: it has to do with our
+        /// protocol.
         for_stream: bool,
     },
 }
@@ -112,11 +113,11 @@ enum Due {
     LegOverdue(StreamKey),
     /// A probe of this number has been unanswered for long enough to look for another connection.
     ProbeLate(PeerId, ConnectionKey, u64),
-    /// It has been unanswered for long enough to give the connection up.
+    /// A probe that has been unanswered for long enough to give the connection up.
     ProbeOver(PeerId, ConnectionKey, u64),
     /// A suspected connection may be well again.
     ProbeAgain(PeerId, ConnectionKey),
-    /// What has left a connection may return.
+    /// The end of a quarantine: what has left the connection may return.
     QuarantineOver(PeerId, ConnectionKey),
     /// A connection has been there for long enough to be chosen among duplicates.
     Proven(PeerId, ConnectionKey),
@@ -129,7 +130,7 @@ pub struct Hub<L: Io> {
     settings: Settings,
     local: PeerId,
     policy: Box<dyn Policy>,
-    /// When the policy wants to be called about a peer.
+    /// The times at which the policy wants to be called about a peer.
     calls: HashMap<PeerId, (Instant, TimerKey)>,
     connections: Connections<L>,
     queue: MigrationQueue,
@@ -137,7 +138,7 @@ pub struct Hub<L: Io> {
     ready: Arc<ReadyQueue>,
     /// Peers of whose connections one may have room for something that waits.
     changed: BTreeSet<PeerId>,
-    /// Those of which that was told, and whose own migrations are next.
+    /// Peers of which that was told, and whose own migrations are next.
     told: BTreeSet<PeerId>,
     tasks: Tasks<L>,
     due: Timers<Due>,
@@ -221,8 +222,8 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.due.add(delay, due)
     }
 
-    /// There may be room, or another connection, for those that wait. They are served once all that has
-    /// happened is told.
+    /// Looks again at those that wait, since there may be room, or another connection. They are
+    /// served once all that has happened is told.
     pub fn room_changed(&mut self, peer: PeerId) {
         self.changed.insert(peer);
     }
@@ -300,7 +301,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    /// One round over everything that may be ready. Returns whether anything was.
+    /// Goes round everything that may be ready. Returns whether anything was.
     fn work(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         for key in self.ready.collect(cx) {

@@ -1,4 +1,4 @@
-//! What the policy sees, what it is asked, and what it wants.
+//! The policy: what it sees, what it is asked, and what it wants.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ impl<L: Io> Streams for Table<L, Record> {
     }
 }
 
-/// How the wait for the designated peer stands.
+/// The state of the wait for the designated peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Patience {
     #[default]
@@ -73,7 +73,8 @@ pub(super) struct Backoff {
     /// Failures since the last success, wherever they were to go: of two targets that take turns, each
     /// waits longer than the other did before.
     failures: u32,
-    /// Where attempts were to go that have failed. Another place is another matter.
+    /// The connections to which attempts were to go that have failed. Another place is another
+    /// matter.
     waiting: Vec<(ConnectionKey, TimerKey)>,
 }
 
@@ -82,21 +83,21 @@ impl Backoff {
     const FIRST: Duration = Duration::from_secs(1);
     const LAST: Duration = Duration::from_secs(64);
 
-    /// How long to wait after one more failure.
+    /// The time to wait after one more failure.
     pub(super) fn failed(&mut self) -> Duration {
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
         (Self::FIRST * 2_u32.pow(doublings)).min(Self::LAST)
     }
 
-    /// Nothing goes there before this is due. Returns what was to be due before.
+    /// Bars a connection until this is due. Returns what was to be due before.
     pub(super) fn wait(&mut self, to: ConnectionKey, timer: TimerKey) -> TimerKey {
         let before = self.over(to);
         self.waiting.push((to, timer));
         before
     }
 
-    /// Where attempts have to wait.
+    /// The connections to which attempts have to wait.
     pub(super) fn waits(&self) -> impl Iterator<Item = ConnectionKey> {
         self.waiting.iter().map(|(to, _)| *to)
     }
@@ -177,7 +178,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    /// Where the policy wants the stream to be, if that is elsewhere and it may go there.
+    /// The place where the policy wants the stream to be, if that is elsewhere and it may go there.
     fn destination(&mut self, key: StreamKey) -> Option<ConnectionKey> {
         let stream = self.table.one(key)?;
         let placement = match stream.mobility {
@@ -228,7 +229,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    /// Whether the policy still wants the stream to go there.
+    /// True if the policy still wants the stream to go there.
     pub(super) fn still_wanted(&mut self, key: StreamKey, to: ConnectionKey) -> bool {
         let Some(stream) = self.table.one(key) else {
             return false;

@@ -21,7 +21,7 @@ use crate::{
     stream::{Io, Leg},
 };
 
-/// What speaks for and against closing one connection, and what is kept on it.
+/// Reasons for and against closing one connection, and what is kept on it.
 pub(super) struct Pruning<L> {
     /// A stream has left it on our initiative, and nothing has been put on it since.
     left: bool,
@@ -34,18 +34,18 @@ pub(super) struct Pruning<L> {
     unconfirmed: HashSet<StreamKey>,
     /// The policy or the application wants it closed.
     unwanted: bool,
-    /// Its owner has been asked to tell when nothing else uses it.
+    /// True once its owner has been asked to tell when nothing else uses it.
     watched: bool,
-    /// For the remote's unanswered `Migrate`s on it.
+    /// Places for the remote's unanswered `Migrate`s on it.
     pub(super) unanswered: Permits,
-    /// Who waits for it to be free.
+    /// The callers who wait for it to be free.
     pub(super) drains: Vec<oneshot::Sender<Result<(), DrainError>>>,
     /// The old leg of the last stream that the remote has moved off it, and how long it is kept: until
     /// then, or until the connection closes.
     pub(super) lingering: Option<(Leg<L>, Option<Instant>)>,
-    /// For last legs that are kept.
+    /// Places for last legs that are kept.
     pub(super) kept: Permits,
-    /// Its owner's, of which each keeps the connection from being idle.
+    /// Permits of its owner, of which each keeps the connection from being idle.
     pub(super) alive: WeakPermits,
     /// Tells those that the connection is gone, of which a muxer need not tell.
     gone: Option<(oneshot::Sender<()>, Shared<oneshot::Receiver<()>>)>,
@@ -97,7 +97,7 @@ impl<L> Pruning<L> {
 pub struct Legs {
     pub current: Option<ConnectionKey>,
     pub new: Option<ConnectionKey>,
-    /// For a migration of ours that is not agreed.
+    /// The leg of a migration of ours that is not agreed.
     pub opening: Option<ConnectionKey>,
 }
 
@@ -228,8 +228,8 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    /// Whether the connection may be closed once nobody else uses it, and since when nothing that was ours
-    /// can be on its way there.
+    /// The permission to close the connection once nobody else uses it, and the time since when
+    /// nothing that was ours can be on its way there.
     fn may_prune(&self, peer: PeerId, connection: ConnectionKey) -> Option<Option<Instant>> {
         let record = &self.connections.record(connection)?.pruning;
         let info = self.connections.get(peer, connection)?;
@@ -254,7 +254,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    /// If a connection may be closed, has its owner tell when nothing else uses it.
+    /// Lets the owner of a connection that may be closed tell when nothing else uses it.
     pub fn consider_pruning(&mut self, peer: PeerId, connection: ConnectionKey) {
         if let Some(quiet_from) = self.may_prune(peer, connection)
             && let Some(record) = self.pruning(connection)
@@ -264,7 +264,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    /// Its owner says that nothing has used the connection for long enough.
+    /// Hears from its owner that nothing has used the connection for long enough.
     pub fn unused(&mut self, peer: PeerId, connection: ConnectionKey) {
         if let Some(record) = self.pruning(connection) {
             record.watched = false;

@@ -1,6 +1,6 @@
-//! Whose turn it is: our migrations wait for a place among those of their peer that are unanswered, and
-//! for room on the connection to which they go. A muxer that gets too many streams may end the whole
-//! connection.
+//! The queue of our migrations: they wait for a place among those of their peer that are
+//! unanswered, and for room on the connection to which they go. A muxer that gets too many streams
+//! may end the whole connection.
 
 #[cfg(any(test, stream_migration_mutants))]
 use std::collections::BTreeSet;
@@ -19,20 +19,20 @@ use crate::{
     view::ConnectionInfo,
 };
 
-/// How many of those that wait for one connection are asked again when another one has room.
+/// Limits those that wait for one connection and are asked again when another one has room.
 const ASKED_AGAIN: usize = 8;
 
-/// Our attempt, from the wish to the end.
+/// An attempt of ours, from the wish to the end.
 #[derive(Debug)]
 pub(super) struct OutboundMigration {
     pub(super) to: ConnectionKey,
     origin: Origin,
     stage: Stage,
-    /// Its target is not idle while it waits for its turn.
+    /// The hold on its target, which is not idle while it waits for its turn.
     pub(super) alive: Option<Permit>,
 }
 
-/// Who asked for it.
+/// The one who asked for it.
 #[derive(Debug)]
 pub(super) enum Origin {
     /// The policy, by [`Policy::place`](crate::policy::Policy::place) or its order.
@@ -45,9 +45,9 @@ pub(super) enum Origin {
 
 #[derive(Debug)]
 enum Stage {
-    /// In the queue, with this number.
+    /// A place in the queue, with this number.
     Waiting(u64),
-    /// Until its leg is open.
+    /// The opening of its leg.
     Opening(Permit),
     /// `Migrate` is sent: from now on the stream says what comes of it.
     Requested {
@@ -72,7 +72,7 @@ impl OutboundMigration {
         }
     }
 
-    /// Whether the policy may still think better of it.
+    /// True if the policy may still think better of it.
     pub(super) fn may_change(&self) -> bool {
         matches!(
             (&self.origin, &self.stage),
@@ -80,13 +80,13 @@ impl OutboundMigration {
         )
     }
 
-    /// Whether it is where the policy wants the stream to be: asked once more before `Migrate` is sent,
-    /// and tried again after a failure.
+    /// True if it goes where the policy wants the stream to be: asked once more before `Migrate` is
+    /// sent, and tried again after a failure.
     pub(super) fn is_placement(&self) -> bool {
         matches!(self.origin, Origin::Place)
     }
 
-    /// Whether it has not been started.
+    /// True if it has not been started.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.stage, Stage::Waiting(_))
     }
@@ -96,7 +96,7 @@ impl OutboundMigration {
         matches!(self.stage, Stage::Opening(_) | Stage::Requested { .. })
     }
 
-    /// Of its wait.
+    /// The number of its wait.
     #[cfg(any(test, stream_migration_mutants))]
     pub(super) fn number(&self) -> Option<u64> {
         match self.stage {
@@ -105,12 +105,12 @@ impl OutboundMigration {
         }
     }
 
-    /// Whether its leg is being opened on this connection.
+    /// True if its leg is being opened on this connection.
     pub(super) fn is_opening_on(&self, connection: ConnectionKey) -> bool {
         matches!(self.stage, Stage::Opening(_)) && self.to == connection
     }
 
-    /// Whether the application asked for it.
+    /// True if the application asked for it.
     pub(super) fn is_from_outside(&self) -> bool {
         matches!(self.origin, Origin::Control(_))
     }
@@ -122,7 +122,7 @@ impl OutboundMigration {
         }
     }
 
-    /// What is agreed may take as long as its reader, and holds nobody up.
+    /// Frees the place of what is agreed: it may take as long as its reader, and holds nobody up.
     pub(super) fn agreed(&mut self) {
         self.stage = Stage::Agreed;
     }
@@ -136,12 +136,12 @@ pub(super) struct Line {
     told: u64,
 }
 
-/// What the lines of all connections have in common.
+/// The queue: what the lines of all connections have in common.
 #[derive(Debug, Default)]
 pub(super) struct MigrationQueue {
     /// Per peer, for attempts that are unanswered.
     permits: HashMap<PeerId, Permits>,
-    /// How many wait in all lines together.
+    /// The number of those that wait in all lines together.
     waiting: usize,
     next_number: u64,
 }
@@ -208,7 +208,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         Some(key)
     }
 
-    /// Has the migration wait for its turn, which may come at once.
+    /// Lets the migration wait for its turn, which may come at once.
     pub(super) fn enqueue(&mut self, key: StreamKey, mut outgoing: OutboundMigration) {
         let Some(entry) = self.table.get_mut(key) else {
             return outgoing.resolve(Err(MigrateError::UnknownStream(key)));

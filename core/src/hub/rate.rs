@@ -1,4 +1,4 @@
-//! How often the remote may ask to move one stream (*Hostile or broken peers*).
+//! The rate at which the remote may ask to move one stream (*Hostile or broken peers*).
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use web_time::Instant;
 /// Allows so many per second, and as many at once.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
-    /// When all that was allowed so far will have been paid for.
+    /// The time at which all that was allowed so far will have been paid for.
     paid: Option<Instant>,
 }
 
 impl Rate {
-    /// Whether one more is allowed now; if so, it counts.
+    /// True if one more is allowed now; if so, it counts.
     pub(super) fn allows(&mut self, per_second: u32, now: Instant) -> bool {
         const SECOND: Duration = Duration::from_secs(1);
         let Some(price) = SECOND.checked_div(per_second) else {

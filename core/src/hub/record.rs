@@ -1,4 +1,4 @@
-//! What the hub keeps with each stream of the table.
+//! The record that the hub keeps with each stream of the table.
 
 use web_time::Instant;
 
@@ -26,31 +26,31 @@ pub(super) struct Record {
     pub(super) mobility_said: bool,
     pub(super) left_relay: bool,
     pub(super) legs: Legs,
-    /// There once it was moved, or was to be.
+    /// The moves, once it was moved, or was to be.
     moves: Option<Box<MoveState>>,
 }
 
-/// What there is to know of a stream that was moved, or was to be.
+/// The state of a stream that was moved, or was to be.
 #[derive(Debug, Default)]
 pub(super) struct MoveState {
-    /// Our attempt that is under way, from the wish to the end.
+    /// The attempt of ours that is under way, from the wish to the end.
     pub(super) outgoing: Option<OutboundMigration>,
     /// Connections off which the remote has moved it, as long as they are there.
     pub(super) left_for_remote: Vec<ConnectionKey>,
     /// Connections that it has left because they did not answer, while it does not return to them.
     pub(super) quarantined: Vec<ConnectionKey>,
-    /// For the leg of our attempt to be open.
+    /// The deadline for the leg of our attempt to be open.
     pub(super) leg_overdue: TimerKey,
     pub(super) backoff: Backoff,
     pub(super) patience: Patience,
-    /// Where it is to go once that is over: kept from being idle meanwhile.
+    /// The connection that it is to go to once that is over: kept from being idle meanwhile.
     pub(super) target: Option<(ConnectionKey, Option<Permit>)>,
-    /// When the policy is to be asked again.
+    /// The time at which the policy is to be asked again.
     pub(super) asking_again: TimerKey,
     /// The remote's last question that was passed on to somebody outside, while it is not answered: where
     /// the stream is to go, and when that has been answered.
     pub(super) asked_about: Option<(ConnectionKey, Question, TimerKey)>,
-    /// Of the remote's `Migrate`s.
+    /// The rate of the remote's `Migrate`s.
     pub(super) rate: Rate,
 }
 
@@ -85,7 +85,7 @@ impl Record {
         self.moves.get_or_insert_default()
     }
 
-    /// All that is due for it.
+    /// The timers that are due for it.
     pub(super) fn timers(&self) -> Vec<TimerKey> {
         let moves = self.moves.as_ref();
         moves.map_or_else(Vec::new, |moves| moves.timers().collect())
@@ -95,7 +95,7 @@ impl Record {
         self.moves.as_ref().map_or(&[], |it| &it.left_for_remote)
     }
 
-    /// Where it is not to go for now.
+    /// The connections that it is not to go to for now.
     pub(super) fn barred(&self) -> Vec<ConnectionKey> {
         let Some(moves) = &self.moves else {
             return Vec::new();

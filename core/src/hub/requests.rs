@@ -1,4 +1,4 @@
-//! What the remote asks for: its `Migrate`s find their stream, wait for one, or are refused.
+//! Requests of the remote: its `Migrate`s find their stream, wait for one, or are refused.
 
 use futures::{FutureExt, future::select};
 use libp2p_identity::PeerId;
@@ -158,7 +158,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             })));
     }
 
-    /// Its place is free for another.
+    /// Frees its place for another.
     pub(super) fn early_gone(&mut self, early: EarlyGone) {
         self.due.cancel(early.timer);
         drop(self.table.expire_early(early.peer, early.number));

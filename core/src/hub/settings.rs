@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-/// When our policy starts migrations (*Who moves the stream*). Migrations of the remote are accepted
-/// from either side in both settings, and one that the application asks for by name always starts.
+/// The moment at which our policy starts migrations (*Who moves the stream*). Migrations of the
+/// remote are accepted from either side in both settings, and one that the application asks for by
+/// name always starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Initiate {
-    /// At once if the hash rule names us; otherwise if the remote has not started within this time.
+    /// A start at once if the hash rule names us; otherwise if the remote has not started within
+    /// this time.
     Designated {
-        /// How long the other peer waits for the designated one.
+        /// The time for which the other peer waits for the designated one.
         patience: Duration,
     },
-    /// At once, whoever we are. Simultaneous starts are resolved by the hash rule.
+    /// A start at once, whoever we are. Simultaneous starts are resolved by the hash rule.
     Either,
 }
 

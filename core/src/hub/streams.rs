@@ -88,7 +88,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    /// So many more streams are being opened on the connection, or fewer.
+    /// Counts streams that are being opened on the connection: one more, or one fewer.
     pub fn count_opening(&mut self, peer: PeerId, connection: ConnectionKey, more: isize) {
         if let Some(info) = self.connections.get_mut(peer, connection) {
             info.opening = info.opening.saturating_add_signed(more);

@@ -1,4 +1,4 @@
-//! What runs in the background for the hub, and is polled by it.
+//! Tasks that run in the background for the hub, and are polled by it.
 
 use futures::{future::BoxFuture, stream::FuturesUnordered};
 use libp2p_identity::PeerId;
@@ -32,7 +32,7 @@ impl<L: Io> Default for Tasks<L> {
 }
 
 impl<L: Io> Tasks<L> {
-    /// Whether nothing runs that bytes or permits depend on.
+    /// True if nothing runs that bytes or permits depend on.
     #[cfg(any(test, stream_migration_mutants))]
     pub fn is_empty(&self) -> bool {
         self.drives.is_empty() && self.denials.is_empty() && self.kept.is_empty()

@@ -1,4 +1,4 @@
-//! What is due later, by one timer.
+//! Things that are due later, by one timer.
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +15,12 @@ use crate::stream::after;
 /// The least that anybody waits: who asks again after no time at all would never let anybody else have a turn.
 const LEAST: Duration = Duration::from_millis(1);
 
-/// One of the things that are due, to be taken back when it comes to nothing. `None` is never due.
+/// The key of a thing that is due, to be taken back when it comes to nothing. `None` is never due.
 pub type TimerKey = Option<(Instant, u64)>;
 
 /// Things and when they are due. There may be many, of which most come to nothing.
 pub struct Timers<T> {
-    /// In the order of time; those of the same time in the order of their arrival.
+    /// Things in the order of time; those of the same time in the order of their arrival.
     due: BTreeMap<(Instant, u64), T>,
     next_number: u64,
     /// Runs until the earliest, as it was when it was set.
@@ -50,7 +50,7 @@ impl<T> Timers<T> {
         Some(key)
     }
 
-    /// It is not due any more. Nothing happens if it was.
+    /// Takes a thing back, which is not due any more. Nothing happens if it was.
     pub fn cancel(&mut self, key: TimerKey) {
         if let Some(key) = key {
             self.due.remove(&key);
@@ -67,7 +67,7 @@ impl<T> Timers<T> {
         self.round = None;
     }
 
-    /// What is due next, once it is.
+    /// The next thing that is due, once it is.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<T> {
         loop {
             let Some(first) = self.due.first_entry() else {
@@ -120,7 +120,7 @@ mod tests {
         assert!(timers.poll_next(&mut cx).is_pending());
     }
 
-    /// One that comes later and is due earlier.
+    /// A thing that comes later and is due earlier.
     #[test]
     fn overtaking() {
         let mut timers = Timers::default();

@@ -1,4 +1,4 @@
-//! Before the agreement: our attempt, and the remote's.
+//! Attempts, which come before the agreement: ours and the remote's.
 
 use super::*;
 
@@ -133,7 +133,7 @@ impl Machine {
         }
     }
 
-    /// Whether accepting is possible; if not, the `Migrate` has been answered or dropped.
+    /// True if accepting is possible; if not, the `Migrate` has been answered or dropped.
     pub(super) fn may_accept(&mut self, theirs: Theirs) -> bool {
         if self.denied_by_us || self.has_ended() || self.detached || self.out == Out::Failed {
             // A deny proves that nothing was switched (rule 5).

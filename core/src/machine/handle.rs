@@ -147,7 +147,7 @@ impl Machine {
         self.listening && !self.has_verified && self.current.closed && self.received > 0
     }
 
-    /// That connection is gone, though its legs do not say so.
+    /// Takes that connection for gone, though its legs do not say so.
     pub(super) fn probe_failed(&mut self, slot: Slot) {
         if self.waits_detached() && slot == Slot::Current {
             return self.abort(Abort::TimedOut);

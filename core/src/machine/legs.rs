@@ -1,4 +1,4 @@
-//! What the legs say: ends and what they are worth, failures, closes.
+//! The legs' word: ends and what they are worth, failures, closes.
 
 use super::*;
 
@@ -58,7 +58,7 @@ impl Machine {
         }
     }
 
-    /// Whether an end of the only leg is the application's (*Doubt*).
+    /// Decides whether an end of the only leg is the application's (*Doubt*).
     pub(super) fn judge(&mut self, eof: Eof) {
         if self.in_ended {
             return;

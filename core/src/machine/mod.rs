@@ -30,7 +30,7 @@
 //! timeout, before the migration is complete. A timer that fires in a stable state belongs to a stream that its
 //! application has let go of: it probes, and waits on if anybody answers.
 
-/// Whether a rule is obeyed; always, except in tests that remove one.
+/// True if a rule is obeyed; always, except in tests that remove one.
 macro_rules! obeys {
     ($machine:expr, $rule:ident) => {{
         #[cfg(any(test, stream_migration_mutants))]
@@ -62,11 +62,11 @@ pub use self::types::{Abort, Failure, StreamId};
 /// The state of one stream on one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Machine {
-    /// Whether the hash rule names us (*Who moves the stream*).
+    /// True if the hash rule names us (*Who moves the stream*).
     designated: bool,
-    /// Whether we offer the verified switch.
+    /// True if we offer the verified switch.
     verify: bool,
-    /// Whether the remote is known to verify: an earlier ack of its said so.
+    /// True if the remote is known to verify: an earlier ack of its said so.
     peer_verifies: bool,
     id: StreamId,
     phase: Phase,
@@ -89,8 +89,8 @@ pub struct Machine {
     has_verified: bool,
     /// The application dropped the stream, and what is open is finished in the background.
     detached: bool,
-    /// It did so before the remote had agreed to the protocol. The remote reads nothing until it has said
-    /// that, and on a QUIC leg that nobody reads it would fail to.
+    /// True if it did so before the remote had agreed to the protocol. The remote reads nothing
+    /// until it has said that, and on a QUIC leg that nobody reads it would fail to.
     listening: bool,
     /// Counts what the policy was asked.
     questions: u32,
@@ -108,7 +108,7 @@ enum Out {
     Failed,
 }
 
-/// How far the two directions of one leg have ended.
+/// The ends of the two directions of one leg.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Ends {
     /// `Close` was put out: our FIN is, or may be, on the wire.
@@ -149,7 +149,7 @@ enum Phase {
 }
 
 impl Phase {
-    /// Its name in logs; what it holds is told by the inputs and outputs, at trace.
+    /// The phase's name in logs; what it holds is told by the inputs and outputs, at trace.
     fn name(&self) -> &'static str {
         match self {
             Self::Stable => "stable",
@@ -170,7 +170,7 @@ struct Agreed {
     new: Ends,
     /// `sent` when our out side switched.
     out_switched: Option<u64>,
-    /// How the old leg's in side ended.
+    /// The end of the old leg's in side.
     in_end: Option<InEnd>,
     /// The remote's count, or what it said instead.
     count: Option<u64>,
@@ -214,7 +214,7 @@ impl Machine {
         }
     }
 
-    /// The same machine under other rules.
+    /// This machine under other rules.
     #[cfg(any(test, stream_migration_mutants))]
     #[must_use]
     pub fn with_rules(mut self, rules: Rules) -> Self {
@@ -238,8 +238,8 @@ impl Machine {
         self.id
     }
 
-    /// All IDs that the stream answers to: its own, that of a migration under way, that of the remote's
-    /// unanswered `Migrate`.
+    /// The IDs that the stream answers to: its own, that of a migration under way, that of the
+    /// remote's unanswered `Migrate`.
     pub fn ids(&self) -> impl Iterator<Item = StreamId> + use<> {
         let pending = match &self.phase {
             Phase::Requested { id, .. } | Phase::Acking { id, .. } => Some(*id),
@@ -257,7 +257,7 @@ impl Machine {
         (self.sent, self.received)
     }
 
-    /// Where the application's bytes go.
+    /// The leg to which the application's bytes go.
     #[must_use]
     pub fn write_to(&self) -> WriteTo {
         match (&self.phase, self.out) {
@@ -272,14 +272,14 @@ impl Machine {
         }
     }
 
-    /// Whether the old leg takes nothing more and the new one will, but does not yet.
+    /// True if the old leg takes nothing more and the new one will, but does not yet.
     #[must_use]
     pub fn will_write_elsewhere(&self) -> bool {
         let agreed = matches!(&self.phase, Phase::Agreed(a) if a.out_switched.is_none());
         agreed && self.current.refused && self.out != Out::Failed
     }
 
-    /// Where the application's bytes come from.
+    /// The leg from which the application's bytes come.
     #[must_use]
     pub fn read_from(&self) -> ReadFrom {
         if self.in_ended {
@@ -312,7 +312,7 @@ impl Machine {
         }
     }
 
-    /// Whether the first message on the new leg, the remote's count, is being waited for.
+    /// True if the first message on the new leg, the remote's count, is being waited for.
     #[must_use]
     pub fn awaits_count(&self) -> bool {
         #[cfg(any(test, stream_migration_mutants))]
@@ -326,33 +326,33 @@ impl Machine {
         matches!(&self.phase, Phase::Agreed(a) if a.verify && a.count.is_none())
     }
 
-    /// Whether what comes on the new leg is the application's, and it is not its turn.
+    /// True if what comes on the new leg is the application's, and it is not its turn.
     #[must_use]
     pub fn is_before_new(&self) -> bool {
         matches!(&self.phase, Phase::Agreed(a) if !a.in_switched) && !self.needs_count()
     }
 
-    /// Whether as much has been read as the remote's count says, and the machine has not been told:
+    /// True if as much has been read as the remote's count says, and the machine has not been told:
     /// [`Input::ReadAll`].
     #[must_use]
     pub fn has_read_all(&self) -> bool {
         matches!(&self.phase, Phase::Agreed(a) if !a.in_switched && a.count == Some(self.received))
     }
 
-    /// Whether the answer on our attempt's leg is being waited for.
+    /// True if the answer on our attempt's leg is being waited for.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
         matches!(self.phase, Phase::Requested { .. })
     }
 
-    /// Whether our accepting ack is being written.
+    /// True if our accepting ack is being written.
     #[must_use]
     pub fn awaits_ack_written(&self) -> bool {
         matches!(self.phase, Phase::Acking { .. })
     }
 
-    /// Whether an EOF needs the empty write on every kind of leg: because a failed attempt leaves, or may
-    /// yet leave, the current one in doubt; or because of a verified switch.
+    /// True if an EOF needs the empty write on every kind of leg: because a failed attempt leaves,
+    /// or may yet leave, the current one in doubt; or because of a verified switch.
     ///
     /// The latter is needed for QUIC. A side that has completed a migration cannot know whether
     /// the other will: if it aborts instead, because its own end of the old leg was cut, its drop of a
@@ -364,18 +364,18 @@ impl Machine {
         self.doubt || self.has_verified || !matches!(self.phase, Phase::Stable)
     }
 
-    /// Whether what still comes in has to be read and thrown away.
+    /// True if what still comes in has to be read and thrown away.
     #[must_use]
     pub fn discards(&self) -> bool {
         self.detached && self.reads_on() && self.phase == Phase::Stable && !self.in_ended
     }
 
-    /// Whether a drop does not end reading.
+    /// True if a drop does not end reading.
     fn reads_on(&self) -> bool {
         self.has_verified || self.listening
     }
 
-    /// Whether nothing but the rest of the old leg, in an agreed migration, is waited for.
+    /// True if nothing but the rest of the old leg, in an agreed migration, is waited for.
     #[must_use]
     pub fn waits_for_reader(&self) -> bool {
         let Phase::Agreed(agreed) = &self.phase else {
@@ -386,13 +386,13 @@ impl Machine {
         reading && !closing && !self.awaits_count()
     }
 
-    /// Whether our FIN is, or may be, on the current leg.
+    /// True if our FIN is, or may be, on the current leg.
     #[must_use]
     pub fn has_closed_current(&self) -> bool {
         self.current.fin
     }
 
-    /// Whether our FIN is, or may be, on the new leg.
+    /// True if our FIN is, or may be, on the new leg.
     #[must_use]
     pub fn has_closed_new(&self) -> bool {
         matches!(&self.phase, Phase::Agreed(agreed) if agreed.new.fin)
@@ -407,7 +407,7 @@ impl Machine {
         }
     }
 
-    /// Whether a migration of this stream is under way, from `Migrate` to completion.
+    /// True if a migration of this stream is under way, from `Migrate` to completion.
     #[must_use]
     pub fn is_migrating(&self) -> bool {
         matches!(
@@ -416,13 +416,13 @@ impl Machine {
         )
     }
 
-    /// Whether both sides have agreed on a migration that is not complete.
+    /// True if both sides have agreed on a migration that is not complete.
     #[must_use]
     pub fn is_agreed(&self) -> bool {
         matches!(self.phase, Phase::Agreed(_))
     }
 
-    /// Whether there is anything left to do that the application does not do by reading or writing.
+    /// True if there is anything left to do that the application does not do by reading or writing.
     #[must_use]
     pub fn has_background_work(&self) -> bool {
         match self.phase {
@@ -437,13 +437,13 @@ impl Machine {
         }
     }
 
-    /// Whether both directions have ended for the application.
+    /// True if both directions have ended for the application.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.in_ended && self.out == Out::Closed
     }
 
-    /// Whether the stream is over, and how.
+    /// The result of the stream, if it is over.
     #[must_use]
     pub fn over(&self) -> Option<Result<(), Abort>> {
         match self.phase {
@@ -453,7 +453,7 @@ impl Machine {
         }
     }
 
-    /// Whether a migration may be started, and why not.
+    /// The permission to start a migration, or why there is none.
     pub fn may_start(&self) -> Result<(), Refused> {
         if self.denied_by_them {
             return Err(Refused::Denied);
@@ -479,7 +479,8 @@ impl Machine {
         idle
     }
 
-    /// Whether a `Migrate` from this ID takes the place of the one that is unanswered, if there is one.
+    /// True if a `Migrate` from this ID takes the place of the one that is unanswered, if there is
+    /// one.
     ///
     /// The remote has one attempt at a time, so the newer one counts; but one may overtake the other on
     /// its way here. From the ID that the stream is about to have is newer than from the one it has, and
@@ -500,7 +501,8 @@ impl Machine {
             .is_none_or(|theirs| age(from) <= age(theirs.from))
     }
 
-    /// Whether the stream has this ID, or is about to: not one that an unanswered `Migrate` would give it.
+    /// True if the stream has this ID, or is about to: not one that an unanswered `Migrate` would
+    /// give it.
     #[must_use]
     pub fn may_move_from(&self, from: StreamId) -> bool {
         let pending = match &self.phase {
@@ -511,31 +513,31 @@ impl Machine {
         from == self.id || Some(from) == pending
     }
 
-    /// Whether the policy has been asked about a `Migrate` of the remote's and has not answered.
+    /// True if the policy has been asked about a `Migrate` of the remote's and has not answered.
     #[must_use]
     pub fn is_asking(&self) -> bool {
         self.theirs.is_some_and(|theirs| theirs.asked.is_some())
     }
 
-    /// Whether the policy has been asked this and has not answered.
+    /// True if the policy has been asked this and has not answered.
     #[must_use]
     pub fn has_asked(&self, question: Question) -> bool {
         self.theirs.is_some_and(|it| it.asked == Some(question))
     }
 
-    /// Whether a `Migrate` of the remote's waits until the policy can be asked about it.
+    /// True if a `Migrate` of the remote's waits until the policy can be asked about it.
     #[must_use]
     pub fn holds_theirs(&self) -> bool {
         self.theirs.is_some_and(|theirs| theirs.asked.is_none())
     }
 
-    /// Whether an attempt that failed has left the current leg in doubt.
+    /// True if an attempt that failed has left the current leg in doubt.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.doubt
     }
 
-    /// Whether the remote is known to verify.
+    /// True if the remote is known to verify.
     #[must_use]
     pub fn peer_verifies(&self) -> bool {
         self.peer_verifies

@@ -44,16 +44,17 @@ pub enum Rule {
 }
 
 thread_local! {
-    /// What machines that are made by this thread do not obey.
+    /// The rule that machines made by this thread do not obey.
     static WITHOUT: Cell<Option<Rule>> = const { Cell::new(None) };
 }
 
-/// Has the machines that this thread makes from now on disobey this rule: a stream makes its machine itself.
+/// Lets the machines that this thread makes from now on disobey this rule: a stream makes its
+/// machine itself.
 pub fn without(rule: Option<Rule>) {
     WITHOUT.set(rule);
 }
 
-/// All rules, or all but one.
+/// The rules, or all but one of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Rules {
     /// The one that is not obeyed.
@@ -66,7 +67,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// All rules but this one, if there is one.
+    /// The rules but this one, if there is one.
     #[must_use]
     pub fn without(rule: Option<Rule>) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! After the agreement: one direction at a time, the counts, completion.
+//! The switch, which comes after the agreement: one direction at a time, the counts, completion.
 
 use super::*;
 

@@ -226,7 +226,7 @@ fn inputs() -> Vec<Input> {
     inputs
 }
 
-/// One row: what the machine puts out, what has become of it.
+/// A row: what the machine puts out, what has become of it.
 fn row(mut machine: Machine, input: Input) -> String {
     let before = machine.clone();
     machine.handle(input);
@@ -323,7 +323,7 @@ fn every_state_and_every_input() {
     assert_eq!(table.lines().count(), expected.lines().count());
 }
 
-/// What the table must never show, whatever it says.
+/// Invariants, which the table must never break, whatever it says.
 #[test]
 fn no_input_breaks_an_invariant() {
     for (name, machine) in states() {

@@ -12,14 +12,14 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// What a new machine has to know.
+/// The knowledge of a new machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Setup {
-    /// Whether the hash rule names us.
+    /// True if the hash rule names us.
     pub designated: bool,
-    /// Whether we offer the verified switch.
+    /// True if we offer the verified switch.
     pub verify: bool,
-    /// Whether an earlier ack of the remote said that it verifies.
+    /// True if an earlier ack of the remote said that it verifies.
     pub peer_verifies: bool,
 }
 
@@ -36,25 +36,26 @@ pub enum Slot {
     New,
 }
 
-/// What the empty write said about an EOF.
+/// The empty write's word about an EOF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Proof {
     /// The leg still takes writes: the EOF is a FIN.
     Agrees,
-    /// It does not: the leg may have been reset or lost.
+    /// A word against it: the leg may have been reset or lost.
     Disagrees,
-    /// It could not be asked: our write side is closed, or the kind of leg does not need it.
+    /// No word, since it could not be asked: our write side is closed, or the kind of leg does not
+    /// need it.
     Unavailable,
 }
 
 /// An end of input as it was when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Eof {
-    /// What the empty write said.
+    /// The empty write's word.
     pub proof: Proof,
-    /// Whether this kind of leg shows a reset or a loss as an EOF (yamux does).
+    /// True if this kind of leg shows a reset or a loss as an EOF (yamux does).
     pub ambiguous: bool,
-    /// Whether our FIN was on that leg.
+    /// True if our FIN was on that leg.
     pub(super) fin: bool,
 }
 
@@ -70,7 +71,7 @@ impl Eof {
     }
 }
 
-/// What happened.
+/// An event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Input {
     /// A leg in [`Slot::Ours`] is ready: ask the remote to move the stream onto it.
@@ -103,7 +104,8 @@ pub enum Input {
     AckWritten,
     /// The remote's count was read on [`Slot::New`].
     Switched(u64),
-    /// All that the remote's count says has been read: [`Machine::has_read_all`](super::Machine::has_read_all).
+    /// The end of what the remote's count says, which has been read:
+    /// [`Machine::has_read_all`](super::Machine::has_read_all).
     ReadAll,
     /// The remote took its `Migrate` back, on [`Slot::New`] or [`Slot::Theirs`].
     Cancelled(Slot),
@@ -121,9 +123,9 @@ pub enum Input {
     CloseWrite,
     /// The application dropped the stream.
     Dropped {
-        /// Whether closing had been reported as done to the application.
+        /// True if closing had been reported as done to the application.
         closed: bool,
-        /// Whether the remote has nothing to say any more that it must not fail to say.
+        /// True if the remote has nothing to say any more that it must not fail to say.
         answered: bool,
     },
     /// The armed timer fired.
@@ -134,22 +136,23 @@ pub enum Input {
     ProbeFailed(Slot),
 }
 
-/// Which `Migrate` of the remote the policy is asked about: another may take its place before the answer.
+/// The `Migrate` of the remote that the policy is asked about: another may take its place before
+/// the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Question(pub u32);
 
-/// What the policy says to a `Migrate` of the remote.
+/// The policy's answer to a `Migrate` of the remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Move.
     Accept,
     /// Never move this stream.
     Deny,
-    /// Not now: drop the leg unanswered, which means "try again later".
+    /// No answer: drop the leg, which means "try again later".
     NotNow,
 }
 
-/// What is to be done, in order.
+/// A thing to be done, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Write `Migrate` on [`Slot::Ours`].
@@ -158,14 +161,14 @@ pub enum Output {
         id: StreamId,
         /// The present ID.
         from: StreamId,
-        /// Whether we verify.
+        /// True if we verify.
         verify: bool,
     },
     /// Ask the policy about the `Migrate` in [`Slot::Theirs`].
     Ask(Question),
     /// The leg in [`Slot::Theirs`] moves to [`Slot::New`]: write an accepting ack on it.
     Accept {
-        /// Whether we verify too.
+        /// True if we verify too.
         verify: bool,
     },
     /// Write a denying ack on [`Slot::Theirs`], close it, forget it.
@@ -176,9 +179,9 @@ pub enum Output {
     Drop(Slot),
     /// The leg in [`Slot::Ours`] moves to [`Slot::New`]: the migration is agreed.
     Agreed {
-        /// Whether both verify.
+        /// True if both verify.
         verify: bool,
-        /// Whether we initiated it.
+        /// True if we initiated it.
         initiator: bool,
     },
     /// Write our count on [`Slot::New`].
@@ -187,10 +190,10 @@ pub enum Output {
     Close(Slot),
     /// The leg in [`Slot::New`] moves to [`Slot::Current`], whose leg is done with.
     Complete {
-        /// Whether we initiated the migration.
+        /// True if we initiated the migration.
         initiator: bool,
     },
-    /// Our attempt has come to nothing, and the old leg goes on.
+    /// A failed attempt of ours: the old leg goes on.
     Failed(Failure),
     /// The remote's attempt, which we had accepted, has come to nothing, and the old leg goes on.
     TheirsFailed(Failure),
@@ -202,16 +205,16 @@ pub enum Output {
     Probe(Slot),
     /// Reset all legs; every read and write fails from now on.
     Abort(Abort),
-    /// All is done: forget the legs.
+    /// The end of all: forget the legs.
     Finish,
 }
 
 /// Timers; at most one is armed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Timer {
-    /// For the answer to `Migrate`, or for our own ack to be written.
+    /// The wait for the answer to `Migrate`, or for our own ack to be written.
     Answer,
-    /// For anything to happen in an agreed migration, or for a detached stream to end.
+    /// The wait for anything to happen in an agreed migration, or for a detached stream to end.
     Progress,
 }
 
@@ -227,7 +230,7 @@ pub enum Failure {
     TimedOut,
     /// The remote started at the same time; ours gave way.
     Yielded,
-    /// Who had started it took it back before it was agreed.
+    /// An attempt that its initiator took back before it was agreed.
     Cancelled,
 }
 
@@ -267,35 +270,35 @@ impl fmt::Display for Abort {
 pub enum Refused {
     /// The remote denied one before.
     Denied,
-    /// One is under way.
+    /// A migration that is under way.
     Migrating,
     /// The stream is over or about to be.
     Ended,
 }
 
-/// Where the application's bytes go.
+/// The destination of the application's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WriteTo {
-    /// To this leg.
+    /// This leg.
     Leg(Slot),
-    /// Not known yet: wait for the machine.
+    /// A leg that is not known yet: wait for the machine.
     Hold,
-    /// Nowhere: the application closed the stream.
+    /// No leg: the application closed the stream.
     Closed,
-    /// Nowhere: the leg refused a write before.
+    /// No leg: it refused a write before.
     Failed,
-    /// Nowhere: the stream is aborted.
+    /// No leg: the stream is aborted.
     Aborted(Abort),
 }
 
-/// Where the application's bytes come from.
+/// The origin of the application's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReadFrom {
-    /// From this leg.
+    /// This leg.
     Leg(Slot),
-    /// Not known yet: wait for the machine.
+    /// A leg that is not known yet: wait for the machine.
     Hold,
-    /// There are none any more.
+    /// No leg: there are no more bytes.
     Ended,
     /// The stream is aborted.
     Aborted(Abort),

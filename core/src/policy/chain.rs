@@ -17,7 +17,7 @@ impl Chain {
         Self(vec![Box::new(first)])
     }
 
-    /// The same, with another policy after the others.
+    /// Adds another policy after the others.
     #[must_use]
     pub fn then(mut self, next: impl Policy) -> Self {
         self.0.push(Box::new(next));
@@ -68,7 +68,7 @@ impl Policy for Chain {
         decided.unwrap_or(Verdict::Accept)
     }
 
-    /// What each of them wants, in order.
+    /// The wishes of each policy, in order.
     fn changed(&mut self, change: &Change, peer: &PeerView<'_>) -> Vec<Action> {
         let all = self.0.iter_mut();
         all.flat_map(|policy| policy.changed(change, peer))

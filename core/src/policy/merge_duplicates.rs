@@ -1,12 +1,12 @@
-//! One of several connections that are as good as each other, the same one on both sides.
+//! The choice among connections that are as good as each other, the same one on both sides.
 
 use std::cmp::Ordering;
 
 use super::Policy;
 use crate::view::{ConnectionInfo, PeerView, Transport};
 
-/// Of direct connections over the same transport, keeps one. Both peers come to the same one without
-/// talking, by what both know:
+/// Keeps one of several direct connections over the same transport. Both peers come to the same one
+/// without talking, by what both know:
 ///
 /// 1. A connection that the designated peer dialed (the hash rule of *Who moves the stream*; in a hole
 ///    punch, on which it took the dialer's role) is better than one that the other dialed.

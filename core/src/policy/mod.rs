@@ -1,4 +1,4 @@
-//! Who decides what moves: the trait, and one file per shipped policy.
+//! The decision what moves: the trait, and one file per shipped policy.
 //!
 //! A policy sees read-only views and answers with places; it never touches a stream.
 #![warn(missing_docs)]
@@ -41,7 +41,7 @@ use crate::{
 ///
 /// Everything is called from the behaviour's `poll` and must not block.
 pub trait Policy: Send + 'static {
-    /// Which of two connections to the same peer is the better place for streams: `Less` is better.
+    /// The order of two connections to the same peer, as places for streams: `Less` is better.
     ///
     /// A stream is moved to the best connection that is strictly better than its own, and never between
     /// equals; a new stream is opened on the best. It has to be an order of those that it does not call
@@ -52,7 +52,8 @@ pub trait Policy: Send + 'static {
         Ordering::Equal
     }
 
-    /// Where this stream should be, if that is not just a matter of [`compare`](Self::compare).
+    /// The place where this stream should be, if that is not just a matter of
+    /// [`compare`](Self::compare).
     ///
     /// Asked when the stream starts, agrees on its protocol, has been moved, failed to be moved or is
     /// given another [`Mobility`], and for all streams of a peer when one of its
@@ -63,7 +64,8 @@ pub trait Policy: Send + 'static {
         Placement::Indifferent
     }
 
-    /// What to say to the remote, which asks to move the stream onto this connection. Default: accept.
+    /// The answer to the remote, which asks to move the stream onto this connection. Default:
+    /// accept.
     fn verdict(
         &mut self,
         stream: &StreamInfo,
@@ -82,29 +84,29 @@ pub trait Policy: Send + 'static {
     }
 }
 
-/// Where a stream should be.
+/// The place where a stream should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// As [`Policy::compare`] says; in a [`Chain`], as the next policy says.
+    /// The place that [`Policy::compare`] says; in a [`Chain`], that the next policy says.
     Indifferent,
-    /// Where it is.
+    /// The place where it is.
     Here,
-    /// On this connection. Naming the one on which it is, or one that is not there, leaves it.
+    /// This connection. Naming the one on which it is, or one that is not there, leaves it.
     On(ConnectionKey),
-    /// Where it is for now; ask again after this time.
+    /// The place where it is, for now; ask again after this time.
     AskAgain(Duration),
 }
 
-/// What a policy says to a `Migrate` of the remote.
+/// A policy's answer to a `Migrate` of the remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Move.
     Accept,
     /// Never move this stream: the remote will not ask again.
     Deny,
-    /// Not now: drop the leg unanswered, which means "try again later". The remote cannot tell this from
-    /// a lost answer, and while it is in doubt it takes a clean end of a stream that it has closed itself
-    /// for a reset. So it is for times of need.
+    /// No answer: drop the leg, which means "try again later". The remote cannot tell this from a
+    /// lost answer, and while it is in doubt it takes a clean end of a stream that it has closed
+    /// itself for a reset. So it is for times of need.
     NotNow,
     /// Ask outside: [`Event::MigrationRequested`](crate::event::Event::MigrationRequested) is emitted, and
     /// `Control::answer` gives the verdict. Without one within the
@@ -112,7 +114,7 @@ pub enum Verdict {
     Ask,
 }
 
-/// What has changed about a peer. The view shows how it is now.
+/// A change of what is known of a peer. The view shows how it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
@@ -137,7 +139,7 @@ pub enum Change {
     Called,
 }
 
-/// What a policy wants done.
+/// A policy's wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
@@ -157,9 +159,9 @@ pub enum Action {
     Replace,
 }
 
-/// Where the policy wants the stream to be: what [`Policy::place`] says, or else the best connection
-/// that is strictly better than the stream's own; of those, one that has room. From a connection that does
-/// not answer, anything that does is better.
+/// The place where the policy wants the stream to be: what [`Policy::place`] says, or else the best
+/// connection that is strictly better than the stream's own; of those, one that has room. From a
+/// connection that does not answer, anything that does is better.
 pub fn place(policy: &mut dyn Policy, stream: &StreamInfo, peer: &PeerView<'_>) -> Placement {
     let placement = policy.place(stream, peer);
     if placement != Placement::Indifferent {
@@ -177,7 +179,7 @@ pub fn place(policy: &mut dyn Policy, stream: &StreamInfo, peer: &PeerView<'_>) 
     there.map_or(Placement::Here, |there| Placement::On(there.key))
 }
 
-/// Whether the stream is better off there than here.
+/// True if the stream is better off there than here.
 fn is_better(
     policy: &dyn Policy,
     stream: &StreamInfo,
@@ -189,8 +191,8 @@ fn is_better(
         && (here.suspected || policy.compare(there, here, peer) == Ordering::Less)
 }
 
-/// Whether the policy still wants the stream to go where it wanted it to go. Room there does not count: it
-/// has been given.
+/// True if the policy still wants the stream to go where it wanted it to go. Room there does not
+/// count: it has been given.
 pub(crate) fn is_wanted(
     policy: &mut dyn Policy,
     stream: &StreamInfo,
@@ -208,8 +210,8 @@ pub(crate) fn is_wanted(
     }
 }
 
-/// Whether a policy may put the stream there, from where it is. Having no room is no reason: the stream
-/// waits for it.
+/// True if a policy may put the stream there, from where it is. Having no room is no reason: the
+/// stream waits for it.
 pub(crate) fn may_go(
     stream: &StreamInfo,
     here: Option<&ConnectionInfo>,

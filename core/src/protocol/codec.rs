@@ -46,11 +46,11 @@ pub struct Ack {
 pub enum Switched {
     /// Bytes written before the switch, since the label.
     Sent(u64),
-    /// Nothing was switched; the old leg goes on.
+    /// A migration taken back: nothing was switched, and the old leg goes on.
     Cancelled,
 }
 
-/// What is wrong with a message.
+/// A fault of a message, or of its transport.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The transport failed, or ended in the middle of a message.
@@ -68,7 +68,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Whether the peer broke the protocol, as opposed to a transport that failed.
+    /// True if the peer broke the protocol, as opposed to a transport that failed.
     pub fn is_violation(&self) -> bool {
         !matches!(self, Self::Io(_))
     }
@@ -245,7 +245,8 @@ fn skip_group(rest: &mut &[u8], number: u64) -> Option<()> {
     Some(())
 }
 
-/// Not `unsigned_varint`, which refuses what is longer than it needs to be; protobuf does not.
+/// Reads a varint. Not by `unsigned_varint`, which refuses what is longer than it needs to be;
+/// protobuf does not.
 fn varint(body: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
@@ -307,10 +308,10 @@ pub async fn read<M: Message>(mut io: impl AsyncRead + Unpin) -> Result<M, ReadE
     M::decode(&body[..length])
 }
 
-/// At most three bytes, and in no more than are needed.
+/// Reads a length: at most three bytes, and no more than are needed.
 ///
-/// Not `unsigned_varint::aio::read_u16`, which drops the bits that its type cannot hold: it reads a
-/// length of 65540 as 4, and what follows as a message.
+/// `unsigned_varint::aio::read_u16` is not used, which drops the bits that its type cannot hold: it
+/// reads a length of 65540 as 4, and what follows as a message.
 async fn read_length(io: &mut (impl AsyncRead + Unpin)) -> Result<usize, ReadError> {
     let mut length = 0;
     for shift in [0, 7, 14] {
@@ -336,7 +337,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Whether it is between two messages.
+    /// True if it is between two messages.
     pub fn is_idle(&self) -> bool {
         self.seen.is_empty()
     }

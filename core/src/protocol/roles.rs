@@ -1,4 +1,4 @@
-//! Which of two peers is which: parity of IDs (*Stream IDs*) and the designated peer (*Who moves the
+//! Roles of two peers: parity of IDs (*Stream IDs*) and the designated peer (*Who moves the
 //! stream*).
 
 use libp2p_identity::PeerId;
@@ -6,9 +6,9 @@ use sha2::{Digest, Sha256};
 
 use crate::machine::StreamId;
 
-/// Where the counter begins is below this, if chance decides.
+/// The bound below which the counter begins, if chance decides.
 const FIRST: u64 = 1 << 40;
-/// Where the counter begins anew, at 0.
+/// The number at which the counter begins anew, at 0.
 const WRAP: u64 = 1 << 62;
 
 /// Allocates the IDs of the streams and legs that we label. One for all peers, so that IDs stay unique
@@ -57,7 +57,7 @@ pub fn designated_peer(a: PeerId, b: PeerId) -> PeerId {
     if is_designated(&a, &b) { a } else { b }
 }
 
-/// Whether the hash rule names the local peer.
+/// True if the hash rule names the local peer.
 pub fn is_designated(local: &PeerId, remote: &PeerId) -> bool {
     let (local, remote) = (bytes(local), bytes(remote));
     let (lower, higher) = if local < remote {

@@ -1,4 +1,4 @@
-//! What is under a stream's lock: the machine, its legs, and the carrying out of its outputs.
+//! The state under a stream's lock: the machine, its legs, and the carrying out of its outputs.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub enum Note {
     /// An attempt has come to nothing.
     Failed {
         failure: Failure,
-        /// Whether it was ours.
+        /// True if it was ours.
         ours: bool,
     },
     /// A migration is complete.
@@ -69,15 +69,15 @@ pub struct Completed {
     pub initiator: bool,
     /// Bytes that the old leg carried: out, in.
     pub old_leg: (u64, u64),
-    /// The same of the new leg, so far.
+    /// Bytes written and read on the new leg, so far.
     pub new_leg: (u64, u64),
-    /// Whether the remote is known to have read our end of the old leg.
+    /// True if the remote is known to have read our end of the old leg.
     pub confirmed: bool,
-    /// When both sides had agreed.
+    /// The time at which both sides had agreed.
     pub agreed_at: Instant,
 }
 
-/// Where a stream stands.
+/// The state of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     pub id: StreamId,
@@ -88,15 +88,15 @@ pub struct Status {
     pub migrating: bool,
     pub in_doubt: bool,
     pub peer_verifies: bool,
-    /// Whether the remote's `Migrate` waits for a verdict.
+    /// True if the remote's `Migrate` waits for a verdict.
     pub asked: bool,
-    /// Whether both directions have ended.
+    /// True if both directions have ended.
     pub ended: bool,
-    /// Whether the remote has still to agree to what the application takes for agreed.
+    /// True if the remote has still to agree to what the application takes for agreed.
     pub unanswered: bool,
 }
 
-/// What has to be done once the lock is released.
+/// The work to be done once the lock is released.
 pub(super) struct After<L> {
     pub(super) wake: bool,
     pub(super) notify: bool,
@@ -113,16 +113,16 @@ pub(super) struct Core<L> {
     pub(super) read_ahead: ReadAhead,
     /// The armed timer.
     pub(super) timer: Option<Timer>,
-    /// How often timers have been armed.
+    /// The number of times that timers have been armed.
     pub(super) armed: u32,
-    /// Whether closing was reported as done to the application.
+    /// True if closing was reported as done to the application.
     pub(super) close_reported: bool,
     /// The remote has still to agree to what the application takes for agreed.
     pub(super) unanswered: bool,
     /// The application dropped the stream: what comes in is discarded.
     pub(super) dropped: bool,
     pub(super) driving: bool,
-    /// There is something to be read on the old leg, and no room for it.
+    /// True if there is something to be read on the old leg, and no room for it.
     pub(super) stalled: bool,
     /// An end has been read, and what it is worth was not known when it was asked last.
     pub(super) unsettled: bool,
@@ -239,7 +239,7 @@ impl<L: Io> Core<L> {
         self.carry_out_all();
     }
 
-    /// So many bytes have been read from where the machine says.
+    /// Counts bytes that have been read from where the machine says.
     #[inline]
     pub(super) fn has_read(&mut self, n: usize) {
         self.machine.read(n as u64);

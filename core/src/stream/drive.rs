@@ -14,13 +14,14 @@ use super::{Io, Shared, wakers::Party};
 use crate::key::StreamKey;
 use crate::machine::{Input, Timer};
 
-/// How long things may take.
+/// The times that things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// For an answer to `Migrate`; also for an ack, a deny or a cancellation to be written.
+    /// The time for an answer to `Migrate`; also for an ack, a deny or a cancellation to be
+    /// written.
     pub answer: Duration,
-    /// For anything to happen in an agreed migration, or for a dropped stream to end, before the connection
-    /// that it waits for is probed.
+    /// The time for anything to happen in an agreed migration, or for a dropped stream to end,
+    /// before the connection that it waits for is probed.
     pub progress: Duration,
 }
 
@@ -33,7 +34,7 @@ impl Timeouts {
     }
 }
 
-/// What time is made of: a real clock's delays, or a simulation's.
+/// A source of time: a real clock's delays, or a simulation's.
 pub trait Sleep: Future<Output = ()> + Unpin {
     fn new(duration: Duration) -> Self;
 }
@@ -44,7 +45,7 @@ impl Sleep for Delay {
     }
 }
 
-/// What is further off than this comes then; a clock need not be able to say when.
+/// The longest time: what is further off comes then; a clock need not be able to say when.
 pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Nor is anything due at once: what is armed again whenever it fires would spin.
@@ -63,7 +64,7 @@ pub struct Drive<L: Io, S = Delay> {
     timeouts: Timeouts,
     /// The armed timer, by its number.
     timer: Option<(u32, S)>,
-    /// For the remote's attempt that is held, by its number.
+    /// The timer of the remote's attempt that is held, by its number.
     hold: Option<(u32, S)>,
     farewell: Option<S>,
 }
@@ -79,7 +80,7 @@ impl<L: Io, S: Sleep> Drive<L, S> {
         }
     }
 
-    /// Whether the armed timer has fired.
+    /// True if the armed timer has fired.
     fn poll_timer(&mut self, armed: (Option<Timer>, u32), cx: &mut Context<'_>) -> bool {
         let (Some(timer), number) = armed else {
             self.timer = None;
@@ -104,8 +105,9 @@ impl<L: Io, S: Sleep> Drive<L, S> {
         fired
     }
 
-    /// Whether an attempt of the remote's has been held for long enough: what its initiator has given up
-    /// must not be accepted. Its path may have gone silent, so that we do not hear of that.
+    /// True if an attempt of the remote's has been held for long enough: what its initiator has
+    /// given up must not be accepted. Its path may have gone silent, so that we do not hear of
+    /// that.
     fn poll_hold(&mut self, held: Option<(u32, Instant)>, cx: &mut Context<'_>) -> bool {
         let Some((number, since)) = held else {
             self.hold = None;

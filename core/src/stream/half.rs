@@ -12,7 +12,7 @@ use futures::{AsyncRead, AsyncWrite};
 use super::{Io, Shared, core::Core, wakers::Party};
 use crate::machine::{Abort, Input, ReadFrom, Slot, WriteTo};
 
-/// What the application reads and writes.
+/// The application's end of a stream, which it reads and writes.
 ///
 /// Dropping it before `poll_close` returned aborts the stream, unless both directions have ended;
 /// dropping it afterwards detaches it, and what is open is finished in the background.
@@ -156,7 +156,7 @@ impl<L: Io> Migratable<L> {
     }
 }
 
-/// Where to write, or why not.
+/// The leg to write to, or why there is none.
 fn writable<L: Io>(core: &Core<L>) -> Poll<io::Result<Slot>> {
     Poll::Ready(match core.machine.write_to() {
         WriteTo::Leg(slot) => Ok(slot),

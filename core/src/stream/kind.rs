@@ -1,9 +1,8 @@
 //! The kinds of leg: how an end, a reset and a loss look on each. The table, with the tests that measured
 //! it, is `docs/legs.md`; what the code needs of it is here, in one place.
 
-/// How streams end on a connection, which depends on what multiplexes it. A behaviour cannot see that, so
-/// it is told by the connection's address, or by
-/// `Config::with_leg_kind`.
+/// The way in which streams end on a connection, which depends on what multiplexes it. A behaviour
+/// cannot see that, so it is told by the connection's address, or by `Config::with_leg_kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LegKind {
@@ -18,8 +17,9 @@ pub enum LegKind {
     /// none. A reset is an error once the end is read again, a loss reads as an end, and two writes that
     /// are larger together than a message must not be sent as one.
     WebRtc,
-    /// Not known: nothing is written that the application did not write, an end is believed as on a stream
-    /// without migration, and wherever the other kinds disagree, the worse is assumed.
+    /// A kind that is not known: nothing is written that the application did not write, an end is
+    /// believed as on a stream without migration, and wherever the other kinds disagree, the worse
+    /// is assumed.
     Unknown,
 }
 
@@ -27,37 +27,39 @@ pub enum LegKind {
 /// The specification allows 16 KiB; libp2p-webrtc 0.10.0-alpha cannot read more than half of that.
 pub(super) const WEBRTC_PACKET: usize = 8 * 1024;
 
-/// What the framing of a data channel's message adds to what was written, at most.
+/// The bytes that the framing of a data channel's message adds to what was written, at most.
 pub(super) const WEBRTC_FRAME: usize = 8;
 
 impl LegKind {
-    /// Whether a reset or a loss may read as an end, so that a write that has failed speaks against one.
+    /// True if a reset or a loss may read as an end, so that a write that has failed speaks against
+    /// one.
     pub(super) fn is_ambiguous(self) -> bool {
         !matches!(self, Self::Quic)
     }
 
-    /// Whether an empty write is no more than a question.
+    /// True if an empty write is no more than a question.
     pub(super) fn takes_empty_writes(self) -> bool {
         matches!(self, Self::Yamux | Self::Quic)
     }
 
-    /// Whether an empty write that waits has found the stream alive: yamux looks at that first, QUIC at the
-    /// connection's window.
+    /// True if an empty write that waits has found the stream alive: yamux looks at that first,
+    /// QUIC at the connection's window.
     pub(super) fn is_alive_if_it_waits(self) -> bool {
         matches!(self, Self::Yamux)
     }
 
-    /// Whether a remote that still writes may be told of a drop after our close: then what it writes fails.
+    /// True if a remote that still writes may be told of a drop after our close: then what it
+    /// writes fails.
     pub(super) fn may_tell_of_drops(self) -> bool {
         matches!(self, Self::Quic | Self::Unknown)
     }
 
-    /// Whether an end has to be read again to be one.
+    /// True if an end has to be read again to be one.
     pub(super) fn repeats_ends(self) -> bool {
         matches!(self, Self::WebRtc)
     }
 
-    /// Whether writes without a flush in between become one packet, which may be too large.
+    /// True if writes without a flush in between become one packet, which may be too large.
     pub(super) fn packs_writes(self) -> bool {
         matches!(self, Self::WebRtc)
     }
@@ -77,7 +79,7 @@ mod tests {
     use super::*;
     use crate::{key::ConnectionKey, machine::Proof, stream::Leg};
 
-    /// What the leg is to read, and what it has done.
+    /// The script of a leg: what it is to read, and what it has done.
     #[derive(Default)]
     struct Script {
         /// Nothing more is that there is nothing yet.

@@ -1,4 +1,5 @@
-//! One substream on one connection, with the messages that go before the application's bytes.
+//! A leg: one substream on one connection, with the messages that go before the application's
+//! bytes.
 
 use std::{
     future::poll_fn,
@@ -25,7 +26,7 @@ use crate::{
 /// Ends that are read again, in a row, before they are taken for one.
 const MAX_REPEATED_ENDS: u32 = 16;
 
-/// What goes before and between the application's bytes.
+/// The messages that go before and between the application's bytes.
 #[derive(Debug, Default)]
 struct Talk {
     /// Messages that have to be written before anything else.
@@ -33,7 +34,7 @@ struct Talk {
     reader: Reader,
     /// Held while the `Migrate` that came on this leg is unanswered.
     permits: Vec<Permit>,
-    /// When it came.
+    /// The time at which the `Migrate` came.
     arrived: Option<Instant>,
 }
 
@@ -43,9 +44,9 @@ pub struct Leg<L> {
     io: L,
     connection: ConnectionKey,
     kind: LegKind,
-    /// There only while messages are exchanged: most legs say theirs and live on.
+    /// The exchange of messages, while there is one: most legs say theirs and live on.
     talk: Option<Box<Talk>>,
-    /// What has been written since the last flush, where that becomes one packet.
+    /// The bytes written since the last flush, where that becomes one packet.
     packed: u16,
     /// A message has to be flushed without the application's doing.
     unflushed: bool,
@@ -57,9 +58,10 @@ pub struct Leg<L> {
     peeked: Option<u8>,
     /// The remote's end has been read; the leg is not read again.
     ended: bool,
-    /// When it had been, the leg was not reset.
+    /// True if the leg was not reset when it had ended.
     ended_well: bool,
-    /// It was read after we had closed it, so it is not likely to have been sent before our end was read.
+    /// True if its end was read after we had closed it, so it is not likely to have been sent
+    /// before our end was read.
     answered: bool,
     /// A read has failed, and with it everything: a lazily negotiated substream panics when it is used
     /// after that.
@@ -99,7 +101,7 @@ impl<L: Io> Leg<L> {
         }
     }
 
-    /// What happens in the migration that the leg is for is logged in this span.
+    /// Logs what happens in the migration that the leg is for in this span.
     pub fn set_span(&mut self, span: Span) {
         self.span = Some(Box::new(span));
     }
@@ -130,7 +132,7 @@ impl<L: Io> Leg<L> {
         talk.arrived = Some(Instant::now());
     }
 
-    /// When the `Migrate` came that holds permits.
+    /// The time at which the `Migrate` came that holds permits.
     pub(super) fn arrived(&self) -> Option<Instant> {
         self.talk.as_ref()?.arrived
     }
@@ -160,7 +162,7 @@ impl<L: Io> Leg<L> {
         (self.written, self.read)
     }
 
-    /// Whether anything has been read: a message, data or the end.
+    /// True if anything has been read: a message, data or the end.
     pub(super) fn has_heard(&self) -> bool {
         self.heard || self.ended || self.read > 0
     }
@@ -188,7 +190,7 @@ impl<L: Io> Leg<L> {
             .is_some_and(|talk| !talk.queued.is_empty())
     }
 
-    /// From now on the leg is to be closed for writing.
+    /// Closes the leg for writing, in the polls to come.
     pub(super) fn close(&mut self) {
         self.closing = true;
     }
@@ -202,7 +204,7 @@ impl<L: Io> Leg<L> {
         self.heard = true;
     }
 
-    /// Whether the remote's end has been read.
+    /// True if the remote's end has been read.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
     }
@@ -215,7 +217,8 @@ impl<L: Io> Leg<L> {
         self.lost
     }
 
-    /// Nothing will come any more on a connection that the swarm has closed, and yamux does not say so.
+    /// The loss of a connection that the swarm has closed: nothing will come any more, and yamux
+    /// does not say so.
     fn or_lost<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match polled {
             Poll::Pending if self.lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -249,7 +252,7 @@ impl<L: Io> Leg<L> {
         polled
     }
 
-    /// Whether there is anything to be read, or else the end.
+    /// True if there is anything to be read, false at the end.
     pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.peeked.is_some() {
             return Poll::Ready(Ok(true));
@@ -323,8 +326,9 @@ impl<L: Io> Leg<L> {
         self.after_read(polled, wanted)
     }
 
-    /// What an end is worth on a leg that gives one for a FIN, a reset and every message without data: read
-    /// again, a FIN is a broken pipe, a reset an error of its own, and otherwise the stream goes on.
+    /// The worth of an end on a leg that gives one for a FIN, a reset and every message without
+    /// data: read again, a FIN is a broken pipe, a reset an error of its own, and otherwise the
+    /// stream goes on.
     fn poll_read_again(
         &mut self,
         mut read: impl FnMut(Pin<&mut L>) -> Poll<io::Result<usize>>,
@@ -431,7 +435,7 @@ impl<L: Io> Leg<L> {
         polled
     }
 
-    /// So much has been written that the next flush sends.
+    /// Counts what has been written that the next flush sends.
     fn pack(&mut self, n: usize) {
         if self.kind.packs_writes() {
             let framed = u16::try_from(n + WEBRTC_FRAME).unwrap_or(u16::MAX);
@@ -439,7 +443,7 @@ impl<L: Io> Leg<L> {
         }
     }
 
-    /// Has what was written before sent, unless so much more fits into the same packet.
+    /// Sends what was written before, unless so much more fits into the same packet.
     fn poll_unpack(&mut self, cx: &mut Context<'_>, more: usize) -> Poll<io::Result<()>> {
         let fits = usize::from(self.packed) + more + WEBRTC_FRAME <= WEBRTC_PACKET;
         if self.packed == 0 || fits {
@@ -486,12 +490,12 @@ impl<L: Io> Leg<L> {
         self.or_lost(polled)
     }
 
-    /// Whether the remote's end came after ours.
+    /// True if the remote's end came after ours.
     pub(super) fn is_answered(&self) -> bool {
         self.answered
     }
 
-    /// Whether anything can still be read.
+    /// True if anything can still be read.
     pub fn is_open(&self) -> bool {
         !self.ended && self.broken.is_none() && !self.lost
     }
@@ -546,8 +550,8 @@ impl<L: Io> Leg<L> {
         })
     }
 
-    /// Whether the end that was read is a reset, on a leg that gives one for both. It is asked once: who has
-    /// closed its side may drop it later, and then it takes nothing more.
+    /// Finds out whether the end that was read is a reset, on a leg that gives one for both. It is
+    /// asked once: who has closed its side may drop it later, and then it takes nothing more.
     pub(super) fn poll_is_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ended_well || !self.kind.is_ambiguous() {
             return Poll::Pending;

@@ -39,7 +39,7 @@ use crate::{
     protocol::codec::{self, Request},
 };
 
-/// What a leg has to be.
+/// The requirements of a leg.
 pub trait Io: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
@@ -125,7 +125,7 @@ impl<L: Io> Shared<L> {
         self.lock().unanswered = unanswered;
     }
 
-    /// Whether a `Migrate` from this ID is about the stream as it is, or is about to be.
+    /// True if a `Migrate` from this ID is about the stream as it is, or is about to be.
     pub fn may_move_from(&self, from: StreamId) -> bool {
         self.lock().machine.may_move_from(from)
     }
@@ -140,7 +140,7 @@ impl<L: Io> Shared<L> {
         })
     }
 
-    /// What [`Note::Probe`] found out.
+    /// The result of [`Note::Probe`].
     pub fn probed(&self, connection: ConnectionKey, answered: bool) {
         self.with(|core| core.probed(connection, answered));
         self.wakers.wake_all();
@@ -153,12 +153,12 @@ impl<L: Io> Shared<L> {
         self.wakers.wake_all();
     }
 
-    /// All IDs that the stream answers to.
+    /// The IDs that the stream answers to.
     pub fn ids(&self) -> Vec<StreamId> {
         self.lock().machine.ids().collect()
     }
 
-    /// What the stream has to say since the last call.
+    /// The notes of the stream since the last call.
     pub fn take_notes(&self) -> Vec<Note> {
         self.lock().take_notes()
     }
@@ -169,17 +169,17 @@ impl<L: Io> Shared<L> {
         legs.into_iter().map(|leg| *leg).collect()
     }
 
-    /// Whether a [`Drive`] is needed and none is running; if so, the caller has to run one.
+    /// True if a [`Drive`] is needed and none is running; if so, the caller has to run one.
     pub fn claim_drive(&self) -> bool {
         self.lock().claim_drive()
     }
 
-    /// Where the stream stands.
+    /// The state of the stream.
     pub fn status(&self) -> Status {
         self.lock().status()
     }
 
-    /// Whether a migration could be started now, and why not.
+    /// The permission to start a migration now, or why there is none.
     pub fn may_start(&self) -> Result<(), Refused> {
         self.lock().may_start()
     }

@@ -1,4 +1,4 @@
-//! What a stream has only while it moves, in a box that it does without for most of its life.
+//! State that a stream has only while it moves, in a box that it does without for most of its life.
 
 use web_time::Instant;
 
@@ -21,9 +21,9 @@ pub(super) struct Moving<L> {
     /// The number of the remote's last attempt, and when it came.
     pub(super) theirs_came: Option<(u32, Instant)>,
     pub(super) agreed_at: Option<Instant>,
-    /// Whether the migration that is agreed, or was the last to be, is ours.
+    /// True if the migration that is agreed, or was the last to be, is ours.
     pub(super) initiated: bool,
-    /// When the old leg's end was read, while nothing has been read on the new leg.
+    /// The time at which the old leg's end was read, while nothing has been read on the new leg.
     pub(super) paused_at: Option<Instant>,
 }
 
@@ -45,7 +45,7 @@ impl<L> Default for Moving<L> {
 }
 
 impl<L: Io> Moving<L> {
-    /// Where a leg beside the current one is kept.
+    /// The place in which a leg beside the current one is kept.
     pub(super) fn place(&mut self, slot: Slot) -> Option<&mut Option<Box<Leg<L>>>> {
         match slot {
             Slot::Current => None,
@@ -61,7 +61,7 @@ impl<L: Io> Moving<L> {
         leg.or(self.theirs.as_ref()).map(Box::as_ref)
     }
 
-    /// Whether there is nothing left that anybody will ask for.
+    /// True if there is nothing left that anybody will ask for.
     pub(super) fn is_over(&self) -> bool {
         self.foremost().is_none()
             && self.farewells.is_empty()

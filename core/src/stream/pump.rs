@@ -11,7 +11,7 @@ use crate::{
     protocol::codec::{Ack, ReadError, Switched},
 };
 
-/// How much is read at once that nobody will ask for.
+/// Limits what is read at once that nobody will ask for.
 const DISCARDED: usize = 4096;
 
 impl<L: Io> Core<L> {
@@ -40,7 +40,7 @@ impl<L: Io> Core<L> {
         }
     }
 
-    /// What a leg said in place of a message.
+    /// Takes what a leg said in place of a message.
     fn misheard(&mut self, slot: Slot, error: &ReadError) {
         if error.is_violation() {
             self.note(Note::Violation);
@@ -60,14 +60,15 @@ impl<L: Io> Core<L> {
         self.handle(Input::WriteFailed(slot));
     }
 
-    /// What a leg says is lost otherwise: the application is told what it means for the stream.
+    /// Logs what a leg says, which is lost otherwise: the application is told what it means for the
+    /// stream.
     fn log(&mut self, slot: Slot, what: &'static str, error: &dyn std::fmt::Display) {
         let id = self.machine.id().0;
         let connection = self.leg(slot).map(|leg| leg.connection());
         tracing::debug!(id, ?slot, ?connection, %error, "{what} failed on a leg");
     }
 
-    /// Our attempt: `Migrate` out, `AckMigrate` in.
+    /// Reads the answer to our attempt: `Migrate` out, `AckMigrate` in.
     fn hear_answer(&mut self, read: &mut Context<'_>, write: &mut Context<'_>) -> bool {
         if !self.machine.awaits_answer() {
             return false;

@@ -28,7 +28,7 @@ pub struct Budget {
     peer: Arc<Pool>,
 }
 
-/// What all of a peer's streams may still take.
+/// The room that all of a peer's streams may still take.
 #[derive(Debug)]
 struct Pool {
     left: AtomicUsize,
@@ -104,7 +104,7 @@ impl Budget {
 
 #[derive(Debug)]
 struct Chunk {
-    /// As large as what was taken of the budget for it.
+    /// The buffer, as large as what was taken of the budget for it.
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
@@ -164,7 +164,7 @@ impl ReadAhead {
         self.chunks = VecDeque::new();
     }
 
-    /// What of the peer's budget is not needed any more.
+    /// The part of the peer's budget that is not needed any more.
     pub(super) fn take_freed(&mut self) -> Option<Freed> {
         let bytes = std::mem::take(&mut self.freed);
         (bytes > 0).then(|| Freed {
@@ -247,7 +247,7 @@ mod tests {
 
     use super::{super::kind::LegKind, *};
 
-    /// So many bytes, in pieces of so many, and then the end, or nothing.
+    /// A source of so many bytes, in pieces of so many, and then the end, or nothing.
     struct Source {
         left: usize,
         piece: usize,
@@ -298,7 +298,7 @@ mod tests {
         )
     }
 
-    /// Until nothing more comes, or there is no room. Returns which.
+    /// Fills it until nothing more comes, or there is no room. Returns which.
     fn fill(ahead: &mut ReadAhead, leg: &mut Leg<Source>, waker: &Waker) -> bool {
         let mut cx = Context::from_waker(waker);
         loop {
@@ -342,7 +342,7 @@ mod tests {
         }
     }
 
-    /// One byte each, of many streams, is not the whole budget.
+    /// A byte of each of many streams is not the whole budget.
     #[test]
     fn little_takes_little() {
         let budget = Budget::new(1 << 20, 1 << 20);
@@ -359,7 +359,7 @@ mod tests {
         assert!(!fill(&mut ahead, &mut leg(1, 1, true), noop_waker_ref()));
     }
 
-    /// Who finds nothing left is woken when there is, and only then.
+    /// A party that finds nothing left is woken when there is, and only then.
     #[test]
     fn who_waits_is_woken() {
         let budget = Budget::new(1 << 20, 4096);

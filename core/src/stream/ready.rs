@@ -1,4 +1,5 @@
-//! How streams, which live in the application's tasks, make themselves heard by the table's owner.
+//! The way in which streams, which live in the application's tasks, make themselves heard by the
+//! table's owner.
 
 use std::{
     sync::{Mutex, PoisonError},

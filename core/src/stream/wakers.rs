@@ -1,4 +1,4 @@
-//! Who is woken when a leg can make progress.
+//! Wakers of those who wait for a leg to make progress.
 //!
 //! A leg keeps only the last waker per direction. Application tasks and the driver poll the same
 //! legs, and legs come and go; so each direction of every leg is only ever given one waker of ours,
@@ -14,7 +14,7 @@ use std::{
 
 use futures::task::{ArcWake, AtomicWaker};
 
-/// Who waits.
+/// The party that waits.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Party {
     Reader,
@@ -25,7 +25,7 @@ pub(super) enum Party {
 #[derive(Debug, Default)]
 struct Parties {
     wakers: [AtomicWaker; 3],
-    /// How often anybody was to be woken.
+    /// The number of times that anybody was to be woken.
     wakes: AtomicU32,
     reading: Waiting,
     writing: Waiting,
@@ -117,8 +117,8 @@ impl Wakers {
         )
     }
 
-    /// How often anybody was to be woken. Who has polled a leg without being registered, registers, and
-    /// then finds this as it was before the poll, has missed nothing.
+    /// The number of times that anybody was to be woken. Who has polled a leg without being
+    /// registered, registers, and then finds this as it was before the poll, has missed nothing.
     pub(super) fn wakes(&self) -> u32 {
         self.parties.wakes.load(Ordering::SeqCst)
     }
