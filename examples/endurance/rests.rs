@@ -211,7 +211,7 @@ pub mod tests {
     #[test]
     fn half_an_hour_tells_flat_books_from_small_leaks() {
         let [flat, accused] = verdicts(HALF_AN_HOUR, 0.0);
-        assert!(flat >= 97 && accused == 0, "{flat} flat, {accused} accused");
+        assert!(flat >= 97 && accused <= 1, "{flat} flat, {accused} accused");
         // A small allocation in each round.
         let [flat, accused] = verdicts(HALF_AN_HOUR, 160.0);
         assert!(flat <= 1 && accused >= 97, "{flat} flat, {accused} accused");
