@@ -231,6 +231,12 @@ fn every_page_that_is_cited_exists() {
         }
     }
     for (file, text) in files(&["md"]) {
+        for source in text.lines().flat_map(code) {
+            let is_path = source.ends_with(".rs") && source.contains('/') && !source.contains(' ');
+            if is_path && !root().join(source).exists() {
+                wrong.push(format!("{file}: {source}"));
+            }
+        }
         let links = text
             .split("](")
             .skip(1)
