@@ -1,13 +1,11 @@
 //! `examples/channels` as a program: what it prints, and its exit code.
 
-#[path = "common/build.rs"]
-mod build;
-
 use std::process::Command;
+use testing::build::example;
 
 #[test]
 fn four_channels_move_and_no_message_is_lost() {
-    let program = build::example("channels");
+    let program = example("channels");
     let output = Command::new(program)
         .args(["--messages", "200"])
         .output()

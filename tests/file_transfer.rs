@@ -1,8 +1,6 @@
 //! `examples/file_transfer` as processes: relay, receiver and sender.
 
-#[expect(dead_code, reason = "half of it is about another example")]
-mod common;
-
+use sha2::{Digest, Sha256};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -10,9 +8,10 @@ use std::{
     process::{Command, Output},
     sync::OnceLock,
 };
-
-use common::{Process, build::example, listening};
-use sha2::{Digest, Sha256};
+use testing::{
+    build::example,
+    process::{Process, listening},
+};
 
 fn program() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

@@ -1,17 +1,13 @@
 //! A part of the interop matrix, with the Go and the JS peer if Go and Node are there. The whole of it
 //! is `interop/run.sh`.
 
-#[path = "common/build.rs"]
-mod build;
-
 use std::{
     env, fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-
-use build::{cargo, example};
+use testing::build::{cargo, example};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

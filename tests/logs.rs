@@ -1,11 +1,6 @@
 //! One migration as it shows in logs: a span on either side, with the state's changes in it; and
 //! nothing of what the stream carries.
 
-// Only what is needed here.
-#[allow(dead_code)]
-#[path = "swarm/harness.rs"]
-mod harness;
-
 use std::{
     collections::BTreeMap,
     fmt,
@@ -15,6 +10,7 @@ use std::{
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::PeerId;
 use libp2p_stream_migration::{Event, Stream};
+use testing::*;
 use tracing::{
     Level, Subscriber,
     field::{Field, Visit},
@@ -23,8 +19,6 @@ use tracing::{
 use tracing_subscriber::{
     Layer, filter::LevelFilter, layer::Context, prelude::*, registry::LookupSpan,
 };
-
-use harness::*;
 
 const OURS: &str = "libp2p_stream_migration";
 

@@ -1,15 +1,9 @@
 //! The metrics of real nodes, after this and that has happened to their streams.
 
-// Of both, only what is needed here.
-#[allow(dead_code)]
-mod common;
 #[path = "metrics/dashboard.rs"]
 mod dashboard;
 #[path = "metrics/exposition.rs"]
 mod exposition;
-#[allow(dead_code)]
-#[path = "swarm/harness.rs"]
-mod harness;
 #[path = "metrics/promql.rs"]
 mod promql;
 
@@ -24,7 +18,7 @@ use libp2p_stream_migration::{
 use prometheus_client::{encoding::text, registry::Registry};
 
 use exposition::Exposition;
-use harness::*;
+use testing::*;
 
 const PREFIX: &str = "libp2p_stream_migration_";
 

@@ -4,11 +4,8 @@
 //! The links are virtual, between network namespaces of the test's own, which takes root. Where that is
 //! not permitted the test is skipped with a message; with `CI=true` that is a failure.
 
-mod common;
-
 use std::process::{Command, Output};
-
-use common::*;
+use testing::process::*;
 
 /// Dialer, relay and listener in three namespaces: each has a slow link to the relay, and the two have
 /// one to each other.

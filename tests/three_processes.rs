@@ -1,10 +1,7 @@
 //! Relay, listener and dialer as three processes, as `docs/examples.md` has them.
 
-mod common;
-
 use std::process::Command;
-
-use common::*;
+use testing::process::*;
 
 fn start(arguments: &[&str]) -> Process {
     Process::spawn(Command::new(program()).args(arguments))

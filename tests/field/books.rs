@@ -9,8 +9,7 @@ use libp2p_stream_migration::{
     Action, Change, Config, Control, Event, Failure, Initiate, MigrateError, Mobility, Outside,
     PeerView, Placement, Policy, PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
 };
-
-use crate::{harness::*, proxy::Proxy};
+use testing::*;
 
 fn node(config: Config) -> Node {
     let setup = Setup {

@@ -7,8 +7,7 @@ use libp2p::{Multiaddr, StreamProtocol, identity::Keypair};
 use libp2p_stream_migration::{
     Action, Change, Config, Event, Initiate, PeerView, Policy, PreferDirect, Stay, designated_peer,
 };
-
-use crate::{harness::*, proxy::Proxy};
+use testing::*;
 
 const GRACE: Duration = Duration::from_millis(100);
 const LENGTH: u64 = 200 * 1024;

@@ -9,8 +9,7 @@ use libp2p_stream_migration::{
     Behaviour, Chain, Config, Control, Event, IncomingStreams, Initiate, Obstacle, OpenStreamError,
     PROTOCOL_NAME, PreferDirect, PreferTransport, Stream,
 };
-
-use crate::{harness::*, proxy::Proxy};
+use testing::*;
 
 type Opening = Pin<Box<dyn Future<Output = Result<Stream, OpenStreamError>>>>;
 

@@ -6,8 +6,7 @@ use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all, join};
 use libp2p_stream_migration::{
     Behaviour, Chain, Config, Event, Initiate, MigrateError, Mobility, Obstacle, Stay,
 };
-
-use crate::{harness::*, proxy::Proxy};
+use testing::*;
 
 /// What an open may take that does not wait for a dead connection; that would take 10 s.
 const SOON: Duration = Duration::from_secs(5);

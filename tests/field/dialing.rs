@@ -23,13 +23,12 @@ use libp2p::{
     tcp, yamux,
 };
 use libp2p_stream_migration::{Behaviour, Config, Control, Event, OpenStreamError, Stay, Stream};
+use testing::*;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::watch,
 };
-
-use crate::harness::*;
 
 /// Knows addresses, and denies connections after others have had their say.
 #[derive(Default)]

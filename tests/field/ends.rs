@@ -8,11 +8,9 @@ use std::{
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use libp2p::StreamProtocol;
 use libp2p_stream_migration::{Abort, Config, Event, PROTOCOL_NAME, Stream};
-
-use crate::{
-    harness::*,
-    proxy::Proxy,
+use testing::{
     raw::{ACCEPT, Scene, migrate, prefix},
+    *,
 };
 
 /// How long no progress is put up with.

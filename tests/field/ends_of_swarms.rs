@@ -8,8 +8,7 @@ use libp2p::{
 use libp2p_stream_migration::{
     AcceptError, Behaviour, Config, Control, Event, NameInUse, OpenStreamError,
 };
-
-use crate::{harness::*, proxy::Proxy};
+use testing::*;
 
 /// The swarm is dropped: whoever waits for inbound streams hears that there will be none, and every call
 /// returns at once, those that wait for a connection or for a remote among them.

@@ -6,10 +6,9 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::StreamProtocol;
 use libp2p_stream_migration::{Config, Event, PROTOCOL_NAME, Stream};
 use multistream_select::Negotiated;
-
-use crate::{
-    harness::*,
+use testing::{
     raw::{ACCEPT, Scene, label, migrate, prefix},
+    *,
 };
 
 /// A peer's protobuf library sends a group among the fields that we do not know, as proto2 allows: it is

@@ -15,8 +15,7 @@ use libp2p_stream_migration::{
     Chain, Config, ConnectionInfo, Event, IncomingStreams, Initiate, LegKind, PreferTransport,
     Stream, Transport, designated_peer,
 };
-
-use crate::harness::*;
+use testing::*;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Over {

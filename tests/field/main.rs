@@ -10,18 +10,8 @@ mod dialing;
 mod ends;
 mod ends_of_swarms;
 mod foreign;
-#[allow(dead_code)]
-#[path = "../swarm/harness.rs"]
-mod harness;
 mod kinds;
 mod probes;
-
-#[allow(dead_code)]
-#[path = "../swarm/proxy.rs"]
-mod proxy;
-#[allow(dead_code)]
-#[path = "../swarm/raw.rs"]
-mod raw;
 mod relays;
 mod restarts;
 mod upgrades;

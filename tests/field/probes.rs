@@ -5,8 +5,7 @@ use std::time::Duration;
 use futures::join;
 use libp2p::identity::Keypair;
 use libp2p_stream_migration::{Behaviour, Config, Event, Initiate, Stream, designated_peer};
-
-use crate::harness::*;
+use testing::*;
 
 /// Two nodes with the default policy; whether the first is the designated one.
 fn two(first_is_designated: bool, config: &Config) -> Net {

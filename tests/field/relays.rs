@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt, join};
 use libp2p_stream_migration::{Config, Mobility, OpenStreamError};
-
-use crate::harness::*;
+use testing::*;
 
 fn never_relayed(wait: Duration) -> Setup {
     Setup {

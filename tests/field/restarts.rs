@@ -3,8 +3,7 @@
 use futures::join;
 use libp2p::identity::Keypair;
 use libp2p_stream_migration::{Config, Event};
-
-use crate::{harness::*, proxy::Proxy};
+use testing::*;
 
 /// The peer was killed and is back with the same key before its old connection has timed out: its first
 /// stream opens, and nobody is blamed for using the IDs of its former life.

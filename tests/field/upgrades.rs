@@ -8,8 +8,7 @@ use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Config, Event, IncomingStreams, OpenStreamError, PROTOCOL_NAME, Stream,
 };
-
-use crate::harness::*;
+use testing::*;
 
 /// A node with this behaviour and libp2p-stream, which serves [`PROTOCOL`].
 fn both(identify: bool, lazy: bool) -> (Node, libp2p_stream::IncomingStreams) {

@@ -8,10 +8,10 @@ use std::{
 };
 
 use serde_json::Value;
+use testing::{build::example_with, process::Process};
 
 use super::{
     PREFIX,
-    common::{Process, build},
     exposition::Exposition,
     promql::{self, Selector},
 };
@@ -68,7 +68,7 @@ fn exists(scrape: &Exposition, selector: &Selector) -> bool {
 
 #[test]
 fn every_panel_names_what_exists() {
-    let program = build::example("metrics");
+    let program = example_with("metrics", &["metrics"]);
     let mut example = Process::spawn(Command::new(program).args(["--seconds", "3"]));
     let url = example.line("address", |line| {
         Some(line.strip_prefix("metrics at ")?.to_owned())

@@ -7,8 +7,7 @@ use futures::{AsyncReadExt, AsyncWriteExt, join};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{Event, PreferDirect, Stream};
-
-use crate::harness::*;
+use testing::*;
 
 fn behind_the_relay() -> Node {
     let setup = Setup {

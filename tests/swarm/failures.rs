@@ -5,8 +5,7 @@ use std::{future::poll_fn, io, pin::Pin, task::Poll};
 
 use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, join};
 use libp2p_stream_migration::{Abort, Event, MigrateError, Stream};
-
-use crate::harness::*;
+use testing::*;
 
 async fn ended(node: &Node) -> Result<(), Abort> {
     node.event("the end", |event| match event {

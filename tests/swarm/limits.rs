@@ -4,8 +4,7 @@ use std::io;
 
 use futures::{AsyncReadExt, AsyncWriteExt, join};
 use libp2p_stream_migration::{Event, PreferDirect};
-
-use crate::harness::*;
+use testing::*;
 
 fn limited() -> Net {
     let node = || Node::with(Setup::default().policy(PreferDirect));

@@ -2,12 +2,10 @@
 
 mod dcutr;
 mod failures;
-mod harness;
 mod hostile;
 mod limits;
 mod moves;
 mod policies;
-mod proxy;
 mod prune;
 mod raw;
 mod returns;

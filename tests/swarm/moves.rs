@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{AsyncReadExt, AsyncWriteExt, join};
 use libp2p_stream_migration::{Event, Stream};
-
-use crate::harness::*;
+use testing::*;
 
 /// What is written each way at least.
 const LEAST: u64 = 512 * 1024;

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
 use libp2p::StreamProtocol;
 use libp2p_stream_migration::{Config, Event, PreferDirect};
-
-use crate::harness::*;
+use testing::*;
 
 const GRACE: Duration = Duration::from_millis(100);
 /// Enough for what is on its way here, and no more, since it has to pass.

@@ -9,8 +9,7 @@ use std::sync::{
 use libp2p_stream_migration::{
     Config, Event, Initiate, PeerView, Placement, Policy, StreamInfo, StreamKey,
 };
-
-use crate::harness::*;
+use testing::*;
 
 /// Wants every stream on a relayed connection.
 struct PreferRelayed {

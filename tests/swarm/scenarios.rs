@@ -9,8 +9,7 @@ use libp2p_stream_migration::{
     Config, ConnectionInfo, Event, Failure, IncomingStreams, MigrateError, PeerView, Policy,
     PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
 };
-
-use crate::harness::*;
+use testing::*;
 
 /// A stream over one connection, and another connection to move it to.
 struct Scene {

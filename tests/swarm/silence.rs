@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt, join};
 use libp2p_stream_migration::{Config, Event, Stream};
-
-use crate::{harness::*, proxy::Proxy};
+use testing::*;
 
 /// How long no progress is put up with.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -16,9 +16,8 @@ use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Abort, Config, Event, Limit, MigrateError, Stream, StreamKey, Violation,
 };
+use testing::{raw::*, *};
 use tokio::task::JoinHandle;
-
-use crate::{harness::*, raw::*};
 
 pub(crate) const ACCEPT_VERIFY: &[u8] = &[5, 0x1a, 3, 0xc0, 0x3e, 1];
 /// What multistream-select writes each way for [`PROTOCOL`]: stream bytes like any other.

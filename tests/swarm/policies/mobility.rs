@@ -5,9 +5,9 @@ use libp2p_stream_migration::{
     Action, Change, Failure, MigrateError, Mobility, PeerView, PreferTransport,
 };
 use multistream_select::{Version, dialer_select_proto};
+use testing::raw;
 
 use super::*;
-use crate::raw;
 
 #[tokio::test]
 async fn pinned_by_protocol_until_set_free() {

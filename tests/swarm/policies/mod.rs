@@ -18,8 +18,7 @@ use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Config, Event, IncomingStreams, Initiate, Policy, Stream, StreamKey, designated_peer,
 };
-
-use crate::harness::*;
+use testing::*;
 
 /// Nobody waits for the designated peer: what a policy wants, it does at once, and when that is not, it
 /// wants nothing.

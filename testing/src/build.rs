@@ -26,13 +26,18 @@ pub fn cargo() -> Command {
 
 /// The program of this example, built if need be.
 pub fn example(name: &str) -> PathBuf {
+    example_with(name, &[])
+}
+
+/// The program of this example with these features, built if need be.
+pub fn example_with(name: &str, features: &[&str]) -> PathBuf {
     let mut build = cargo();
     build.args(["build", "--locked", "--message-format=json", "--example"]);
     build.arg(name);
-    // As this test is, so that nothing is built twice.
-    if cfg!(feature = "metrics") {
-        build.args(["--features", "metrics"]);
+    for feature in features {
+        build.args(["--features", feature]);
     }
+    // As this is, so that nothing is built twice.
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }

@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::harness::*;
+use crate::{Kind, Net, Pair};
 
 /// A proxy that forwards until it is told to be silent, then holds its sockets open and drops all that
 /// comes. Clones share its state.
@@ -29,7 +29,6 @@ pub struct Proxy {
 
 impl Proxy {
     /// A path of so many bytes per second in each direction, over TCP.
-    #[allow(dead_code)]
     pub fn throttled(bytes_per_second: u32) -> Self {
         Self {
             rate: Some(bytes_per_second),
@@ -121,7 +120,6 @@ impl Proxy {
     }
 
     /// The address under which this proxy stands for a TCP address.
-    #[allow(dead_code)]
     pub async fn front(&self, target: &Multiaddr) -> Multiaddr {
         let port = target.iter().find_map(|part| match part {
             Protocol::Tcp(port) => Some(port),

@@ -1,17 +1,12 @@
-//! Real swarms on loopback: nodes that run in the background and keep a log, a relay, and a checked
-//! byte pattern.
+//! Real swarms on loopback that run in the background and keep a log.
 
 use std::{
     collections::HashSet,
-    future::Future,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, channel::mpsc};
+use futures::{StreamExt, channel::mpsc};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
     core::{
@@ -21,7 +16,6 @@ use libp2p::{
     },
     dcutr, gossipsub, identify,
     identity::Keypair,
-    multiaddr::Protocol,
     noise, ping, relay, request_response,
     swarm::{
         NetworkBehaviour, SwarmEvent,
@@ -31,15 +25,14 @@ use libp2p::{
     tcp, yamux,
 };
 use libp2p_stream_migration::{
-    Behaviour, Config, ConnectionInfo, Control, Event, IncomingStreams, Policy, Stay, Stream,
+    Behaviour, Config, ConnectionInfo, ConnectionKey, ConnectionName as _, Control, Event, Policy,
+    Stay,
 };
-use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 use tokio::sync::Notify;
 
-pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
+use crate::within;
 
-/// Nothing here takes long; what takes longer than this hangs.
-pub const HANG: Duration = Duration::from_secs(60);
+pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
 
 #[derive(NetworkBehaviour)]
 struct All {
@@ -150,9 +143,15 @@ impl Setup {
     }
 }
 
+impl Default for Node {
+    fn default() -> Self {
+        Self::with(Setup::default())
+    }
+}
+
 impl Node {
     pub fn new() -> Self {
-        Self::with(Setup::default())
+        Self::default()
     }
 
     pub fn with(setup: Setup) -> Self {
@@ -364,7 +363,6 @@ impl Node {
     }
 
     /// Dials one more connection as AutoNAT does, to see whether the other can be reached.
-    #[allow(dead_code)]
     pub async fn dial_back(&self, other: &Node, address: Multiaddr) -> Pair {
         let opts = DialOpts::peer_id(other.id)
             .condition(PeerCondition::Always)
@@ -472,171 +470,9 @@ async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Comman
     }
 }
 
-/// A future that must not hang.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(HANG, future).await {
-        Ok(result) => result,
-        Err(_) => panic!("hangs: {what}"),
-    }
-}
-
 /// One connection's IDs at its two ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair {
     pub here: ConnectionKey,
     pub there: ConnectionKey,
-}
-
-/// The kinds of connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Tcp,
-    Quic,
-    Relayed,
-}
-
-pub const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Quic, Kind::Relayed];
-
-/// A dialer and a listener, and what is between them.
-pub struct Net {
-    pub dialer: Node,
-    pub listener: Node,
-    relay: Option<(Node, Multiaddr)>,
-    /// Whether the relay limits its circuits.
-    pub limits: bool,
-}
-
-impl Net {
-    pub fn new() -> Self {
-        Self::with(Node::new(), Node::new())
-    }
-
-    pub fn with(dialer: Node, listener: Node) -> Self {
-        Self {
-            dialer,
-            listener,
-            relay: None,
-            limits: false,
-        }
-    }
-
-    /// One more connection of this kind.
-    pub async fn connect(&mut self, kind: Kind) -> Pair {
-        let address = match kind {
-            Kind::Tcp => self.listener.listen("/ip4/127.0.0.1/tcp/0").await,
-            Kind::Quic => self.listener.listen("/ip4/127.0.0.1/udp/0/quic-v1").await,
-            Kind::Relayed => self.circuit().await,
-        };
-        self.dialer.dial(&self.listener, address).await
-    }
-
-    /// The listener's address at a relay.
-    pub async fn circuit(&mut self) -> Multiaddr {
-        if let Some((_, address)) = &self.relay {
-            return address.clone();
-        }
-        let relay = Node::with(Setup {
-            migration: false,
-            relay: true,
-            limits: self.limits,
-            ..Default::default()
-        });
-        let address = relay.listen("/ip4/127.0.0.1/tcp/0").await;
-        relay.is_reachable_at(address.clone());
-        let circuit = address.with(Protocol::P2pCircuit);
-        let listening = self.listener.listen(&circuit.to_string()).await;
-        self.relay = Some((relay, listening.clone()));
-        listening
-    }
-}
-
-/// A stream from dialer to listener, or the other way round.
-pub async fn open(
-    opener: &mut Node,
-    acceptor: PeerId,
-    incoming: &mut IncomingStreams,
-    connection: ConnectionKey,
-) -> (Stream, Stream) {
-    let opened = opener
-        .control
-        .open_stream_on(acceptor, connection, PROTOCOL);
-    let (opened, accepted) = within("opening a stream", async {
-        futures::join!(opened, incoming.next())
-    })
-    .await;
-    let (peer, _, accepted) = accepted.unwrap();
-    assert_eq!(peer, opener.id);
-    (opened.unwrap(), accepted)
-}
-
-/// The byte at a position of a direction's pattern.
-pub fn byte(seed: u64, position: u64) -> u8 {
-    let mut z = (position / 8)
-        .wrapping_add(seed)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z ^= z >> 27;
-    z.to_le_bytes()[(position % 8) as usize]
-}
-
-fn pattern(seed: u64, from: u64, length: usize) -> Vec<u8> {
-    (from..from + length as u64)
-        .map(|position| byte(seed, position))
-        .collect()
-}
-
-pub async fn write(io: &mut (impl AsyncWriteExt + Unpin), seed: u64, from: u64, to: u64) {
-    let mut at = from;
-    while at < to {
-        let length = (to - at).min(16 * 1024) as usize;
-        io.write_all(&pattern(seed, at, length)).await.unwrap();
-        at += length as u64;
-    }
-    io.flush().await.unwrap();
-}
-
-pub async fn read(io: &mut (impl AsyncReadExt + Unpin), seed: u64, from: u64, to: u64) {
-    let mut at = from;
-    let mut buf = vec![0; 32 * 1024];
-    while at < to {
-        let wanted = buf.len().min((to - at) as usize);
-        let n = io.read(&mut buf[..wanted]).await.unwrap();
-        assert_ne!(n, 0, "the stream ends at {at} of {to}");
-        assert_eq!(buf[..n], pattern(seed, at, n), "at {at}");
-        at += n as u64;
-    }
-}
-
-pub async fn read_end(io: &mut (impl AsyncReadExt + Unpin)) {
-    assert_eq!(io.read(&mut [0]).await.unwrap(), 0, "more than was written");
-}
-
-/// Reads to the end; returns where it was.
-pub async fn read_to_end(io: &mut (impl AsyncReadExt + Unpin), seed: u64, from: u64) -> u64 {
-    let mut at = from;
-    let mut buf = vec![0; 32 * 1024];
-    loop {
-        let n = io.read(&mut buf).await.unwrap();
-        if n == 0 {
-            return at;
-        }
-        assert_eq!(buf[..n], pattern(seed, at, n), "at {at}");
-        at += n as u64;
-    }
-}
-
-/// Writes until told to stop, and at least `least` bytes; returns how many.
-pub async fn write_until(
-    io: &mut (impl AsyncWriteExt + Unpin),
-    seed: u64,
-    least: u64,
-    stop: &AtomicBool,
-) -> u64 {
-    let mut at = 0;
-    while at < least || !stop.load(Ordering::Relaxed) {
-        write(io, seed, at, at + 4096).await;
-        at += 4096;
-        tokio::task::yield_now().await;
-    }
-    at
 }

@@ -1,7 +1,5 @@
 //! The example's program as processes, and what they print.
 
-pub mod build;
-
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -10,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use build::example;
+use crate::build::example;
 
 /// What takes longer than this hangs.
 const HANG: Duration = Duration::from_secs(120);

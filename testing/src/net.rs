@@ -1,0 +1,95 @@
+//! A dialer and a listener, and the connections between them.
+
+use futures::StreamExt;
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use libp2p_stream_migration::{ConnectionKey, IncomingStreams, Stream};
+
+use crate::{Node, PROTOCOL, Pair, Setup, within};
+
+/// The kinds of connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Tcp,
+    Quic,
+    Relayed,
+}
+
+pub const KINDS: [Kind; 3] = [Kind::Tcp, Kind::Quic, Kind::Relayed];
+
+/// A dialer and a listener, and what is between them.
+pub struct Net {
+    pub dialer: Node,
+    pub listener: Node,
+    relay: Option<(Node, Multiaddr)>,
+    /// Whether the relay limits its circuits.
+    pub limits: bool,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self::with(Node::new(), Node::new())
+    }
+}
+
+impl Net {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn with(dialer: Node, listener: Node) -> Self {
+        Self {
+            dialer,
+            listener,
+            relay: None,
+            limits: false,
+        }
+    }
+
+    /// One more connection of this kind.
+    pub async fn connect(&mut self, kind: Kind) -> Pair {
+        let address = match kind {
+            Kind::Tcp => self.listener.listen("/ip4/127.0.0.1/tcp/0").await,
+            Kind::Quic => self.listener.listen("/ip4/127.0.0.1/udp/0/quic-v1").await,
+            Kind::Relayed => self.circuit().await,
+        };
+        self.dialer.dial(&self.listener, address).await
+    }
+
+    /// The listener's address at a relay.
+    pub async fn circuit(&mut self) -> Multiaddr {
+        if let Some((_, address)) = &self.relay {
+            return address.clone();
+        }
+        let relay = Node::with(Setup {
+            migration: false,
+            relay: true,
+            limits: self.limits,
+            ..Default::default()
+        });
+        let address = relay.listen("/ip4/127.0.0.1/tcp/0").await;
+        relay.is_reachable_at(address.clone());
+        let circuit = address.with(Protocol::P2pCircuit);
+        let listening = self.listener.listen(&circuit.to_string()).await;
+        self.relay = Some((relay, listening.clone()));
+        listening
+    }
+}
+
+/// A stream from dialer to listener, or the other way round.
+pub async fn open(
+    opener: &mut Node,
+    acceptor: PeerId,
+    incoming: &mut IncomingStreams,
+    connection: ConnectionKey,
+) -> (Stream, Stream) {
+    let opened = opener
+        .control
+        .open_stream_on(acceptor, connection, PROTOCOL);
+    let (opened, accepted) = within("opening a stream", async {
+        futures::join!(opened, incoming.next())
+    })
+    .await;
+    let (peer, _, accepted) = accepted.unwrap();
+    assert_eq!(peer, opener.id);
+    (opened.unwrap(), accepted)
+}
