@@ -1,27 +1,12 @@
 //! The crate's own stream, machine and driver over legs that split, delay, cut and lie: the soak's world
-//! (`examples/soak`), as tests.
+//! (`testing::sim`), as tests.
 
-#[path = "../examples/soak/app.rs"]
-mod app;
-#[path = "../examples/soak/leg.rs"]
-mod leg;
-#[path = "../examples/soak/peer.rs"]
-mod peer;
-#[path = "../examples/soak/rng.rs"]
-mod rng;
-#[path = "../examples/soak/sleep.rs"]
-mod sleep;
-// The soak prints more of an outcome than is read here.
-#[path = "../examples/soak/world.rs"]
-#[allow(dead_code)]
-mod world;
-
-use libp2p_stream_migration_core::{key, machine, protocol, stream};
-
-use app::Ending;
-use leg::Kind;
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
-use world::{Case, Cut, Outcome};
+use testing::sim::{
+    app::Ending,
+    leg::Kind,
+    world::{self, Case, Cut, Outcome},
+};
 
 fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![Just(Kind::Yamux), Just(Kind::Quic)]

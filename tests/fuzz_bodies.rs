@@ -9,18 +9,14 @@ mod bodies;
 
 use libp2p_stream_migration_core::{machine, protocol};
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
-    env, fs,
-    path::Path,
-};
+use std::{cell::Cell, env, fs, path::Path};
 
 use proptest::{
     collection::vec,
     prelude::*,
     test_runner::{FileFailurePersistence, TestRunner},
 };
+use testing::alloc::{Counter, Counting};
 
 /// Notes a thread's largest allocation.
 struct Largest;
@@ -30,21 +26,12 @@ thread_local! {
 }
 
 #[global_allocator]
-static ALLOCATOR: Largest = Largest;
+static ALLOCATOR: Counting<Largest> = Counting(Largest);
 
-// SAFETY: everything is left to the system's allocator, and a `const` thread local of a type that is
-// not dropped allocates nothing.
-#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
-unsafe impl GlobalAlloc for Largest {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.set(LARGEST.get().max(layout.size()));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
+// A `const` thread local of a type that is not dropped allocates nothing.
+impl Counter for Largest {
+    fn taken(&self, size: usize) {
+        LARGEST.set(LARGEST.get().max(size));
     }
 }
 

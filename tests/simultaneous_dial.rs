@@ -28,6 +28,7 @@ use libp2p_stream_migration::{
     Behaviour, Config, ConnectionInfo, Control, Event, MigrateError, Outside, Stream, StreamKey,
     Verdict, designated_peer,
 };
+use testing::Random;
 use tokio::sync::Notify;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
@@ -83,7 +84,7 @@ struct Outcome {
 }
 
 async fn round(seed: u64, behaviour: fn(PeerId) -> Behaviour, outside: bool) -> Outcome {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let transport = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"];
     let transport = transport[random.below(2) as usize];
     let nodes = [
@@ -99,7 +100,7 @@ async fn round(seed: u64, behaviour: fn(PeerId) -> Behaviour, outside: bool) -> 
                 here.control.clone(),
                 here.registered.clone(),
             )));
-            let wait = random.micros(3_000);
+            let wait = micros(&mut random, 3_000);
             here.registered.notified().await;
             here.dial(wait, there);
         }
@@ -110,7 +111,7 @@ async fn round(seed: u64, behaviour: fn(PeerId) -> Behaviour, outside: bool) -> 
                 // busy machine before anything was opened.
                 let wait = match number {
                     0 => Duration::ZERO,
-                    _ => random.micros(4_000),
+                    _ => micros(&mut random, 4_000),
                 };
                 let stream = carry(here.clone(), there.id, wait, seed ^ number, done.clone());
                 streams.push(tokio::spawn(stream));
@@ -170,10 +171,10 @@ async fn carry(mut node: Node, peer: PeerId, wait: Duration, seed: u64, done: Ar
         }
     };
     assert!(stream.is_migratable());
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut back = [0; 512];
     while !done.load(Ordering::Relaxed) {
-        let out: [u8; 512] = std::array::from_fn(|_| random.next() as u8);
+        let out: [u8; 512] = std::array::from_fn(|_| random.number() as u8);
         stream.write_all(&out).await.unwrap();
         stream.flush().await.unwrap();
         stream.read_exact(&mut back).await.unwrap();
@@ -434,24 +435,8 @@ async fn merge_from_outside(
 
 // ---- Helpers -----------------------------------------------------------------------------------------
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn micros(&mut self, limit: u64) -> Duration {
-        Duration::from_micros(self.below(limit))
-    }
+fn micros(random: &mut Random, limit: u64) -> Duration {
+    Duration::from_micros(random.below(limit))
 }
 
 async fn hangs<T>(seed: u64, what: &str, future: impl Future<Output = T>) -> T {

@@ -1,11 +1,9 @@
-//! The system's allocator, counted.
+//! Bytes that are in use, and how often more was asked for.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering::Relaxed};
 
-pub struct Counting;
+/// Counts for [`testing::alloc::Counting`].
+pub struct Heap;
 
 /// Off where times are measured: two cores that count together slow each other down.
 static ON: AtomicBool = AtomicBool::new(false);
@@ -27,31 +25,17 @@ fn signed(size: usize) -> isize {
     isize::try_from(size).unwrap_or(isize::MAX)
 }
 
-// SAFETY: everything is the system allocator's doing; what is counted changes nothing.
-#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(signed(layout.size()));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
+impl testing::alloc::Counter for Heap {
+    fn taken(&self, size: usize) {
+        grown(signed(size));
     }
 
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        grown(-signed(layout.size()));
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(block, layout) }
+    fn given_back(&self, size: usize) {
+        grown(-signed(size));
     }
 
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grown(signed(layout.size()));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        grown(signed(size) - signed(layout.size()));
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(block, layout, size) }
+    fn resized(&self, from: usize, to: usize) {
+        grown(signed(to) - signed(from));
     }
 }
 

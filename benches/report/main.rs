@@ -18,13 +18,14 @@ use libp2p_stream_migration_core::{key, machine, policy, protocol, stream, table
 use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, ValueEnum};
+use testing::alloc::Counting;
 
 use self::{sections::instructions::Child, stats::Report};
 use crate::policy::Policy;
 use crate::view::{ConnectionInfo, PeerView, StreamInfo};
 
 #[global_allocator]
-static ALLOCATOR: alloc::Counting = alloc::Counting;
+static ALLOCATOR: Counting<alloc::Heap> = Counting(alloc::Heap);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {

@@ -1,25 +1,13 @@
 //! Medians, bootstrap intervals, and the report's lines.
 
 use serde_json::json;
+use testing::Random;
 
 /// Resamples for an interval.
 const RESAMPLES: usize = 2000;
 
 /// One measurement of each, taken in turns: ours, plain.
 pub type Pair = (f64, f64);
-
-/// `SplitMix64`; the seed is fixed, so that the same samples have the same interval.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
-    }
-}
 
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.into_iter().collect();
@@ -33,12 +21,13 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 
 /// The 95 % interval of a statistic of these samples, by the percentile bootstrap.
 fn interval(samples: &[Pair], statistic: impl Fn(&[Pair]) -> f64) -> (f64, f64) {
-    let mut rng = Rng(samples.len() as u64);
+    // The same samples have the same interval.
+    let mut random = Random::new(samples.len() as u64);
     let mut resample = Vec::with_capacity(samples.len());
     let mut values: Vec<_> = (0..RESAMPLES)
         .map(|_| {
             resample.clear();
-            resample.extend((0..samples.len()).map(|_| samples[rng.below(samples.len())]));
+            resample.extend((0..samples.len()).map(|_| samples[random.index(samples.len())]));
             statistic(&resample)
         })
         .collect();

@@ -1,6 +1,6 @@
 //! Two machines, connected by legs that lose nothing, in any order of events.
 //!
-//! `tests/model.rs` visits every state of a few events; this goes on for longer, along one path.
+//! `tests/model` visits every state of a few events; this goes on for longer, along one path.
 
 use std::collections::VecDeque;
 

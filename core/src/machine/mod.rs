@@ -1,7 +1,7 @@
 //! The migration state machine of one stream on one side: inputs in, outputs out, no I/O.
 //!
 //! It knows stream IDs and byte counts; timers are only outputs (arm) and inputs (fired). It is
-//! `Clone + Eq + Hash`, so that every interleaving can be enumerated (`tests/model.rs` does).
+//! `Clone + Eq + Hash`, so that every interleaving can be enumerated (`tests/model` does).
 //!
 //! Call order: after every [`Machine::handle`], take [`Machine::poll_output`] until it returns `None`
 //! and carry each output out in order, before the next input. The data path asks

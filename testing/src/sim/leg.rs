@@ -13,7 +13,7 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite};
 
-use crate::stream::LegKind;
+use super::stream::LegKind;
 
 /// How a leg ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,15 +104,13 @@ impl Wire {
     }
 
     /// What is in flight in one direction, in order.
-    // Only scripts look (`tests/traces.rs`).
-    #[allow(dead_code)]
+    // Only scripts look (`tests/traces`).
     pub fn peek(&self, side: usize) -> Vec<Item> {
         self.lock()[side].in_flight.iter().copied().collect()
     }
 
     /// Lets closing in one direction take time, or no longer.
     // As above.
-    #[allow(dead_code)]
     pub fn stall(&self, side: usize, stalled: bool) {
         let mut pipes = self.lock();
         pipes[side].stalled = stalled;

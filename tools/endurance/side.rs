@@ -14,10 +14,11 @@ use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::Stream;
 use tokio::sync::watch;
 
+use testing::Random;
+
 use crate::{
     flow::{Flow, Flows, Side},
     plan::{Ends, Plan},
-    random::Random,
 };
 
 /// How reading ended.

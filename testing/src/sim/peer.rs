@@ -11,12 +11,13 @@ use std::{
 
 use futures::{future::BoxFuture, task::ArcWake};
 
-use crate::{
+use crate::Random;
+
+use super::{
     key::{ConnectionKey, StreamKey},
     leg::{FaultLeg, Kind},
     machine::{Abort, Question, Setup, StreamId, Verdict},
     protocol::codec::{Reader, Request},
-    rng::Rng,
     sleep::Nap,
     stream::{Budget, Drive, Leg, Migratable, Note, ReadyQueue, Shared, Timeouts},
     world::Case,
@@ -184,8 +185,8 @@ impl Peer {
     }
 
     /// The policy answers something that it was asked, which may be of no interest any more.
-    pub fn answer(&mut self, rng: &mut Rng) {
-        let (question, verdict) = self.asked.swap_remove(rng.below(self.asked.len()));
+    pub fn answer(&mut self, rng: &mut Random) {
+        let (question, verdict) = self.asked.swap_remove(rng.index(self.asked.len()));
         let before = self.shared.status();
         let in_time = self.shared.verdict(question, verdict);
         let after = self.shared.status();
@@ -218,7 +219,7 @@ impl Peer {
         cx: &mut Context<'_>,
         kinds: &[Kind],
         lost: &[bool],
-        rng: &mut Rng,
+        rng: &mut Random,
     ) {
         let _ = self.ready.collect(cx);
         let mut index = 0;
@@ -282,7 +283,7 @@ impl Peer {
         }
     }
 
-    fn heard_from(&mut self, lost: &[bool], rng: &mut Rng) {
+    fn heard_from(&mut self, lost: &[bool], rng: &mut Random) {
         loop {
             let notes = self.shared.take_notes();
             self.lingering.extend(self.shared.take_lingering());
@@ -292,7 +293,7 @@ impl Peer {
             for note in notes {
                 match note {
                     Note::Ask { question, .. } => {
-                        let verdict = match rng.below(10) {
+                        let verdict = match rng.index(10) {
                             0 if self.refuses => Verdict::Deny,
                             1 | 2 if self.refuses => Verdict::NotNow,
                             _ => Verdict::Accept,

@@ -5,15 +5,15 @@
 
 use std::{sync::Arc, task::Context};
 
-#[path = "silence.rs"]
 mod silence;
 
 use self::silence::Silences;
-use crate::{
+use crate::Random;
+
+use super::{
     app::{App, Close, Ending},
     leg::{Kind, Wire},
     peer::{Flag, Peer, key},
-    rng::Rng,
     sleep,
     stream::Leg,
 };
@@ -50,21 +50,21 @@ pub struct Cut {
 
 impl Case {
     pub fn from_seed(seed: u64) -> Self {
-        let mut rng = Rng::new(seed);
-        let kind = |rng: &mut Rng| [Kind::Yamux, Kind::Quic][rng.below(2)];
+        let mut rng = super::random(seed);
+        let kind = |rng: &mut Random| [Kind::Yamux, Kind::Quic][rng.index(2)];
         Self {
             kinds: [kind(&mut rng), kind(&mut rng), kind(&mut rng)],
             // Mostly both; else both not, or one only.
-            verify: [rng.chance(75), rng.chance(75)],
-            migrations: rng.below(7),
-            kills: [0, 0, 1, 1, 2][rng.below(5)],
-            refusals: rng.chance(20),
-            early_timeouts: rng.chance(30),
+            verify: [rng.percent(75), rng.percent(75)],
+            migrations: rng.index(7),
+            kills: [0, 0, 1, 1, 2][rng.index(5)],
+            refusals: rng.percent(20),
+            early_timeouts: rng.percent(30),
             // Mostly small, so that the stream's bound is met; else so that the peer's is, or none at all.
-            read_ahead: [(100, 1000), (100, 1000), (100, 60), (0, 0)][rng.below(4)],
-            sleeps: [0, 1].map(|_| rng.chance(15).then(|| rng.below(300))),
-            silences: [0, 0, 0, 1, 2][rng.below(5)],
-            late: rng.chance(25),
+            read_ahead: [(100, 1000), (100, 1000), (100, 60), (0, 0)][rng.index(4)],
+            sleeps: [0, 1].map(|_| rng.percent(15).then(|| rng.index(300))),
+            silences: [0, 0, 0, 1, 2][rng.index(5)],
+            late: rng.percent(25),
             cut: None,
             seed,
         }
@@ -97,7 +97,7 @@ const MAX_IDLE_TIMERS: usize = 500;
 
 struct World {
     case: Case,
-    rng: Rng,
+    rng: Random,
     peers: [Peer; 2],
     apps: [App; 2],
     flags: [[Arc<Flag>; 2]; 2],
@@ -115,7 +115,7 @@ struct World {
 
 pub fn run(case: Case) -> Outcome {
     sleep::forget_all();
-    let mut rng = Rng::new(case.seed ^ 0x5eed);
+    let mut rng = super::random(case.seed ^ 0x5eed);
     let (one, other, wire) = Wire::new(case.kinds[0]);
     let mut side = 0;
     let peers = [one, other].map(|io| {
@@ -124,7 +124,7 @@ pub fn run(case: Case) -> Outcome {
         side += 1;
         peer
     });
-    let waits = rng.below(3);
+    let waits = rng.index(3);
     let mut apps = [0, 1].map(|side| {
         let close = if waits == side {
             Close::OnceEnded
@@ -181,7 +181,7 @@ impl World {
             // Nothing can happen but that somebody is told of a loss, or that time passes.
             if let Some((side, connection)) = self.untold.pop() {
                 self.tell(side, connection);
-            } else if self.case.late && self.rng.chance(50) && sleep::wake_one(self.rng.below(8)) {
+            } else if self.case.late && self.rng.percent(50) && sleep::wake_one(self.rng.index(8)) {
                 self.timers += 1;
             } else if self.peers.iter().any(Peer::is_asked) {
                 self.answer();
@@ -191,14 +191,14 @@ impl World {
                 break;
             } else if slept < LONG
                 && self.apps.iter().any(App::sleeps)
-                && sleep::wake_one(self.rng.below(8))
+                && sleep::wake_one(self.rng.index(8))
             {
                 slept += 1;
                 self.timers += 1;
             } else if let Some(side) = (0..2).find(|side| self.apps[*side].sleeps()) {
                 self.apps[side].wake();
                 self.flags[side][READER].set();
-            } else if sleep::wake_one(self.rng.below(8)) && idle_timers < MAX_IDLE_TIMERS {
+            } else if sleep::wake_one(self.rng.index(8)) && idle_timers < MAX_IDLE_TIMERS {
                 idle_timers += 1;
                 self.timers += 1;
             } else if self.peers.iter_mut().any(Peer::expire_early) {
@@ -215,37 +215,37 @@ impl World {
 
     /// Does something unkind, sometimes.
     fn adversary(&mut self) -> bool {
-        if !self.rng.chance(4) {
+        if !self.rng.percent(4) {
             return false;
         }
-        match self.rng.below(8) {
+        match self.rng.index(8) {
             0..=3 if self.migrations < self.case.migrations => self.migrate(),
             4 if self.kills < self.case.kills => {
                 self.kills += 1;
                 self.kill();
             }
             5 if !self.untold.is_empty() => {
-                let (side, connection) = self.untold.swap_remove(self.rng.below(self.untold.len()));
+                let (side, connection) = self.untold.swap_remove(self.rng.index(self.untold.len()));
                 self.tell(side, connection);
             }
-            6 if self.case.early_timeouts && self.rng.chance(20) => {
-                if !sleep::wake_one(self.rng.below(8)) {
+            6 if self.case.early_timeouts && self.rng.percent(20) => {
+                if !sleep::wake_one(self.rng.index(8)) {
                     return false;
                 }
                 self.timers += 1;
             }
             // A spurious wake, which must do no harm.
-            7 => self.flags[self.rng.below(2)][self.rng.below(2)].set(),
+            7 => self.flags[self.rng.index(2)][self.rng.index(2)].set(),
             5 if self.silences.count < self.case.silences => self.silence(),
-            6 if self.case.late && self.rng.chance(30) => return self.answer(),
+            6 if self.case.late && self.rng.percent(30) => return self.answer(),
             _ => return false,
         }
         true
     }
 
     fn migrate(&mut self) {
-        let side = self.rng.below(2);
-        let to = self.rng.below(3) as u8;
+        let side = self.rng.index(2);
+        let to = self.rng.index(3) as u8;
         self.migrate_to(side, to);
     }
 
@@ -271,12 +271,12 @@ impl World {
     }
 
     fn kill(&mut self) {
-        let connection = self.rng.below(3) as u8;
+        let connection = self.rng.index(3) as u8;
         for (on, wire) in &self.wires {
             if *on == connection {
                 // A prefix of what is in flight may still arrive.
-                wire.deliver(0, self.rng.below(20), false);
-                wire.deliver(1, self.rng.below(20), false);
+                wire.deliver(0, self.rng.index(20), false);
+                wire.deliver(1, self.rng.index(20), false);
             }
         }
         self.cut(connection);
@@ -299,7 +299,7 @@ impl World {
     }
 
     fn run_a_task(&mut self) -> bool {
-        let first = self.rng.below(8);
+        let first = self.rng.index(8);
         for offset in 0..8 {
             let number = (first + offset) % 8;
             let (side, task) = (number / 4, number % 4);
@@ -357,15 +357,15 @@ impl World {
         if busy.is_empty() {
             return false;
         }
-        let (connection, wire) = busy[self.rng.below(busy.len())];
+        let (connection, wire) = busy[self.rng.index(busy.len())];
         let connection = *connection;
-        let mut n = 1 + self.rng.below(30);
+        let mut n = 1 + self.rng.index(30);
         let cut = self.case.cut.filter(|cut| cut.connection == connection);
         if let Some(cut) = cut {
             n = n.min(cut.after.saturating_sub(self.crossed));
         }
-        let overtake = cut.is_none() && self.rng.chance(30);
-        let arrived = wire.deliver(self.rng.below(2), n, overtake);
+        let overtake = cut.is_none() && self.rng.percent(30);
+        let arrived = wire.deliver(self.rng.index(2), n, overtake);
         if let Some(cut) = cut {
             self.crossed += arrived;
             if self.crossed >= cut.after {

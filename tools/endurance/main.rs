@@ -22,7 +22,6 @@ mod node;
 mod plan;
 mod policy;
 mod proxy;
-mod random;
 mod restart;
 mod rests;
 mod rounds;
@@ -34,11 +33,12 @@ mod world;
 use std::{error::Error, process::ExitCode, time::Instant};
 
 use clap::Parser;
+use testing::alloc::Counting;
 
 use crate::{args::Args, rests::Rests, world::World};
 
 #[global_allocator]
-static ALLOCATOR: alloc::Counting = alloc::Counting;
+static ALLOCATOR: Counting<alloc::Blocks> = Counting(alloc::Blocks);
 
 /// Anything that may go wrong before the streams begin.
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;

@@ -160,7 +160,8 @@ fn likeness(heights: &[f64], starts: &[usize], slope: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{random::Random, rests::tests::heaps};
+    use crate::rests::tests::heaps;
+    use testing::Random;
 
     fn accused(number: usize, leak: f64) -> usize {
         let seeds = 0..1000;

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libp2p_stream_migration::Control;
 
+use testing::Random;
+
 use crate::{
     Fallible,
     ledger::Ledger,
     node::{Node, Place},
     policy::{ByTurns, Mode, Mover},
-    random::Random,
     traffic,
     watch::Usage,
 };

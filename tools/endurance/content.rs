@@ -1,6 +1,6 @@
 //! What the streams carry: of each direction of each stream, every byte is known by its position.
 
-use crate::random::mix;
+use testing::mix;
 
 /// The first bytes of what the opener writes are the stream's number.
 pub const HEADER: u64 = 8;

@@ -1,10 +1,7 @@
 //! The metrics of real nodes, after this and that has happened to their streams.
 
-#[path = "metrics/dashboard.rs"]
 mod dashboard;
-#[path = "metrics/exposition.rs"]
 mod exposition;
-#[path = "metrics/promql.rs"]
 mod promql;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -151,7 +148,7 @@ fn at_zero() {
 /// The table in the documentation has the names and labels that there are.
 #[test]
 fn the_docs_name_what_exists() {
-    let source = include_str!("../src/metrics.rs");
+    let source = include_str!("../../src/metrics.rs");
     let rows = source.lines().filter_map(|line| {
         let cells: Vec<_> = line.strip_prefix("//! | `")?.split('|').collect();
         let [name, labels, ..] = cells[..] else {

@@ -160,7 +160,7 @@ fn median(numbers: &[u64]) -> f64 {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::random::Random;
+    use testing::Random;
 
     /// Heaps as they are at rest: each swings by some kibibytes, and a few times a table doubles for good, or
     /// one is given back.

@@ -14,7 +14,7 @@ use libp2p_stream_migration::{
     Action, Chain, Change, ConnectionInfo, Drain, PeerView, Placement, Policy, StreamInfo, Verdict,
 };
 
-use crate::random::Random;
+use testing::Random;
 
 /// Who moves streams in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,17 +3,6 @@
 //!
 //! `cargo run --release --example soak -- --cases N --seed S [--minutes M]`
 
-mod app;
-mod leg;
-mod peer;
-mod rng;
-mod sleep;
-// `tests/faults.rs` reads more of an outcome than is printed here.
-#[allow(dead_code)]
-mod world;
-
-use libp2p_stream_migration_core::{key, machine, protocol, stream};
-
 use std::{
     panic,
     process::ExitCode,
@@ -22,7 +11,7 @@ use std::{
 };
 
 use clap::Parser;
-use world::Case;
+use testing::sim::world::{self, Case};
 
 #[derive(Debug, Parser)]
 struct Cli {

@@ -1,5 +1,5 @@
 //! The counterexamples of `docs/rules.md`, each replayed as a script against the crate's own stream,
-//! machine and driver, over the soak's legs (`examples/soak`).
+//! machine and driver, over the soak's legs (`testing::sim`).
 //!
 //! A script says what crosses which leg when, and what that is; which timer fires; what
 //! applications and policies do. Nothing is left to chance: [`script::Script`]. Each trace is
@@ -10,24 +10,13 @@
 //! A is the designated peer; L0 is the old leg. Where an end is said to be clean and bytes are
 //! lost, what the other side wrote is asserted to be in flight on a leg that nobody reads.
 
-#[path = "../examples/soak/leg.rs"]
-mod leg;
-
-#[path = "traces/doubt.rs"]
 mod doubt;
-#[path = "traces/endings.rs"]
 mod endings;
-#[path = "traces/peer.rs"]
 mod peer;
-#[path = "traces/pruning.rs"]
 mod pruning;
-#[path = "traces/script.rs"]
 mod script;
-#[path = "traces/simultaneous.rs"]
 mod simultaneous;
-#[path = "traces/sleep.rs"]
-mod sleep;
-#[path = "traces/verified.rs"]
 mod verified;
 
 use libp2p_stream_migration_core::{key, machine, protocol, stream};
+use testing::sim::{leg, sleep};

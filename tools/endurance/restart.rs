@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
+use testing::Random;
+
 use crate::{
     ledger::MOMENT,
     proxy::Path,
-    random::Random,
     world::{RESTARTED, World},
 };
 

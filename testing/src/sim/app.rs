@@ -7,7 +7,9 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite};
 
-use crate::{leg::FaultLeg, rng::Rng, stream::Migratable};
+use crate::Random;
+
+use super::{leg::FaultLeg, stream::Migratable};
 
 /// The byte at a position of a side's pattern.
 pub fn byte(side: usize, position: usize) -> u8 {
@@ -57,21 +59,21 @@ pub struct App {
 impl App {
     /// One that writes so much, and never drops its stream early.
     pub fn steady(side: usize, stream: Migratable<FaultLeg>, total: usize, close: Close) -> Self {
-        let mut app = Self::new(side, stream, &mut Rng::new(0), close);
+        let mut app = Self::new(side, stream, &mut super::random(0), close);
         app.total = total;
         app.drop_at = None;
         app
     }
 
-    pub fn new(side: usize, stream: Migratable<FaultLeg>, rng: &mut Rng, close: Close) -> Self {
-        let total = rng.below(400);
+    pub fn new(side: usize, stream: Migratable<FaultLeg>, rng: &mut Random, close: Close) -> Self {
+        let total = rng.index(400);
         Self {
             side,
             stream: Some(stream),
             total,
             close,
             sleeps_at: None,
-            drop_at: rng.chance(10).then(|| rng.below(300)),
+            drop_at: rng.percent(10).then(|| rng.index(300)),
             written: 0,
             read: 0,
             closing: false,
@@ -115,7 +117,7 @@ impl App {
     }
 
     /// One step of reading. Returns whether it may be polled again at once.
-    pub fn poll_reader(&mut self, cx: &mut Context<'_>, rng: &mut Rng) -> bool {
+    pub fn poll_reader(&mut self, cx: &mut Context<'_>, rng: &mut Random) -> bool {
         if self.ended.is_some() || self.sleeps() {
             return false;
         }
@@ -123,7 +125,7 @@ impl App {
             return false;
         };
         let mut buf = [0; 48];
-        let wanted = 1 + rng.below(buf.len() - 1);
+        let wanted = 1 + rng.index(buf.len() - 1);
         match Pin::new(stream).poll_read(cx, &mut buf[..wanted]) {
             Poll::Pending => false,
             Poll::Ready(Ok(0)) => {
@@ -159,7 +161,7 @@ impl App {
     }
 
     /// One step of writing.
-    pub fn poll_writer(&mut self, cx: &mut Context<'_>, rng: &mut Rng) -> bool {
+    pub fn poll_writer(&mut self, cx: &mut Context<'_>, rng: &mut Random) -> bool {
         if self.closed || self.write_failed {
             return false;
         }
@@ -176,10 +178,10 @@ impl App {
                 polled => polled,
             }
         } else if self.written < self.total {
-            if rng.chance(10) {
+            if rng.percent(10) {
                 stream.poll_flush(cx)
             } else {
-                let n = 1 + rng.below(40.min(self.total - self.written));
+                let n = 1 + rng.index(40.min(self.total - self.written));
                 let chunk: Vec<u8> = (self.written..self.written + n)
                     .map(|position| byte(self.side, position))
                     .collect();

@@ -8,6 +8,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use testing::Random;
+
 use crate::{
     args::Args,
     known::Known,
@@ -15,7 +17,6 @@ use crate::{
     moves::{self, Pair},
     node::{self, Command},
     policy::Mover,
-    random::Random,
     restart, traffic,
     world::{PAIRS, RESTARTED, World},
 };

@@ -1,7 +1,7 @@
 //! Connections on which nothing arrives any more, and verdicts that take their time.
 
 use super::World;
-use crate::machine::Abort;
+use libp2p_stream_migration_core::machine::Abort;
 
 /// Which connections are silent, and whom that may harm.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub(super) struct Silences {
 impl World {
     /// A connection goes silent, and what is in flight on it stays there.
     pub(super) fn silence(&mut self) {
-        let connection = self.rng.below(3);
+        let connection = self.rng.index(3);
         if self.lost[connection] {
             return;
         }
@@ -55,7 +55,7 @@ impl World {
 
     /// A policy answers something that it was asked. Returns whether there was anything.
     pub(super) fn answer(&mut self) -> bool {
-        let first = self.rng.below(2);
+        let first = self.rng.index(2);
         let mut sides = [first, 1 - first].into_iter();
         let Some(side) = sides.find(|side| self.peers[*side].is_asked()) else {
             return false;

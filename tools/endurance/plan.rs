@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{flow::Side, node, random::Random};
+use testing::Random;
+
+use crate::{flow::Side, node};
 
 /// At most so much is written in one direction.
 const MOST_BYTES: u64 = 2 << 20;

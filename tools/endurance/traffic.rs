@@ -10,6 +10,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use testing::Random;
+
 use crate::{
     Fallible,
     content::HEADER,
@@ -18,7 +20,6 @@ use crate::{
     ledger::MOMENT,
     plan::{Plan, Scene},
     policy::Mover,
-    random::Random,
     side,
     world::{PAIRS, RESTARTED, World},
 };

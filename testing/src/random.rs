@@ -1,5 +1,5 @@
-//! A generator whose whole state is its seed: each stream and each mover has its own, so that what
-//! they do does not depend on who is quicker.
+//! A generator whose whole state is its seed (`SplitMix64`): whoever does things at random has one of
+//! its own, so that what it does does not depend on who is quicker.
 
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -13,6 +13,11 @@ pub fn mix(number: u64) -> u64 {
 }
 
 impl Random {
+    /// The generator with this state.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// The generator of one purpose among those of a seed.
     pub fn of(seed: u64, purpose: u64) -> Self {
         Self(mix(mix(seed) ^ purpose))
@@ -27,6 +32,16 @@ impl Random {
     /// Less than `bound`, or 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound.max(1)
+    }
+
+    /// An index into so many things, or 0.
+    pub fn index(&mut self, bound: usize) -> usize {
+        self.below(bound as u64) as usize
+    }
+
+    /// True in so many of a hundred cases.
+    pub fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
     }
 
     /// True in so many of a thousand cases.

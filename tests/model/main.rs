@@ -9,17 +9,11 @@
 //! `cargo test --release --test model -- --nocapture` prints the table; with `--ignored`, the larger
 //! configurations too. Without `--release`, searches stop at a small number of states.
 
-#[path = "model/action.rs"]
 mod action;
-#[path = "model/check.rs"]
 mod check;
-#[path = "model/config.rs"]
 mod config;
-#[path = "model/judge.rs"]
 mod judge;
-#[path = "model/leg.rs"]
 mod leg;
-#[path = "model/world.rs"]
 mod world;
 
 use libp2p_stream_migration_core::machine;

@@ -1,4 +1,4 @@
-//! Time, as a script wants it: a sleep ends when the script says so, and is known by its length.
+//! Time, as the simulation wants it: a sleep ends when it is told to.
 
 use std::{
     cell::RefCell,
@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use crate::stream::drive::Sleep;
+use super::stream::drive::Sleep;
 
 #[derive(Debug, Default)]
 struct State {
-    over: bool,
+    fired: bool,
     waker: Option<Waker>,
 }
 
@@ -22,7 +22,7 @@ thread_local! {
     static ASLEEP: RefCell<Vec<Sleeper>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A sleep that ends when [`wake`] says so.
+/// A sleep that ends when [`wake_one`] picks it, or [`wake`] its length.
 #[derive(Debug)]
 pub struct Nap(Arc<Mutex<State>>);
 
@@ -39,12 +39,22 @@ impl Future for Nap {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.over {
+        if state.fired {
             return Poll::Ready(());
         }
         state.waker = Some(cx.waker().clone());
         Poll::Pending
     }
+}
+
+/// Ends one of this thread's sleeps. Returns whether there was one.
+pub fn wake_one(choice: usize) -> bool {
+    let picked = ASLEEP.with_borrow_mut(|asleep| {
+        asleep.retain(|(_, state)| state.strong_count() > 0);
+        (!asleep.is_empty()).then(|| asleep.swap_remove(choice % asleep.len()))
+    });
+    let picked = picked.and_then(|(_, state)| state.upgrade());
+    picked.as_deref().map(end).is_some()
 }
 
 /// Ends this thread's sleeps of this length. Returns how many there were.
@@ -58,12 +68,19 @@ pub fn wake(duration: Duration) -> usize {
             *length != duration && state.strong_count() > 0
         });
     });
-    for state in &states {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.over = true;
-        let waker = state.waker.take();
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
-    }
+    states.iter().for_each(|state| end(state));
     states.len()
+}
+
+fn end(state: &Mutex<State>) {
+    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.fired = true;
+    let waker = state.waker.take();
+    drop(state);
+    waker.into_iter().for_each(Waker::wake);
+}
+
+/// Forgets all, between two cases.
+pub fn forget_all() {
+    ASLEEP.with_borrow_mut(Vec::clear);
 }

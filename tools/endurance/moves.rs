@@ -15,12 +15,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use testing::Random;
+
 use crate::{
     links::End,
     node::Command,
     policy::Mover,
     proxy::{Path, Proxy},
-    random::Random,
     restart,
     world::{RESTARTED, World},
 };
