@@ -39,7 +39,7 @@ async fn listen(node: &mut Swarm<Behaviour>, on: &str) -> Result<Multiaddr> {
 async fn serve(mut node: Swarm<Behaviour>) -> Result<()> {
     let mut incoming = node.behaviour().new_control().accept(ECHO)?;
     tokio::spawn(async move { while node.next().await.is_some() {} });
-    while let Some((_, _, stream)) = incoming.next().await {
+    while let Some((_, stream)) = incoming.next().await {
         let (from, mut to) = stream.split();
         tokio::spawn(async move { copy(from, &mut to).await.and(to.close().await) });
     }

@@ -13,7 +13,7 @@ use libp2p_identity::PeerId;
 use libp2p_swarm::StreamProtocol;
 use web_time::Instant;
 
-use crate::{key::ConnectionKey, shrink, stream::Stream};
+use crate::{shrink, stream::Stream};
 
 /// The protocol is already registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,9 +32,9 @@ pub enum AcceptError {
     BehaviourGone,
 }
 
-type Incoming = (PeerId, ConnectionKey, Stream);
+type Incoming = (PeerId, Stream);
 
-/// Inbound streams of one protocol: the peer, the connection on which it came, the stream. Ends when the
+/// Inbound streams of one protocol, each with its peer; the stream knows its connection. Ends when the
 /// behaviour is gone, which it is with its swarm.
 ///
 /// Streams that are not taken in time are refused: see
@@ -223,7 +223,7 @@ impl Acceptors {
         incoming: Incoming,
         timeout: Duration,
     ) -> Result<Option<Queue>, NotDelivered> {
-        let queue = self.queue(incoming.2.protocol()).ok_or(NotDelivered)?;
+        let queue = self.queue(incoming.1.protocol()).ok_or(NotDelivered)?;
         let mut waiting = queue.lock();
         if waiting.streams.len() >= self.backlog {
             return Err(NotDelivered);

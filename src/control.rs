@@ -1,6 +1,6 @@
 //! The handle by which an application opens, accepts, moves and lists streams.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use futures::{
     SinkExt,
@@ -50,6 +50,18 @@ pub(crate) enum Command {
         peer: PeerId,
         connection: ConnectionKey,
         reply: oneshot::Sender<Result<(), DrainError>>,
+    },
+    Undrain {
+        peer: PeerId,
+        connection: ConnectionKey,
+        reply: oneshot::Sender<Result<(), DrainError>>,
+    },
+    AwaitMove {
+        key: StreamKey,
+        reply: oneshot::Sender<Result<ConnectionKey, MigrateError>>,
+    },
+    Peers {
+        reply: oneshot::Sender<Vec<PeerId>>,
     },
     CloseWhenFree {
         peer: PeerId,
@@ -105,9 +117,9 @@ impl Control {
     ///
     /// [`OpenStreamError::UnsupportedProtocol`] if the peer does not support the protocol. When Identify
     /// has told that it does, its answer is not waited for, and a peer that has changed its mind shows as
-    /// an error of the first read. [`OpenStreamError::Io`] if the peer does not answer, which says nothing
-    /// of what it supports: with [`io::ErrorKind::TimedOut`], or as the last connection that was tried
-    /// said. With [`io::ErrorKind::WouldBlock`] if there is no room. [`OpenStreamError::NotAllowed`].
+    /// an error of the first read. [`OpenStreamError::TimedOut`] and [`OpenStreamError::Io`] if the peer does
+    /// not answer, which says nothing of what it supports. [`OpenStreamError::Dial`] if there is no way to it,
+    /// [`OpenStreamError::NoRoom`] and its like where a limit is reached, [`OpenStreamError::NotAllowed`].
     pub async fn open_stream(
         &mut self,
         peer: PeerId,
@@ -120,8 +132,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// As [`Control::open_stream`]; and [`OpenStreamError::Io`] with [`io::ErrorKind::NotConnected`] if
-    /// there is no such connection to this peer.
+    /// As [`Control::open_stream`]; and [`OpenStreamError::UnknownConnection`].
     pub async fn open_stream_on(
         &mut self,
         peer: PeerId,
@@ -143,7 +154,7 @@ impl Control {
             request: StreamRequest::new(protocol, Reply::Caller(Caller::new(reply))),
         })
         .await
-        .unwrap_or_else(|| Err(gone()))
+        .unwrap_or_else(|| Err(OpenStreamError::BehaviourGone))
     }
 
     /// Accepts inbound streams of this protocol, from peers with and without the migration protocol.
@@ -255,6 +266,40 @@ impl Control {
         .unwrap_or(Err(DrainError::BehaviourGone))
     }
 
+    /// Stops emptying a connection: streams may go there again. Whoever waits for
+    /// [`drain`](Control::drain) gets [`DrainError::Undrained`].
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError::UnknownConnection`].
+    pub async fn undrain(
+        &mut self,
+        peer: PeerId,
+        connection: impl ConnectionName,
+    ) -> Result<(), DrainError> {
+        let connection = connection.key();
+        self.ask(|reply| Command::Undrain {
+            peer,
+            connection,
+            reply,
+        })
+        .await
+        .unwrap_or(Err(DrainError::BehaviourGone))
+    }
+
+    /// Waits for the stream's next move, whoever makes it: resolves with the connection onto which it was
+    /// moved, once that migration is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::UnknownStream`]; [`MigrateError::Ended`] and [`MigrateError::Aborted`] once the stream
+    /// is over.
+    pub async fn next_move(&mut self, key: StreamKey) -> Result<ConnectionKey, MigrateError> {
+        self.ask(|reply| Command::AwaitMove { key, reply })
+            .await
+            .unwrap_or(Err(MigrateError::BehaviourGone))
+    }
+
     /// Closes a connection as soon as no migratable stream is on it, nothing else uses it, and
     /// nothing of what has left it can be lost (*Pruning*). If the remote has moved streams off it,
     /// this is left to the remote, or to the swarm's idle timeout.
@@ -278,17 +323,25 @@ impl Control {
         asked.await.unwrap_or_default()
     }
 
+    /// The peers that are connected, in order.
+    pub async fn peers(&mut self) -> Vec<PeerId> {
+        let asked = self.ask(|reply| Command::Peers { reply });
+        asked.await.unwrap_or_default()
+    }
+
+    /// The migratable streams to and from all peers that are connected, peer by peer.
+    pub async fn all_streams(&mut self) -> Vec<StreamInfo> {
+        let mut all = Vec::new();
+        for peer in self.peers().await {
+            all.extend(self.streams(peer).await);
+        }
+        all
+    }
+
     /// `None` if the behaviour is gone.
     async fn ask<R>(&mut self, command: impl FnOnce(oneshot::Sender<R>) -> Command) -> Option<R> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.ok()?;
         answer.await.ok()
     }
-}
-
-fn gone() -> OpenStreamError {
-    OpenStreamError::Io(io::Error::new(
-        io::ErrorKind::ConnectionReset,
-        "the behaviour or the connection is gone",
-    ))
 }

@@ -166,7 +166,7 @@ pub(crate) enum Event {
     /// A substream that could not be opened.
     OpenFailed {
         purpose: Purpose,
-        error: StreamUpgradeError<Infallible>,
+        error: OpenFailure,
     },
     /// The remote opened a stream or a leg.
     Requested { stream: Substream, request: Request },
@@ -185,6 +185,36 @@ pub(crate) enum Event {
     Refused,
     /// The remote's first message was none.
     Violation,
+}
+
+/// Why a substream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenFailure {
+    /// The remote supports nothing of what was offered.
+    #[error("the remote does not support the protocol")]
+    Refused,
+    #[error("no answer in time")]
+    TimedOut,
+    /// So many wait already.
+    #[error("{0} substreams wait already")]
+    Full(usize),
+    /// Nobody waits for it any more.
+    #[error("nobody waits for it any more")]
+    Cancelled,
+    #[error("{0}")]
+    Io(io::Error),
+}
+
+impl From<StreamUpgradeError<Refused>> for OpenFailure {
+    fn from(error: StreamUpgradeError<Refused>) -> Self {
+        match error {
+            StreamUpgradeError::Apply(Refused) | StreamUpgradeError::NegotiationFailed => {
+                Self::Refused
+            }
+            StreamUpgradeError::Timeout => Self::TimedOut,
+            StreamUpgradeError::Io(error) => Self::Io(error),
+        }
+    }
 }
 
 /// `None` if it has not come in time.
@@ -296,10 +326,9 @@ impl Handler {
 
     /// Nobody waits for it any more, which the behaviour has to count.
     fn passed_over(&mut self, open: Open) {
-        let error = io::Error::from(io::ErrorKind::Interrupted);
         self.events.push_back(Event::OpenFailed {
             purpose: open.purpose,
-            error: StreamUpgradeError::Io(error),
+            error: OpenFailure::Cancelled,
         });
     }
 
@@ -374,8 +403,8 @@ impl Handler {
         });
     }
 
-    fn open_failed(&mut self, mut open: Open, error: StreamUpgradeError<Infallible>) {
-        let refused = matches!(error, StreamUpgradeError::NegotiationFailed);
+    fn open_failed(&mut self, mut open: Open, error: OpenFailure) {
+        let refused = matches!(error, OpenFailure::Refused);
         let narrowed = matches!(open.offer, Offer::Prefix | Offer::Proof | Offer::Plain);
         if refused
             && narrowed
@@ -560,14 +589,7 @@ impl ConnectionHandler for Handler {
             Purpose::Hub(hub::Purpose::Leg(_)) => self.queue.push_back(open),
             Purpose::Hub(hub::Purpose::Probe { .. }) => self.queue.push_front(open),
             Purpose::Stream(_) if self.is_full() => {
-                let error = io::Error::new(
-                    io::ErrorKind::WouldBlock,
-                    format!(
-                        "{} streams are already waiting to be opened",
-                        self.max_queued
-                    ),
-                );
-                self.open_failed(open, StreamUpgradeError::Io(error));
+                self.open_failed(open, OpenFailure::Full(self.max_queued));
             }
             Purpose::Stream(_) => self.queue.push_back(open),
         }
@@ -588,13 +610,7 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 self.opening = self.opening.saturating_sub(1);
-                let error = match error {
-                    StreamUpgradeError::Apply(Refused) => StreamUpgradeError::NegotiationFailed,
-                    StreamUpgradeError::Timeout => StreamUpgradeError::Timeout,
-                    StreamUpgradeError::NegotiationFailed => StreamUpgradeError::NegotiationFailed,
-                    StreamUpgradeError::Io(error) => StreamUpgradeError::Io(error),
-                };
-                self.open_failed(info, error);
+                self.open_failed(info, error.into());
             }
             ConnectionEvent::RemoteProtocolsChange(change) => {
                 let known = self.remote.get_or_insert_default();

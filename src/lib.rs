@@ -40,7 +40,7 @@ pub use crate::{
     connection::ConnectionName,
     control::Control,
     error::{DrainError, MigrateError},
-    event::{Abort, Event, Failure, Limit, Violation},
+    event::{Abort, Event, Failure, Limit, Side, Violation},
     hub::Initiate,
     key::{ConnectionKey, StreamKey},
     machine::StreamId,
@@ -53,7 +53,6 @@ pub use crate::{
     protocol::roles::designated_peer,
     stream::Stream,
     view::{
-        ConnectionInfo, Mobility, Obstacle, Opener, PeerView, ProtocolName, StreamInfo, Streams,
-        Transport,
+        ConnectionInfo, Mobility, Obstacle, PeerView, ProtocolName, StreamInfo, Streams, Transport,
     },
 };

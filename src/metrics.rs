@@ -47,7 +47,7 @@ use prometheus_client::{
 use web_time::Instant;
 
 use self::labels::*;
-use crate::{Abort, ConnectionKey, Event, Limit, Opener, StreamKey, Transport, Violation};
+use crate::{Abort, ConnectionKey, Event, Limit, Side, StreamKey, Transport, Violation};
 
 /// Metrics of one behaviour. Give it every [`Event`].
 #[derive(Debug)]
@@ -74,7 +74,7 @@ pub struct Metrics {
 /// The memory of the metrics: as much as there are streams and connections, and no more.
 #[derive(Debug, Default)]
 struct Remembered {
-    openers: HashMap<StreamKey, Opener>,
+    openers: HashMap<StreamKey, Side>,
     asked: HashMap<StreamKey, Instant>,
     connections: HashMap<ConnectionKey, ConnectionLabels>,
 }
@@ -192,7 +192,7 @@ impl Metrics {
 
     /// Makes all series that there can be.
     fn start_at_zero(&self) {
-        for local in [true, false] {
+        for local in [Side::Local, Side::Remote] {
             let initiator = InitiatorLabels::from(local);
             drop(self.duration.get_or_create(&initiator));
             drop(self.gap.get_or_create(&initiator));
@@ -200,7 +200,7 @@ impl Metrics {
                 self.outcome_counter(outcome, local);
             }
         }
-        for opener in [Opener::Local, Opener::Remote] {
+        for opener in [Side::Local, Side::Remote] {
             drop(self.streams.get_or_create(&opener.into()));
             drop(self.plain_streams.get_or_create(&opener.into()));
         }
@@ -280,7 +280,9 @@ impl Metrics {
             }
             Event::MigrationAgreed { key, initiator, .. } => {
                 // One of the remote's may come between ours and its agreement.
-                if *initiator && let Some(asked) = remembered.asked.remove(key) {
+                if initiator.is_local()
+                    && let Some(asked) = remembered.asked.remove(key)
+                {
                     self.agreement.observe(asked.elapsed().as_secs_f64());
                 }
             }
@@ -302,7 +304,7 @@ impl Metrics {
                 initiator,
                 ..
             } => {
-                if *initiator {
+                if initiator.is_local() {
                     remembered.asked.remove(key);
                 }
                 self.outcome(Outcome::Failed(*reason), *initiator);
@@ -335,11 +337,11 @@ impl Metrics {
         }
     }
 
-    fn outcome(&self, outcome: Outcome, initiator: bool) {
+    fn outcome(&self, outcome: Outcome, initiator: Side) {
         self.outcome_counter(outcome, initiator).inc();
     }
 
-    fn outcome_counter(&self, outcome: Outcome, initiator: bool) -> Counter {
+    fn outcome_counter(&self, outcome: Outcome, initiator: Side) -> Counter {
         let initiator = side(initiator);
         let labels = OutcomeLabels { outcome, initiator };
         self.migrations.get_or_create_owned(&labels)

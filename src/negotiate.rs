@@ -10,7 +10,7 @@ use multistream_select::NegotiationError;
 
 use crate::{
     accept::Acceptors,
-    key::ConnectionKey,
+    machine::Side,
     migratable::Migratable,
     offer::{self, Answer, Held, Pending},
     protocol::codec::{self, Request},
@@ -34,7 +34,6 @@ pub(crate) enum Unagreed {
 pub(crate) async fn dial(
     shared: Arc<SwarmShared>,
     peer: Arc<PeerId>,
-    first: ConnectionKey,
     protocol: StreamProtocol,
     known: bool,
 ) -> Result<Stream, Unagreed> {
@@ -48,15 +47,14 @@ pub(crate) async fn dial(
         let inner = Inner::Offered {
             pending: Pending::new(io, shared.clone(), protocol.clone()),
             shared,
-            first,
         };
-        return Ok(Stream::new(key, inner, peer, protocol));
+        return Ok(Stream::new(key, inner, peer, protocol, Side::Local));
     }
     let mut reader = offer::Reader::new(protocol.clone());
     match poll_fn(|cx| reader.poll(&mut io, cx)).await {
         Ok(Answer::Yes) => {
-            let inner = Inner::Migratable { io, shared, first };
-            Ok(Stream::new(key, inner, peer, protocol))
+            let inner = Inner::Migratable { io, shared };
+            Ok(Stream::new(key, inner, peer, protocol, Side::Local))
         }
         Ok(Answer::No) => Err(Unagreed::Refused(offer::let_go(&shared, io))),
         Err(error) => Err(Unagreed::Unanswered(error, Some(Held::new(io)))),
@@ -84,7 +82,6 @@ pub(crate) enum Listened {
 pub(crate) async fn listen(
     shared: Arc<SwarmShared>,
     peer: Arc<PeerId>,
-    connection: ConnectionKey,
     acceptors: Arc<Acceptors>,
 ) -> Result<Listened, NegotiationError> {
     let mut io = Migratable::new(shared.clone());
@@ -94,12 +91,8 @@ pub(crate) async fn listen(
     let (protocol, _) = multistream_select::listener_select_proto(&mut io, protocols).await?;
     if !acceptors.is_prefix(&protocol) {
         let key = shared.key();
-        let inner = Inner::Migratable {
-            io,
-            shared,
-            first: connection,
-        };
-        let stream = Stream::new(key, inner, peer, protocol);
+        let inner = Inner::Migratable { io, shared };
+        let stream = Stream::new(key, inner, peer, protocol, Side::Remote);
         return Ok(Listened::Stream(stream));
     }
     // One level and no more: what comes now is a message, and no label.

@@ -15,9 +15,9 @@ use libp2p_swarm::StreamProtocol;
 
 use crate::{
     key::{ConnectionKey, StreamKey},
-    machine::StreamId,
+    machine::{Side, StreamId},
     migratable::{Migratable, Shared, Status},
-    offer::{Pending, Settled, Side},
+    offer::{Pending, Poller, Settled},
     substream::Substream,
 };
 
@@ -44,6 +44,7 @@ pub struct Stream {
     /// Shared by all the peer's streams.
     peer: Arc<PeerId>,
     protocol: StreamProtocol,
+    opener: Side,
     /// The offer has come to nothing, or a lazily negotiated substream has failed, which panics when it is
     /// used again; so it is not.
     broken: Option<io::ErrorKind>,
@@ -55,14 +56,11 @@ pub(crate) enum Inner {
     Migratable {
         io: SwarmMigratable,
         shared: Arc<SwarmShared>,
-        /// The connection as it was last known.
-        first: ConnectionKey,
     },
     /// The remote has still to answer, or has refused and is asked for a plain stream.
     Offered {
         pending: Arc<Pending>,
         shared: Arc<SwarmShared>,
-        first: ConnectionKey,
     },
     Plain {
         // Rare among streams that mostly migrate, and large.
@@ -82,6 +80,7 @@ impl Stream {
         peer: Arc<PeerId>,
         connection: ConnectionKey,
         protocol: StreamProtocol,
+        opener: Side,
     ) -> Self {
         Self {
             io: Inner::Plain {
@@ -94,6 +93,7 @@ impl Stream {
             key,
             peer,
             protocol,
+            opener,
             broken: None,
         }
     }
@@ -103,12 +103,14 @@ impl Stream {
         io: Inner,
         peer: Arc<PeerId>,
         protocol: StreamProtocol,
+        opener: Side,
     ) -> Self {
         Self {
             key,
             io,
             peer,
             protocol,
+            opener,
             broken: None,
         }
     }
@@ -155,14 +157,19 @@ impl Stream {
         &self.protocol
     }
 
-    /// The connection that carries what is written now.
-    pub fn connection(&self) -> ConnectionKey {
+    /// The connection that carries what is written now; `None` while the stream is between two.
+    pub fn connection(&self) -> Option<ConnectionKey> {
         match &self.io {
-            Inner::Migratable { shared, first, .. } | Inner::Offered { shared, first, .. } => {
-                shared.status().connection.unwrap_or(*first)
+            Inner::Migratable { shared, .. } | Inner::Offered { shared, .. } => {
+                shared.status().connection
             }
-            Inner::Plain { connection, .. } => *connection,
+            Inner::Plain { connection, .. } => Some(*connection),
         }
+    }
+
+    /// The side that opened the stream.
+    pub fn opener(&self) -> Side {
+        self.opener
     }
 
     /// True if the stream can be moved: if the remote speaks the migration protocol, and serves
@@ -207,7 +214,7 @@ impl Stream {
 
     /// Ready at once, but for an offer that is not settled.
     #[inline]
-    fn poll_settle(&mut self, side: Side, cx: &Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_settle(&mut self, side: Poller, cx: &Context<'_>) -> Poll<io::Result<()>> {
         match &self.io {
             Inner::Offered { .. } => self.poll_offered(side, cx),
             Inner::Migratable { .. } | Inner::Plain { .. } => Poll::Ready(Ok(())),
@@ -215,20 +222,14 @@ impl Stream {
     }
 
     #[cold]
-    fn poll_offered(&mut self, side: Side, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let Inner::Offered {
-            pending,
-            shared,
-            first,
-        } = &self.io
-        else {
+    fn poll_offered(&mut self, side: Poller, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let Inner::Offered { pending, shared } = &self.io else {
             return Poll::Ready(Ok(()));
         };
         self.io = match ready!(pending.poll_settled(side, cx)) {
             Settled::Agreed(io) => Inner::Migratable {
                 io: *io,
                 shared: shared.clone(),
-                first: *first,
             },
             Settled::Plain {
                 io,
@@ -290,7 +291,7 @@ impl fmt::Debug for Stream {
 macro_rules! delegate {
     ($self:expr, $side:ident, $cx:ident, $io:ident => $poll:expr, $pending:ident => $offered:expr) => {{
         $self.usable()?;
-        if let Poll::Ready(Err(error)) = $self.poll_settle(Side::$side, $cx) {
+        if let Poll::Ready(Err(error)) = $self.poll_settle(Poller::$side, $cx) {
             return Poll::Ready(Err(error));
         }
         match &mut $self.io {

@@ -126,7 +126,7 @@ async fn round(seed: u64, behaviour: fn(PeerId) -> Behaviour, outside: bool) -> 
         );
         for (node, survivor) in [a, b].into_iter().zip(&survivors) {
             for stream in node.control.clone().streams(survivor.peer).await {
-                assert_eq!(stream.connection, survivor.key, "seed {seed}");
+                assert_eq!(stream.connection, Some(survivor.key), "seed {seed}");
                 assert!(!stream.migrating, "seed {seed}");
             }
         }
@@ -192,7 +192,7 @@ async fn echo(mut control: Control, registered: Arc<Notify>) {
     let mut streams = FuturesUnordered::new();
     loop {
         tokio::select! {
-            Some((_, _, stream)) = incoming.next() => streams.push(echo_one(stream)),
+            Some((_, stream)) = incoming.next() => streams.push(echo_one(stream)),
             Some(()) = streams.next() => {}
             else => return,
         }
@@ -415,7 +415,7 @@ async fn merge_from_outside(
             continue;
         }
         for stream in control.streams(peer).await {
-            if stream.connection != best.key && !stream.migrating {
+            if stream.connection != Some(best.key) && !stream.migrating {
                 let (mut control, to) = (control.clone(), best.key);
                 let migration = async move {
                     match control.migrate(stream.key, to).await {

@@ -19,7 +19,9 @@ use libp2p::{
     tcp, yamux,
 };
 use libp2p_core::upgrade::Version;
-use libp2p_stream_migration::{Behaviour, Config, Control, Event, IncomingStreams, Stay, Stream};
+use libp2p_stream_migration::{
+    Behaviour, Config, Control, Event, IncomingStreams, Side, Stay, Stream,
+};
 use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 
 use crate::path::Path;
@@ -259,10 +261,12 @@ impl Seen {
         match &event {
             Event::MigrationStarted { .. } => self.started += 1,
             Event::MigrationCompleted {
-                initiator: true, ..
+                initiator: Side::Local,
+                ..
             }
             | Event::MigrationFailed {
-                initiator: true, ..
+                initiator: Side::Local,
+                ..
             } => self.completed += 1,
             _ => {}
         }
@@ -360,7 +364,7 @@ impl Net {
         let peer = self.listener.id;
         let open = self.dialer.control.open_stream_on(peer, connection, OURS);
         let (opened, accepted) = futures::join!(open, self.incoming.next());
-        let (_, _, accepted) = accepted.expect("the listener runs");
+        let (_, accepted) = accepted.expect("the listener runs");
         (opened.expect("a stream"), accepted)
     }
 

@@ -42,7 +42,7 @@ pub enum MigrateError {
     #[error("the new leg could not be opened: {0}")]
     NoLeg(String),
     /// The attempt has come to nothing.
-    #[error("the migration has come to nothing: {0:?}")]
+    #[error("the migration has come to nothing: {0}")]
     Failed(Failure),
     /// The stream was aborted while it was moving.
     #[error("the stream was aborted: {0}")]
@@ -62,6 +62,9 @@ pub enum DrainError {
     /// A connection that was closed with streams on it.
     #[error("connection {0} was closed before it was free")]
     Closed(ConnectionKey),
+    /// Somebody has stopped it (`Control::undrain`).
+    #[error("connection {0} is not to be emptied any more")]
+    Undrained(ConnectionKey),
     /// The behaviour is gone.
     #[error("the behaviour is gone")]
     BehaviourGone,

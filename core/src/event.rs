@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use libp2p_identity::PeerId;
 
-pub use crate::machine::{Abort, Failure};
+pub use crate::machine::{Abort, Failure, Side};
 use crate::{
     key::{ConnectionKey, StreamKey},
     machine::StreamId,
-    view::{ConnectionInfo, Opener, ProtocolName},
+    view::{ConnectionInfo, ProtocolName},
 };
 
 /// An event of a connection, a stream or a migration. Enough to write a policy or a metrics
@@ -23,6 +23,7 @@ pub enum Event {
     /// itself.
     ConnectionChanged(ConnectionInfo),
     /// A connection is gone, and what was on it has failed.
+    #[non_exhaustive]
     ConnectionClosed {
         /// The remote.
         peer: PeerId,
@@ -31,6 +32,7 @@ pub enum Event {
     },
     /// A stream without migration was opened or accepted, because the remote does not speak the protocol.
     /// Nothing more is heard of it.
+    #[non_exhaustive]
     PlainStream {
         /// The remote.
         peer: PeerId,
@@ -39,9 +41,10 @@ pub enum Event {
         /// The stream's protocol.
         protocol: ProtocolName,
         /// The side that opened it.
-        opener: Opener,
+        opener: Side,
     },
     /// A migratable stream exists from now on. Its protocol may still be under negotiation.
+    #[non_exhaustive]
     StreamStarted {
         /// The remote.
         peer: PeerId,
@@ -50,11 +53,12 @@ pub enum Event {
         /// The stream's first ID.
         id: StreamId,
         /// The side that opened it.
-        opener: Opener,
+        opener: Side,
         /// The connection on which it began.
         connection: ConnectionKey,
     },
     /// A migratable stream has agreed on its protocol, and is handed to the application.
+    #[non_exhaustive]
     StreamNegotiated {
         /// The remote.
         peer: PeerId,
@@ -64,6 +68,7 @@ pub enum Event {
         protocol: ProtocolName,
     },
     /// A migratable stream is over. It is reported once per [`Event::StreamStarted`].
+    #[non_exhaustive]
     StreamEnded {
         /// The remote.
         peer: PeerId,
@@ -77,6 +82,7 @@ pub enum Event {
         received: u64,
     },
     /// An attempt to migrate was begun here: a substream is being opened for it.
+    #[non_exhaustive]
     MigrationStarted {
         /// The remote.
         peer: PeerId,
@@ -90,6 +96,7 @@ pub enum Event {
     /// A stream is to be moved onto a connection that holds as many as it may
     /// (`Config::with_max_streams_per_connection`), and
     /// waits for room there, or on another that is better than where it is.
+    #[non_exhaustive]
     MigrationWaiting {
         /// The remote.
         peer: PeerId,
@@ -100,6 +107,7 @@ pub enum Event {
     },
     /// The remote asks to move a stream, and the policy leaves the answer to somebody outside
     /// ([`Verdict::Ask`](crate::policy::Verdict::Ask)): use `Control::answer`.
+    #[non_exhaustive]
     MigrationRequested {
         /// The remote.
         peer: PeerId,
@@ -109,6 +117,7 @@ pub enum Event {
         to: ConnectionKey,
     },
     /// The remote asked to move a stream, and the policy, the stream's mobility or somebody outside said no.
+    #[non_exhaustive]
     MigrationDeclined {
         /// The remote.
         peer: PeerId,
@@ -120,6 +129,7 @@ pub enum Event {
         for_good: bool,
     },
     /// An agreement of both sides to move the stream.
+    #[non_exhaustive]
     MigrationAgreed {
         /// The remote.
         peer: PeerId,
@@ -129,10 +139,11 @@ pub enum Event {
         from: ConnectionKey,
         /// The new leg's connection.
         to: ConnectionKey,
-        /// True if we initiated the migration.
-        initiator: bool,
+        /// The side that initiated the migration.
+        initiator: Side,
     },
     /// A migration is complete: the old leg is done with.
+    #[non_exhaustive]
     MigrationCompleted {
         /// The remote.
         peer: PeerId,
@@ -142,8 +153,8 @@ pub enum Event {
         from: ConnectionKey,
         /// The new leg's connection.
         to: ConnectionKey,
-        /// True if we initiated the migration.
-        initiator: bool,
+        /// The side that initiated the migration.
+        initiator: Side,
         /// The time from the agreement to now.
         took: Duration,
         /// Bytes written on the old leg.
@@ -156,6 +167,7 @@ pub enum Event {
         new_leg_received: u64,
     },
     /// The first byte has been read on the new leg of a migration.
+    #[non_exhaustive]
     Resumed {
         /// The remote.
         peer: PeerId,
@@ -163,26 +175,30 @@ pub enum Event {
         key: StreamKey,
         /// The new leg's connection.
         connection: ConnectionKey,
-        /// True if we initiated the migration.
-        initiator: bool,
+        /// The side that initiated the migration.
+        initiator: Side,
         /// The time since the last byte of the old leg. Long if the remote had nothing to say, or
         /// if our application did not read; after more than 10 s there is no such event.
         gap: Duration,
     },
     /// An attempt to migrate has come to nothing, and the stream goes on where it was.
+    #[non_exhaustive]
     MigrationFailed {
         /// The remote.
         peer: PeerId,
         /// The stream.
         key: StreamKey,
+        /// The connection that it was to go to.
+        to: ConnectionKey,
         /// Why.
         reason: Failure,
-        /// True if we initiated the migration.
-        initiator: bool,
+        /// The side that initiated the migration.
+        initiator: Side,
         /// The time until the policy tries again, if it does.
         retry_in: Option<Duration>,
     },
     /// A connection carries no leg of a migratable stream any more, and none is being opened on it.
+    #[non_exhaustive]
     ConnectionFree {
         /// The remote.
         peer: PeerId,
@@ -192,6 +208,7 @@ pub enum Event {
     /// A connection that nothing uses any more is being closed: a relayed one that our migrations have
     /// emptied, or one that `Control::close_when_free` or
     /// [`Action::Close`](crate::policy::Action::Close) named.
+    #[non_exhaustive]
     ConnectionPruned {
         /// The remote.
         peer: PeerId,
@@ -199,15 +216,17 @@ pub enum Event {
         connection: ConnectionKey,
     },
     /// Something of the remote's was refused, because a limit was reached.
+    #[non_exhaustive]
     Refused {
         /// The remote.
         peer: PeerId,
-        /// The connection on which it came.
-        connection: ConnectionKey,
+        /// The connection on which it came, if it is known.
+        connection: Option<ConnectionKey>,
         /// The limit.
         limit: Limit,
     },
     /// The remote broke the protocol. What it was about is aborted, and nothing else.
+    #[non_exhaustive]
     Violation {
         /// The remote.
         peer: PeerId,

@@ -10,7 +10,7 @@ use web_time::Instant;
 
 use crate::{
     key::{ConnectionKey, StreamKey},
-    machine::StreamId,
+    machine::{Side, StreamId},
     protocol::roles,
     stream::LegKind,
 };
@@ -50,15 +50,6 @@ impl fmt::Debug for ProtocolName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.0, f)
     }
-}
-
-/// The side that opened a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Opener {
-    /// This side.
-    Local,
-    /// The remote did.
-    Remote,
 }
 
 /// A connection as policies and `Control::connections` see it.
@@ -279,9 +270,9 @@ pub struct StreamInfo {
     /// The stream's protocol, once negotiated.
     pub protocol: Option<ProtocolName>,
     /// The side that opened it.
-    pub opener: Opener,
-    /// The connection that carries what is written now.
-    pub connection: ConnectionKey,
+    pub opener: Side,
+    /// The connection that carries what is written now; `None` while it is between two.
+    pub connection: Option<ConnectionKey>,
     /// Bytes written, over all legs.
     pub sent: u64,
     /// Bytes read, over all legs.
@@ -293,7 +284,7 @@ pub struct StreamInfo {
     pub left_relay: bool,
     /// Connections off which the remote has moved it. Policies do not move it back onto these: two that
     /// disagree would move it to and fro for ever, and the remote may be draining one.
-    pub left_for_remote: Vec<ConnectionKey>,
+    pub moved_off_by_remote: Vec<ConnectionKey>,
     /// Connections that it is not to be moved onto for now: a move there has failed lately, or it has left
     /// one that did not answer.
     pub barred: Vec<ConnectionKey>,
@@ -314,13 +305,13 @@ impl StreamInfo {
             id: StreamId(0),
             peer,
             protocol: None,
-            opener: Opener::Local,
-            connection,
+            opener: Side::Local,
+            connection: Some(connection),
             sent: 0,
             received: 0,
             migrating: false,
             left_relay: false,
-            left_for_remote: Vec::new(),
+            moved_off_by_remote: Vec::new(),
             barred: Vec::new(),
             waiting_for: None,
             mobility: Mobility::Free,
@@ -456,6 +447,12 @@ impl PeerView<'_> {
     #[must_use]
     pub fn connection(&self, key: ConnectionKey) -> Option<&ConnectionInfo> {
         self.connections.iter().find(|info| info.key == key)
+    }
+
+    /// The connection that a stream is on, unless it is between two.
+    #[must_use]
+    pub fn connection_of(&self, stream: &StreamInfo) -> Option<&ConnectionInfo> {
+        self.connection(stream.connection?)
     }
 
     /// A live migratable stream to or from the peer.

@@ -170,7 +170,7 @@ impl Node {
 
     /// Accepts one that is not open yet.
     pub async fn accept(&mut self, taken: &[u32]) -> Result<Channel, ChannelError> {
-        let (_, _, stream) = self.incoming.next().await.ok_or(ChannelError::Ended)?;
+        let (_, stream) = self.incoming.next().await.ok_or(ChannelError::Ended)?;
         Channel::accept(stream, &self.specs, taken).await
     }
 

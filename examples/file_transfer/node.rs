@@ -188,7 +188,8 @@ impl Node {
         let _ = tokio::time::timeout(TELLING, told).await;
         self.look(|state| {
             let Some(route) = state.route(key) else {
-                let path = state.path(stream.connection());
+                let path = stream.connection().map(|it| state.path(it));
+                let path = path.unwrap_or_default();
                 return format!("{} {path}", HumanBytes(total));
             };
             let mut left = total;

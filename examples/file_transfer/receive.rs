@@ -59,7 +59,7 @@ pub async fn run(args: args::Receive) -> Result<(), Failure> {
     let mut transfers = FuturesUnordered::new();
     loop {
         tokio::select! {
-            Some((peer, _, stream)) = incoming.next(), if transfers.len() < at_once => {
+            Some((peer, stream)) = incoming.next(), if transfers.len() < at_once => {
                 transfers.push(receiver.receive(peer, stream));
             }
             Some(received) = transfers.next() => {

@@ -81,7 +81,7 @@ async fn run(args: Args) -> Fallible<u64> {
             control.open_stream(there.id, LOAD),
             futures::StreamExt::next(&mut incoming),
         );
-        let (ours, (_, _, theirs)) = (opened?, accepted.ok_or("the other node is gone")?);
+        let (ours, (_, theirs)) = (opened?, accepted.ok_or("the other node is gone")?);
         let (control, key, connections) = if number % 2 == 0 {
             (here.control.clone(), ours.key(), from_here)
         } else {

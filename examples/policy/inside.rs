@@ -35,7 +35,7 @@ impl Policy for ByProtocol {
             let connection = peer.connection(id);
             connection.is_some_and(|info| info.transport == home && !info.relayed)
         };
-        if at_home(stream.connection) {
+        if stream.connection.is_some_and(at_home) {
             // Not a word about which of several: the rest of the chain may move it from one to another.
             return match home {
                 Transport::Tcp => Placement::Here,
@@ -88,7 +88,7 @@ pub async fn run() -> Fallible<Outcome> {
     here.until(there.id, |_, streams| {
         streams.iter().all(|stream| {
             let home = if Some(stream.key) == chat { tcp } else { quic };
-            !stream.migrating && stream.connection == home
+            !stream.migrating && stream.connection == Some(home)
         })
     })
     .await?;

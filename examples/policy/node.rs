@@ -17,7 +17,7 @@ use libp2p::{
     tcp, yamux,
 };
 use libp2p_stream_migration::{
-    self as stream_migration, ConnectionInfo, Control, Event, StreamInfo,
+    self as stream_migration, ConnectionInfo, Control, Event, Side, StreamInfo,
 };
 use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
 use tokio::sync::{mpsc, oneshot};
@@ -164,7 +164,7 @@ pub fn say(name: &str, event: &Event) -> bool {
             key,
             from,
             to,
-            initiator: true,
+            initiator: Side::Local,
             took,
             old_leg_sent,
             ..

@@ -35,7 +35,7 @@ impl Merger {
                 Event::ConnectionEstablished(ConnectionInfo { peer, .. })
                 | Event::StreamNegotiated { peer, .. }
                 | Event::MigrationCompleted { peer, .. } => self.merge(peer).await,
-                Event::MigrationRequested { peer, key, to } => {
+                Event::MigrationRequested { peer, key, to, .. } => {
                     let connections = self.control.connections(peer).await;
                     let good = connections
                         .iter()
@@ -48,7 +48,9 @@ impl Merger {
                     // It may have been taken back.
                     let _ = self.control.answer(key, to, verdict).await;
                 }
-                Event::ConnectionFree { peer, connection } => self.free(peer, connection).await,
+                Event::ConnectionFree {
+                    peer, connection, ..
+                } => self.free(peer, connection).await,
                 _ => {}
             }
         }
@@ -85,7 +87,7 @@ impl Merger {
             return;
         };
         for stream in self.control.streams(peer).await {
-            if stream.connection != kept && !stream.migrating {
+            if stream.connection != Some(kept) && !stream.migrating {
                 // Its outcome comes as an event. A real one would try again later if it fails.
                 let mut control = self.control.clone();
                 tokio::spawn(async move { control.migrate(stream.key, kept).await });

@@ -10,7 +10,7 @@ use crate::Fallible;
 
 /// Sends back whatever comes.
 pub async fn echo(mut incoming: IncomingStreams) {
-    while let Some((_, _, stream)) = incoming.next().await {
+    while let Some((_, stream)) = incoming.next().await {
         tokio::spawn(async move {
             let (reader, mut writer) = stream.split();
             futures::io::copy(reader, &mut writer).await?;

@@ -86,11 +86,11 @@ pub async fn listen(
             let node = Arc::new(node);
             loop {
                 tokio::select! {
-                    Some((peer, _, stream)) = transfers.next() => {
+                    Some((peer, stream)) = transfers.next() => {
                         say(&format!("transfer from {peer}"))?;
                         tokio::spawn(accept_transfer(node.clone(), stream));
                     }
-                    Some((_, _, stream)) = echoes.next() => {
+                    Some((_, stream)) = echoes.next() => {
                         tokio::spawn(echo(stream));
                     }
                     lost = node.wait(|_, happened| match happened {
@@ -148,7 +148,7 @@ async fn transfer_of(node: &Node, stream: Stream) -> io::Result<()> {
         Err(error) => say(&format!("transfer from {peer} failed: {error}"))?,
     }
     node.wait(|_, happened| match happened {
-        Happened::Closed(id) if *id == relayed => Some(()),
+        Happened::Closed(id) if Some(*id) == relayed => Some(()),
         _ => None,
     })
     .await;

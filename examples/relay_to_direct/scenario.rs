@@ -58,7 +58,7 @@ pub async fn all_in_one(run: &Run) -> Result<Report, Box<dyn Error>> {
     let listening = tokio::spawn({
         let there = there.clone();
         async move {
-            let (_, _, stream) = incoming.next().await.ok_or("no stream")?;
+            let (_, stream) = incoming.next().await.ok_or("no stream")?;
             transfer::run(stream, None, &there)
                 .await
                 .map_err(|error| format!("the listener: {error}"))

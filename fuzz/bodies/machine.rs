@@ -143,7 +143,7 @@ impl Driver {
             0 => Input::Start {
                 id: self.id(source),
             },
-            1 => Input::Acked {
+            1 => Input::Answered {
                 deny: one && operation & 0x30 == 0,
                 verify: other,
             },
@@ -161,7 +161,7 @@ impl Driver {
                     _ => Verdict::Accept,
                 },
             ),
-            4 => Input::AckWritten,
+            4 => Input::AnswerWritten,
             5 => Input::Switched(match operation >> 6 {
                 0 => source.number(),
                 _ => self.machine.counts().1,
@@ -227,11 +227,11 @@ impl Driver {
         let leg = |slot: Slot| self.legs[slot as usize];
         match input {
             Input::Start { .. } => machine.may_start().is_ok(),
-            Input::Acked { .. } => machine.awaits_answer(),
+            Input::Answered { .. } => machine.awaits_answer(),
             Input::Migrate { from, .. } => machine.replaces_theirs(from),
             Input::Verdict(question, _) => self.asked == Some(question),
             Input::HeldTooLong => machine.holds_theirs(),
-            Input::AckWritten => machine.awaits_ack_written(),
+            Input::AnswerWritten => machine.awaits_ack_written(),
             Input::Switched(_) | Input::Cancelled(Slot::New) => machine.awaits_count(),
             Input::ReadAll => machine.has_read_all(),
             Input::Cancelled(slot) => slot == Slot::Theirs && leg(slot).is_some(),

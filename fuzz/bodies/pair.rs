@@ -261,7 +261,7 @@ impl Pair {
         let link = self.link(side, Slot::New).expect("an ack has a leg");
         let deny = false;
         link.write(side, Item::Ack { deny, verify });
-        self.input(side, Input::AckWritten);
+        self.input(side, Input::AnswerWritten);
         true
     }
 
@@ -324,7 +324,7 @@ impl Pair {
             Item::Fin => self.input(side, Input::End(slot, Eof::new(proof, false))),
             Item::Reset => self.input(side, Input::ReadFailed(slot)),
             Item::Ack { deny, verify } if message => {
-                self.input(side, Input::Acked { deny, verify })
+                self.input(side, Input::Answered { deny, verify })
             }
             Item::Switched(sent) if message => self.input(side, Input::Switched(sent)),
             Item::Cancelled if message => self.input(side, Input::Cancelled(slot)),

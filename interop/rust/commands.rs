@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr::Protocol};
-use libp2p_stream_migration::{ConnectionName as _, MigrateError, Opener, Verdict};
+use libp2p_stream_migration::{ConnectionName as _, MigrateError, Side, Verdict};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -234,9 +234,9 @@ impl Context {
                 all.push(json!({
                     "stream": self.streams.name(stream.key),
                     "peer": peer.to_string(),
-                    "conn": connections::name(stream.connection),
+                    "conn": stream.connection.map(connections::name),
                     "id": stream.id.0,
-                    "opener": stream.opener == Opener::Local,
+                    "opener": stream.opener == Side::Local,
                 }));
             }
         }

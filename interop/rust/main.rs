@@ -68,13 +68,13 @@ fn accept(control: Control, context: &Context) -> Result<(), Box<dyn Error>> {
         Control::Migration(mut control) => {
             let mut incoming = control.accept(PROTOCOL)?;
             tokio::spawn(async move {
-                while let Some((peer, connection, stream)) = incoming.next().await {
+                while let Some((peer, stream)) = incoming.next().await {
                     let migratable = stream.is_migratable();
+                    let connection = stream.connection().map(connections::name);
                     let key = migratable.then(|| stream.key());
                     let name = context.streams.hold(key, Box::new(stream));
-                    let connection = connections::name(connection);
                     let streams = &context.streams;
-                    streams.say_accepted(&name, peer, Some(connection), migratable);
+                    streams.say_accepted(&name, peer, connection, migratable);
                 }
             });
         }

@@ -173,7 +173,7 @@ impl Streams {
                 "stream": self.name(key),
                 "from": connections::name(from),
                 "to": connections::name(to),
-                "initiator": initiator,
+                "initiator": initiator.is_local(),
             })),
             Event::MigrationFailed {
                 key,
@@ -183,7 +183,7 @@ impl Streams {
             } => say(&json!({
                 "event": "migration_failed",
                 "stream": self.name(key),
-                "initiator": initiator,
+                "initiator": initiator.is_local(),
                 "reason": format!("{reason:?}"),
             })),
             _ => {}

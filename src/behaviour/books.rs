@@ -70,8 +70,8 @@ mod tests {
     use super::*;
     use crate::{
         Action, Change, Config, ConnectionInfo, ConnectionKey, ConnectionName, Control, Event,
-        IncomingStreams, Initiate, Mobility, OpenStreamError, PeerView, Placement, Policy, Stream,
-        StreamInfo, StreamKey, Verdict,
+        IncomingStreams, Initiate, Mobility, OpenStreamError, PeerView, Placement, Policy, Side,
+        Stream, StreamInfo, StreamKey, Verdict,
     };
 
     const PROTOCOL: StreamProtocol = StreamProtocol::new("/books/1.0.0");
@@ -211,7 +211,7 @@ mod tests {
                 }
             }
             self.swarm.behaviour().check();
-            while let Poll::Ready(Some((_, _, stream))) = self.incoming.poll_next_unpin(cx) {
+            while let Poll::Ready(Some((_, stream))) = self.incoming.poll_next_unpin(cx) {
                 self.streams.push(stream);
             }
             self.opening
@@ -238,12 +238,12 @@ mod tests {
                 }
                 Event::MigrationCompleted {
                     key,
-                    initiator: true,
+                    initiator: Side::Local,
                     ..
                 }
                 | Event::MigrationFailed {
                     key,
-                    initiator: true,
+                    initiator: Side::Local,
                     ..
                 } => {
                     assert!(self.moving.remove(&key), "{key} ends twice: {event:?}");

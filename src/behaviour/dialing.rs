@@ -1,7 +1,7 @@
 //! Opens that have to wait for a connection: who dials, and what becomes of them when somebody does not get
 //! through.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, error::Error, iter};
 
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
@@ -11,7 +11,8 @@ use libp2p_swarm::{
 
 use super::{Behaviour, Due};
 use crate::{
-    Mobility, connection::ConnectionName, handler::Parcel, hub::TimerKey, request::StreamRequest,
+    Mobility, OpenStreamError, connection::ConnectionName, handler::Parcel, hub::TimerKey,
+    request::StreamRequest,
 };
 
 /// Streams that wait for connections.
@@ -78,11 +79,8 @@ impl Behaviour {
         if waiting.requests.len() < self.config.max_pending_opens {
             return waiting.requests.push(request);
         }
-        let message = format!(
-            "{} streams are already waiting for {peer} to be dialed",
-            waiting.requests.len()
-        );
-        request.fail(io::Error::new(io::ErrorKind::WouldBlock, message).into());
+        let waiting = waiting.requests.len();
+        request.fail(OpenStreamError::TooManyWaiting(waiting));
     }
 
     /// Dials though there are connections, because they do not answer.
@@ -181,9 +179,9 @@ impl Behaviour {
                 waiting.dial = Dial::Theirs(self.due.add(timeout, Due::Redial(peer)));
             }
             (Dial::Ours(ours), Some(error)) if ours == connection => {
+                let cause = chain(error);
                 for request in self.no_longer_waiting(peer) {
-                    let error = io::Error::new(io::ErrorKind::NotConnected, error.to_string());
-                    request.fail(error.into());
+                    request.fail(OpenStreamError::Dial(cause.clone()));
                 }
             }
             // It was not the one that is waited for.
@@ -195,4 +193,18 @@ impl Behaviour {
             }
         }
     }
+}
+
+/// An error with all that it was caused by; it is not ours to keep.
+fn chain(error: &DialError) -> String {
+    let causes = iter::successors(error.source(), |&error| error.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        // Some say themselves what they were caused by.
+        if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }

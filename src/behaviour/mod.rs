@@ -5,6 +5,7 @@
 #[cfg(all(test, stream_migration_mutants))]
 mod books;
 mod dialing;
+mod direct;
 mod negotiations;
 mod offers;
 mod opens;
@@ -200,6 +201,15 @@ impl Behaviour {
                 connection,
                 reply,
             } => self.hub.drain(peer, connection, reply),
+            Command::Undrain {
+                peer,
+                connection,
+                reply,
+            } => {
+                let _ = reply.send(self.hub.undrain(peer, connection));
+            }
+            Command::AwaitMove { key, reply } => self.hub.await_move(key, reply),
+            Command::Peers { reply } => drop(reply.send(self.hub.peers())),
             Command::CloseWhenFree { peer, connection } => {
                 self.hub.close_when_free(peer, connection);
             }
@@ -374,16 +384,14 @@ impl NetworkBehaviour for Behaviour {
             }
             handler::Event::Born { legs } => self.hub.born(peer, connection, legs),
             handler::Event::Unused => self.hub.unused(peer, connection),
-            handler::Event::Refused => self.hub.event(Event::Refused {
-                peer,
-                connection,
-                limit: crate::Limit::InboundRequests,
-            }),
-            handler::Event::Violation => self.hub.event(Event::Violation {
-                peer,
-                connection: Some(connection),
-                what: crate::Violation::Message,
-            }),
+            handler::Event::Refused => {
+                self.hub
+                    .refused(peer, Some(connection), crate::Limit::InboundRequests)
+            }
+            handler::Event::Violation => {
+                self.hub
+                    .violated(peer, Some(connection), crate::Violation::Message)
+            }
         }
     }
 

@@ -1,9 +1,7 @@
 //! Streams on their way to the application: opening, labels, negotiation, acceptance.
 
 use std::{
-    convert::Infallible,
     future::{Future, poll_fn},
-    io,
     task::Poll,
 };
 
@@ -12,13 +10,13 @@ use futures::{
     future::{Either, select},
 };
 use libp2p_identity::PeerId;
-use libp2p_swarm::{StreamProtocol, StreamUpgradeError};
+use libp2p_swarm::StreamProtocol;
 
 use super::{Behaviour, Due};
 use crate::{
-    Event, Limit, Mobility, OpenStreamError, Opener, Violation,
+    Limit, Mobility, OpenStreamError, Side, Violation,
     accept::{NotDelivered, Queue},
-    handler::Purpose,
+    handler::{OpenFailure, Purpose},
     hub,
     key::{ConnectionKey, StreamKey},
     migratable::after,
@@ -73,27 +71,25 @@ impl Behaviour {
         peer: PeerId,
         connection: ConnectionKey,
         purpose: Purpose,
-        error: StreamUpgradeError<Infallible>,
+        error: OpenFailure,
     ) {
         match &error {
             // Refused is answered.
-            StreamUpgradeError::NegotiationFailed => self.hub.heard(peer, connection),
-            StreamUpgradeError::Timeout => self.hub.suspect(peer, connection),
-            StreamUpgradeError::Io(_) | StreamUpgradeError::Apply(_) => {}
+            OpenFailure::Refused => self.hub.heard(peer, connection),
+            OpenFailure::TimedOut => self.hub.suspect(peer, connection),
+            OpenFailure::Full(_) | OpenFailure::Cancelled | OpenFailure::Io(_) => {}
         }
         match purpose {
             Purpose::Stream(request) => {
                 self.attempt_settled(peer, connection);
-                let protocol = request.protocol.clone();
                 let error = match error {
-                    StreamUpgradeError::Timeout => {
-                        OpenStreamError::Io(io::ErrorKind::TimedOut.into())
+                    OpenFailure::Refused => {
+                        OpenStreamError::UnsupportedProtocol(request.protocol.clone())
                     }
-                    StreamUpgradeError::Apply(infallible) => match infallible {},
-                    StreamUpgradeError::NegotiationFailed => {
-                        OpenStreamError::UnsupportedProtocol(protocol)
-                    }
-                    StreamUpgradeError::Io(error) => OpenStreamError::Io(error),
+                    OpenFailure::TimedOut => OpenStreamError::TimedOut,
+                    OpenFailure::Full(waiting) => OpenStreamError::TooManyWaiting(waiting),
+                    OpenFailure::Cancelled => return self.nobody_waits(&request),
+                    OpenFailure::Io(error) => OpenStreamError::Io(error),
                 };
                 self.not_opened(connection, request, error);
             }
@@ -101,7 +97,7 @@ impl Behaviour {
                 self.hub.leg_failed(key, connection, error.to_string());
             }
             Purpose::Hub(hub::Purpose::Probe { number, .. }) => {
-                let answered = matches!(error, StreamUpgradeError::NegotiationFailed);
+                let answered = matches!(error, OpenFailure::Refused);
                 self.hub.probe_over(peer, connection, number, answered);
             }
         }
@@ -126,17 +122,15 @@ impl Behaviour {
         let protocol = request.protocol.clone();
         let mobility = self.mobility_of(&protocol);
         let Some(shared) = self.hub.label(peer, connection, stream, mobility) else {
-            let message = format!(
-                "the limit of {} streams to {peer} is reached, or the connection is gone",
-                self.config.hub.max_streams_per_peer
-            );
-            let error = io::Error::new(io::ErrorKind::WouldBlock, message);
-            return self.not_opened(connection, request, error.into());
+            let error = match self.hub.connection(peer, connection) {
+                Some(_) => OpenStreamError::TooManyStreams(self.config.hub.max_streams_per_peer),
+                None => OpenStreamError::ConnectionLost,
+            };
+            return self.not_opened(connection, request, error);
         };
         let key = shared.key();
         let name = self.hub.name(peer);
-        let dial =
-            negotiate::dial(shared, name, connection, protocol, known).map_ok(Listened::Stream);
+        let dial = negotiate::dial(shared, name, protocol, known).map_ok(Listened::Stream);
         self.negotiate(peer, connection, key, Some(request), dial);
     }
 
@@ -154,7 +148,7 @@ impl Behaviour {
         };
         let key = shared.key();
         let name = self.hub.name(peer);
-        let listen = negotiate::listen(shared, name, connection, self.acceptors.clone())
+        let listen = negotiate::listen(shared, name, self.acceptors.clone())
             .map_err(|error| Unagreed::Unanswered(error.into(), None));
         self.negotiate(peer, connection, key, None, listen);
     }
@@ -166,41 +160,30 @@ impl Behaviour {
         stream: libp2p_swarm::Stream,
         protocol: StreamProtocol,
     ) {
-        self.hub.event(Event::PlainStream {
-            peer,
-            connection,
-            protocol: ProtocolName::new(&protocol),
-            opener: Opener::Remote,
-        });
+        self.hub
+            .tell_of_plain(peer, connection, ProtocolName::new(&protocol), Side::Remote);
         let key = self.hub.next_key();
         let name = self.hub.name(peer);
-        let stream = Stream::plain(stream, key, name, connection, protocol);
-        self.deliver(peer, connection, stream);
+        let stream = Stream::plain(stream, key, name, connection, protocol, Side::Remote);
+        self.deliver(peer, stream);
     }
 
-    fn deliver(&mut self, peer: PeerId, connection: ConnectionKey, stream: Stream) {
+    fn deliver(&mut self, peer: PeerId, stream: Stream) {
         let timeout = self.config.accept_timeout;
-        let incoming = (peer, connection, stream);
-        match self.acceptors.deliver(incoming, timeout) {
+        let connection = stream.connection();
+        match self.acceptors.deliver((peer, stream), timeout) {
             Ok(Some(queue)) => drop(self.later(timeout, Due::Accept(queue))),
             Ok(None) => {}
-            Err(NotDelivered) => self.hub.event(Event::Refused {
-                peer,
-                connection,
-                limit: Limit::AcceptBacklog,
-            }),
+            Err(NotDelivered) => self.hub.refused(peer, connection, Limit::AcceptBacklog),
         }
     }
 
     /// The application has had its time to take some of these.
     pub(super) fn not_accepted(&mut self, queue: Queue) {
         let (late, next) = queue.take_late();
-        for (peer, connection, _stream) in late {
-            self.hub.event(Event::Refused {
-                peer,
-                connection,
-                limit: Limit::AcceptTimeout,
-            });
+        for (peer, stream) in late {
+            self.hub
+                .refused(peer, stream.connection(), Limit::AcceptTimeout);
         }
         if let Some(delay) = next {
             self.later(delay, Due::Accept(queue));
@@ -255,11 +238,9 @@ impl Behaviour {
             }
             Ok(Listened::Violation) => {
                 self.hub.heard_from(key);
-                return self.hub.event(Event::Violation {
-                    peer,
-                    connection: Some(connection),
-                    what: Violation::Message,
-                });
+                return self
+                    .hub
+                    .violated(peer, Some(connection), Violation::Message);
             }
             Err(error) => Err(error),
         };
@@ -280,7 +261,7 @@ impl Behaviour {
         match (request, result) {
             (Some(request), Ok(stream)) => self.offered(peer, connection, request, stream),
             (Some(request), Err(unagreed)) => self.unagreed(peer, connection, request, unagreed),
-            (None, Ok(stream)) => self.deliver(peer, connection, stream),
+            (None, Ok(stream)) => self.deliver(peer, stream),
             (None, Err(error)) => {
                 tracing::debug!(%peer, %key, ?error, "no protocol agreed on an inbound stream");
             }

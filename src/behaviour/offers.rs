@@ -1,6 +1,6 @@
 //! Results of offers: a stream, a plain one, another try, or an error.
 
-use std::{future::poll_fn, io, sync::Arc};
+use std::{future::poll_fn, sync::Arc};
 
 use futures::FutureExt;
 use libp2p_identity::PeerId;
@@ -8,7 +8,7 @@ use libp2p_swarm::StreamProtocol;
 
 use super::Behaviour;
 use crate::{
-    Event, Opener, ProtocolName,
+    OpenStreamError, ProtocolName, Side,
     key::ConnectionKey,
     migratable::after,
     negotiate::Unagreed,
@@ -49,17 +49,13 @@ impl Behaviour {
         if inside == Inside::Refused && self.hub.connection(peer, connection).is_some() {
             self.outside.add(peer, protocol.clone());
         }
-        self.hub.event(Event::PlainStream {
-            peer,
-            connection,
-            protocol: ProtocolName::new(&protocol),
-            opener: Opener::Local,
-        });
+        self.hub
+            .tell_of_plain(peer, connection, ProtocolName::new(&protocol), Side::Local);
         match reply {
             Reply::Caller(_) => {
                 let key = self.hub.next_key();
                 let name = self.hub.name(peer);
-                let stream = Stream::plain(stream, key, name, connection, protocol);
+                let stream = Stream::plain(stream, key, name, connection, protocol, Side::Local);
                 self.attempted(connection, number, Ok(stream));
             }
             Reply::Reopening(reopening) => {
@@ -112,8 +108,7 @@ impl Behaviour {
                 return self.not_opened(connection, request, error.into());
             }
             Unagreed::TimedOut => {
-                let error = io::Error::from(io::ErrorKind::TimedOut);
-                return self.not_opened(connection, request, error.into());
+                return self.not_opened(connection, request, OpenStreamError::TimedOut);
             }
         }
         self.start_attempt(peer, connection, request);

@@ -3,10 +3,7 @@
 
 #[cfg(all(test, stream_migration_mutants))]
 use std::collections::BTreeMap;
-use std::{
-    collections::{HashMap, VecDeque},
-    io,
-};
+use std::collections::{HashMap, VecDeque};
 
 use libp2p_identity::PeerId;
 
@@ -278,9 +275,7 @@ impl Behaviour {
         if waiting < limit || !opening.running.is_empty() {
             return self.opens.wait(peer, number);
         }
-        let message = format!("{waiting} streams to {peer} are already waiting for room");
-        let error = io::Error::new(io::ErrorKind::WouldBlock, message);
-        self.end_open(number, Some(Err(error.into())));
+        self.end_open(number, Some(Err(OpenStreamError::TooManyWaiting(waiting))));
     }
 
     /// Decides about an open that has no connection to try, or none any more.
@@ -305,9 +300,8 @@ impl Behaviour {
             return self.end_open(number, Some(Err(error)));
         }
         if let Some(only) = opening.only {
-            let message = format!("there is no connection {only} to {peer}");
-            let error = io::Error::new(io::ErrorKind::NotConnected, message);
-            return self.end_open(number, Some(Err(error.into())));
+            let error = OpenStreamError::UnknownConnection(only);
+            return self.end_open(number, Some(Err(error)));
         }
         // There are connections, and this stream may use none of them.
         let wait = self.config.wait_for_direct;
@@ -329,12 +323,11 @@ impl Behaviour {
         };
         let (peer, running) = (opening.peer, opening.running.clone());
         let error = if !running.is_empty() {
-            OpenStreamError::Io(io::ErrorKind::TimedOut.into())
+            OpenStreamError::TimedOut
         } else if self.next_choice(opening) == Choice::None {
             OpenStreamError::NotAllowed(opening.mobility)
         } else {
-            let message = format!("the connections to {peer} hold as many streams as they may");
-            OpenStreamError::Io(io::Error::new(io::ErrorKind::WouldBlock, message))
+            OpenStreamError::NoRoom
         };
         self.end_open(number, Some(Err(error)));
         for connection in running {
@@ -412,9 +405,8 @@ impl Behaviour {
     /// Sends what was being opened there elsewhere.
     pub(super) fn opens_lost(&mut self, connection: ConnectionKey) {
         for number in self.opens.running_on(connection) {
-            let message = "the connection was closed while a stream was being opened on it";
-            let error = io::Error::new(io::ErrorKind::NotConnected, message);
-            self.attempted(connection, Some(number), Err(error.into()));
+            let error = OpenStreamError::ConnectionLost;
+            self.attempted(connection, Some(number), Err(error));
         }
     }
 

@@ -2,10 +2,13 @@
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
-use crate::{Abort, Failure, Limit, Opener, Transport, Violation};
+use crate::{Abort, Failure, Limit, Side, Transport, Violation};
 
-pub(super) fn side(local: bool) -> &'static str {
-    if local { "local" } else { "remote" }
+pub(super) fn side(side: Side) -> &'static str {
+    match side {
+        Side::Local => "local",
+        Side::Remote => "remote",
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -13,10 +16,10 @@ pub(super) struct OpenerLabels {
     pub(super) opener: &'static str,
 }
 
-impl From<Opener> for OpenerLabels {
-    fn from(opener: Opener) -> Self {
+impl From<Side> for OpenerLabels {
+    fn from(opener: Side) -> Self {
         Self {
-            opener: side(opener == Opener::Local),
+            opener: side(opener),
         }
     }
 }
@@ -26,8 +29,8 @@ pub(super) struct InitiatorLabels {
     pub(super) initiator: &'static str,
 }
 
-impl From<bool> for InitiatorLabels {
-    fn from(initiator: bool) -> Self {
+impl From<Side> for InitiatorLabels {
+    fn from(initiator: Side) -> Self {
         Self {
             initiator: side(initiator),
         }
@@ -94,13 +97,13 @@ pub(super) enum Outcome {
 
 impl Outcome {
     /// The outcomes of our attempts, or of the remote's.
-    pub(super) fn possible(local: bool) -> impl Iterator<Item = Self> {
+    pub(super) fn possible(initiator: Side) -> impl Iterator<Item = Self> {
         let failures = Label::<Failure>::ALL.iter().map(|label| label.0);
         // We know of a remote's attempt only once we have accepted it, and only a remote's is taken
         // back for us to see.
         let failures = failures.filter(move |failure| match failure {
-            Failure::Denied | Failure::Yielded => local,
-            Failure::Cancelled => !local,
+            Failure::Denied | Failure::Yielded => initiator.is_local(),
+            Failure::Cancelled => !initiator.is_local(),
             _ => true,
         });
         std::iter::once(Self::Completed).chain(failures.map(Self::Failed))

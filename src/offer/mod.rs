@@ -11,7 +11,7 @@ use std::{
 use futures::AsyncRead;
 use libp2p_swarm::StreamProtocol;
 
-pub(crate) use self::pending::{Driven, Held, Pending, Reopening, Settled, Side, let_go};
+pub(crate) use self::pending::{Driven, Held, Pending, Poller, Reopening, Settled, let_go};
 
 /// The longest line that multistream-select can carry in one message.
 const MAX_LINE: usize = (1 << 14) - 1;

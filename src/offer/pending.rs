@@ -30,7 +30,7 @@ const MAX_KEPT: usize = 64 << 10;
 
 /// The party that polls an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum Poller {
     Reader,
     Writer,
     /// The behaviour, which goes on though the application polls nothing.
@@ -47,11 +47,11 @@ struct Wakers {
 }
 
 impl Wakers {
-    fn of(&self, side: Side) -> &AtomicWaker {
+    fn of(&self, side: Poller) -> &AtomicWaker {
         match side {
-            Side::Reader => &self.reader,
-            Side::Writer => &self.writer,
-            Side::Driver => &self.driver,
+            Poller::Reader => &self.reader,
+            Poller::Writer => &self.writer,
+            Poller::Driver => &self.driver,
         }
     }
 }
@@ -62,7 +62,7 @@ impl Wake for Wakers {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        for side in [Side::Reader, Side::Writer, Side::Driver] {
+        for side in [Poller::Reader, Poller::Writer, Poller::Driver] {
             self.of(side).wake();
         }
     }
@@ -189,7 +189,7 @@ impl Pending {
     }
 
     /// Goes on as far as possible. Ready once it is settled, or waits for the driver to open a stream.
-    fn poll_on(&self, side: Side, cx: &mut Context<'_>) -> Poll<Driven> {
+    fn poll_on(&self, side: Poller, cx: &mut Context<'_>) -> Poll<Driven> {
         loop {
             let mut guard = self.lock();
             match &mut *guard {
@@ -207,7 +207,7 @@ impl Pending {
                     ..
                 } => {
                     let result = ready!(poll_rewrite(io, at, kept, closed, cx));
-                    if result.is_ok() && kept.closed && !kept.detached && side != Side::Reader {
+                    if result.is_ok() && kept.closed && !kept.detached && side != Poller::Reader {
                         // Whoever reads has it then; if nobody will, the driver does.
                         return Poll::Pending;
                     }
@@ -275,7 +275,7 @@ impl Pending {
     /// Runs `poll` with a waker that wakes everybody.
     fn with_wakers<T>(
         &self,
-        side: Side,
+        side: Poller,
         cx: &Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> T,
     ) -> T {
@@ -286,11 +286,11 @@ impl Pending {
 
     /// The behaviour's poll.
     pub(crate) fn poll_drive(&self, cx: &Context<'_>) -> Poll<Driven> {
-        self.with_wakers(Side::Driver, cx, |cx| self.poll_on(Side::Driver, cx))
+        self.with_wakers(Poller::Driver, cx, |cx| self.poll_on(Poller::Driver, cx))
     }
 
     /// The application's: ready once it is settled, and then it has it.
-    pub(crate) fn poll_settled(&self, side: Side, cx: &Context<'_>) -> Poll<Settled> {
+    pub(crate) fn poll_settled(&self, side: Poller, cx: &Context<'_>) -> Poll<Settled> {
         if self.with_wakers(side, cx, |cx| self.poll_on(side, cx)) != Poll::Ready(Driven::Settled) {
             return Poll::Pending;
         }
@@ -309,7 +309,7 @@ impl Pending {
             let error = io::Error::new(io::ErrorKind::BrokenPipe, message);
             return Poll::Ready(Err(error));
         }
-        self.with_wakers(Side::Writer, cx, |cx| match &mut *state {
+        self.with_wakers(Poller::Writer, cx, |cx| match &mut *state {
             State::Waiting { io, kept, .. } => {
                 let room = kept.room().min(buf.len());
                 if room == 0 && !buf.is_empty() {
@@ -337,7 +337,7 @@ impl Pending {
     }
 
     pub(crate) fn poll_flush(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        self.with_wakers(Side::Writer, cx, |cx| match &mut *self.lock() {
+        self.with_wakers(Poller::Writer, cx, |cx| match &mut *self.lock() {
             State::Waiting { io, .. } => match ready!(Pin::new(&mut **io).poll_flush(cx)) {
                 Ok(()) => Poll::Ready(Ok(())),
                 Err(_) => Poll::Pending,
@@ -351,7 +351,7 @@ impl Pending {
         if state.kept().is_some_and(|kept| kept.closed) {
             return Poll::Ready(Ok(()));
         }
-        self.with_wakers(Side::Writer, cx, |cx| match &mut *state {
+        self.with_wakers(Poller::Writer, cx, |cx| match &mut *state {
             State::Waiting { io, kept, .. } => match ready!(Pin::new(&mut **io).poll_close(cx)) {
                 Ok(()) => {
                     kept.closed = true;
@@ -413,7 +413,7 @@ impl Pending {
                 closed: false,
             },
             Err(_) if kept.detached => State::Gone,
-            Err(error) => State::Settled(Settled::Failed(failure(error))),
+            Err(error) => State::Settled(Settled::Failed(error.into())),
         };
         self.put(guard, state);
     }
@@ -422,14 +422,6 @@ impl Pending {
 impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pending").finish_non_exhaustive()
-    }
-}
-
-/// An error of opening as one of reading and writing.
-fn failure(error: OpenStreamError) -> io::Error {
-    match error {
-        OpenStreamError::Io(error) => error,
-        error => io::Error::new(io::ErrorKind::Unsupported, error),
     }
 }
 

@@ -89,7 +89,7 @@ pub async fn open(
         futures::join!(opened, incoming.next())
     })
     .await;
-    let (peer, _, accepted) = accepted.unwrap();
+    let (peer, accepted) = accepted.unwrap();
     assert_eq!(peer, opener.id);
     (opened.unwrap(), accepted)
 }

@@ -122,13 +122,13 @@ impl Scene {
             join!(offer, self.incoming.next())
         })
         .await;
-        (raw.unwrap().1, ours.unwrap().2)
+        (raw.unwrap().1, ours.unwrap().1)
     }
 
     /// The next leg that ours opens for a migration, its message read.
     pub async fn migrate_leg(&mut self) -> (Stream, Vec<u8>) {
-        let (_, connection, mut leg) = within("a leg", self.raw_incoming.next()).await.unwrap();
-        assert_eq!(connection, self.new.here);
+        let (_, mut leg) = within("a leg", self.raw_incoming.next()).await.unwrap();
+        assert_eq!(leg.connection(), Some(self.new.here));
         let mut length = [0];
         leg.read_exact(&mut length).await.unwrap();
         let mut message = vec![0; length[0].into()];

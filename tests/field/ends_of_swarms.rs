@@ -42,7 +42,10 @@ async fn the_swarm_is_dropped() {
             .is_none()
     );
     let opened = within("the open that waits", waiting).await.unwrap();
-    assert!(matches!(opened, Err(OpenStreamError::Io(_))), "{opened:?}");
+    assert!(
+        matches!(opened, Err(OpenStreamError::BehaviourGone)),
+        "{opened:?}"
+    );
     within("all calls", async {
         assert!(gone.open_stream(peer, PROTOCOL).await.is_err());
         assert!(gone.drain(peer, silent).await.is_err());

@@ -76,7 +76,7 @@ async fn a_connection_for_a_second_takes_nothing_along() {
             assert_eq!(moves(&net), 0);
             net.listener.close(probe.here);
             works(&mut ours, &mut theirs).await;
-            assert_eq!(ours.connection(), first.here);
+            assert_eq!(ours.connection(), Some(first.here));
         }
     }
 }
@@ -112,7 +112,7 @@ async fn a_duplicate_is_chosen_once_it_has_proven_itself() {
             })
             .await;
         works(&mut ours, &mut theirs).await;
-        assert_eq!(ours.connection(), second.there);
+        assert_eq!(ours.connection(), Some(second.there));
         let info = net.listener.connection(dialer, second.here).await;
         assert_eq!(info.proven, !dial_back);
         if dial_back {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::StreamProtocol;
 use libp2p_stream_migration::{
-    Config, ConnectionInfo, Event, Initiate, Opener, PROTOCOL_NAME, PeerView, Policy, PreferDirect,
+    Config, ConnectionInfo, Event, Initiate, PROTOCOL_NAME, PeerView, Policy, PreferDirect, Side,
     Stream, StreamInfo, Verdict, metrics::Metrics,
 };
 use prometheus_client::{encoding::text, registry::Registry};
@@ -117,8 +117,8 @@ struct DenyOurs;
 impl Policy for DenyOurs {
     fn verdict(&mut self, stream: &StreamInfo, _: &ConnectionInfo, _: &PeerView<'_>) -> Verdict {
         match stream.opener {
-            Opener::Local => Verdict::Deny,
-            Opener::Remote => Verdict::Accept,
+            Side::Local => Verdict::Deny,
+            Side::Remote => Verdict::Accept,
         }
     }
 }

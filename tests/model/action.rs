@@ -369,7 +369,7 @@ impl World {
             }
             Action::WriteAck(side) => {
                 self.write_ack(side);
-                self.input(config, side, Input::AckWritten, log)
+                self.input(config, side, Input::AnswerWritten, log)
             }
             Action::AckFails(side) => {
                 self.peers[side].ack = None;
@@ -491,7 +491,7 @@ impl World {
         let stream = matches!(slot, Slot::Current | Slot::New)
             && !(slot == Slot::New && machine.awaits_count());
         Ok(Some(match (slot, item) {
-            (Slot::Ours, Item::Ack | Item::AckVerify | Item::Deny) => Input::Acked {
+            (Slot::Ours, Item::Ack | Item::AckVerify | Item::Deny) => Input::Answered {
                 deny: item == Item::Deny,
                 verify: item == Item::AckVerify,
             },

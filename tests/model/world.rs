@@ -258,7 +258,7 @@ impl World {
         }
         if config.acks == Acks::AtOnce && self.peers[side].ack.is_some() {
             self.write_ack(side);
-            self.input(config, side, Input::AckWritten, log)?;
+            self.input(config, side, Input::AnswerWritten, log)?;
         }
         while config.closing == Closes::AtOnce
             && let Some(slot) = self.closing(side)

@@ -1,6 +1,7 @@
 //! Streams that move between real connections of real swarms on loopback.
 
 mod dcutr;
+mod direct;
 mod failures;
 mod hostile;
 mod limits;

@@ -32,7 +32,7 @@ async fn moves_under_load(old: Kind, new: Kind) {
     assert!(ours.is_migratable() && theirs.is_migratable());
     assert_eq!(
         (ours.connection(), theirs.connection()),
-        (first.here, first.there)
+        (Some(first.here), Some(first.there))
     );
     let key = ours.key();
 

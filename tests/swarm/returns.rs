@@ -20,7 +20,7 @@ struct PreferRelayed {
 impl Policy for PreferRelayed {
     fn place(&mut self, stream: &StreamInfo, peer: &PeerView<'_>) -> Placement {
         let relayed = |id| peer.connection(id).is_some_and(|info| info.relayed);
-        if relayed(stream.connection) {
+        if stream.connection.is_some_and(relayed) {
             return Placement::Here;
         }
         if stream.left_relay {
@@ -71,7 +71,7 @@ async fn only_one_that_never_left(direct: Kind) {
             if *key == left.key() && *to == relayed.here)
     });
     assert_eq!(attempts.count(), 0);
-    assert_eq!(left.connection(), direct.here);
+    assert_eq!(left.connection(), Some(direct.here));
     write(&mut left, 1, 0, 1000).await;
     read(&mut there, 1, 0, 1000).await;
 }

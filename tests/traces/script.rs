@@ -337,7 +337,9 @@ impl Script {
         let notes = self.notes(side).iter();
         notes
             .filter_map(|note| match note {
-                Note::Failed { failure, ours } => Some((*failure, *ours)),
+                Note::Failed {
+                    failure, initiator, ..
+                } => Some((*failure, initiator.is_local())),
                 _ => None,
             })
             .collect()

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use libp2p_stream_migration::ConnectionKey;
-use libp2p_stream_migration::{Abort, Event, Failure};
+use libp2p_stream_migration::{Abort, Event, Failure, Side};
 
 /// Events are told a little later than what they tell of.
 const SLACK: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ impl History {
             }
             Event::MigrationFailed {
                 reason,
-                initiator: true,
+                initiator: Side::Local,
                 ..
             } => {
                 if let Some(tried) = self.trying.take() {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use libp2p::PeerId;
-use libp2p_stream_migration::{Event, StreamKey};
+use libp2p_stream_migration::{self as stream_migration, Event, StreamKey};
 
 use crate::{
     counts::Counts,
@@ -174,10 +174,11 @@ impl Known {
     fn count(&mut self, event: &Event) {
         match event {
             Event::MigrationCompleted {
-                initiator: true, ..
+                initiator: stream_migration::Side::Local,
+                ..
             } => self.counts.completed += 1,
             Event::MigrationFailed {
-                initiator: true,
+                initiator: stream_migration::Side::Local,
                 reason,
                 ..
             } => {
@@ -223,7 +224,10 @@ impl Known {
                 migrated: history.map_or(0, |(_, history)| history.migrated),
                 quic: history
                     .zip(outcome.as_ref())
-                    .is_some_and(|((node, _), outcome)| links.is_quic((node, outcome.last))),
+                    .is_some_and(|((node, _), outcome)| {
+                        let on_quic = |last| links.is_quic((node, last));
+                        outcome.last.is_some_and(on_quic)
+                    }),
                 written: flow.written.load(SeqCst),
                 closing: flow.closing.load(SeqCst),
             }

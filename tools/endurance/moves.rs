@@ -190,7 +190,7 @@ impl Pair {
             .filter(|link| !link.contains(&(node, from)))
             .collect();
         for stream in self.world.control(node).streams(peer).await {
-            if stream.connection == from {
+            if stream.connection == Some(from) {
                 self.start(node, stream.key, &elsewhere);
             }
         }
@@ -229,7 +229,11 @@ impl Pair {
         let mut links = links.to_vec();
         if self.random.chance(950) {
             links = self.staying();
-            links.retain(|link| !link.contains(&(node, stream.connection)));
+            links.retain(|link| {
+                stream
+                    .connection
+                    .is_none_or(|on| !link.contains(&(node, on)))
+            });
         }
         self.start(node, stream.key, &links);
         if self.random.chance(200) {

@@ -121,7 +121,7 @@ impl ByTurns {
             0 => Some(Placement::AskAgain(Duration::ZERO)),
             1 => Some(Placement::AskAgain(Duration::MAX)),
             2 => Some(Placement::On(nowhere())),
-            3 => Some(Placement::On(stream.connection)),
+            3 => stream.connection.map(Placement::On),
             // Another one each time that the stream has moved.
             4 => random
                 .one_of(peer.connections())

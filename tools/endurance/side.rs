@@ -59,7 +59,7 @@ pub struct Outcome {
     pub read: u64,
     /// How it was with our write side when reading ended, and which connection was the last.
     pub write_side: WriteSide,
-    pub last: ConnectionKey,
+    pub last: Option<ConnectionKey>,
     /// Dropped it on purpose: without closing, or after closing but before the remote's end.
     pub dropped: bool,
     pub left: bool,
@@ -250,7 +250,7 @@ async fn write_all(half: &mut Half) -> io::Result<()> {
     Ok(())
 }
 
-async fn read(half: &mut Half) -> (Reading, WriteSide, ConnectionKey) {
+async fn read(half: &mut Half) -> (Reading, WriteSide, Option<ConnectionKey>) {
     let flows = half.flows.clone();
     let flow = flows.written_by(half.side.other());
     let most = half.plan.buffer;

@@ -189,7 +189,7 @@ pub fn accept(world: &Arc<World>, node: usize) -> Fallible<()> {
 }
 
 async fn accept_all(world: Arc<World>, node: usize, mut incoming: IncomingStreams) {
-    while let Some((_, _, stream)) = incoming.next().await {
+    while let Some((_, stream)) = incoming.next().await {
         world.ledger.hold(node, stream.key());
         tokio::spawn(accept_one(world.clone(), node, stream));
     }

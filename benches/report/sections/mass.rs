@@ -186,7 +186,7 @@ pub async fn open_ours(
     let accepting = net.incoming.by_ref().take(count);
     futures::join!(
         opening.buffer_unordered(AT_ONCE).collect::<Vec<_>>(),
-        accepting.map(|(_, _, stream)| stream).collect::<Vec<_>>()
+        accepting.map(|(_, stream)| stream).collect::<Vec<_>>()
     )
 }
 

@@ -106,7 +106,7 @@ impl Case {
 }
 
 async fn accepted(incoming: &mut IncomingStreams) -> libp2p_stream_migration::Stream {
-    let (_, _, stream) = incoming.next().await.expect("a stream");
+    let (_, stream) = incoming.next().await.expect("a stream");
     stream
 }
 

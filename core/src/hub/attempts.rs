@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::MigrateError,
-    event::{Abort, Event, Failure, Violation},
+    event::{Abort, Event, Failure, Side, Violation},
     key::{ConnectionKey, StreamKey},
     policy::{self, Change},
     stream::{Io, Leg, Note, Status, after},
@@ -74,7 +74,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             let Some(stream) = self.table.one(key) else {
                 return true;
             };
-            let here = self.connections.get(entry.peer(), stream.connection);
+            let here = self.here(&stream);
             !policy::may_go(&stream, here, target)
         };
         if by_policy && overruled() {
@@ -206,20 +206,20 @@ impl<L: Io + Send + 'static> Hub<L> {
             self.leave_line(&outgoing);
             return outgoing.resolve(Err(error));
         }
-        let by_policy = outgoing.is_placement().then_some(outgoing.to);
+        let (to, placement) = (outgoing.to, outgoing.is_placement());
         tracing::debug!(%peer, %key, %error, "migration not started");
         outgoing.resolve(Err(error));
-        self.attempt_failed(key, reason, true, by_policy);
+        self.attempt_failed(key, to, reason, Side::Local, placement);
     }
 
-    /// Tells that an attempt has come to nothing. The policy's own, with where it was to go, is tried
-    /// again later.
+    /// Tells that an attempt has come to nothing. A policy's placement is tried again later.
     fn attempt_failed(
         &mut self,
         key: StreamKey,
+        to: ConnectionKey,
         reason: Failure,
-        initiator: bool,
-        by_policy: Option<ConnectionKey>,
+        initiator: Side,
+        placement: bool,
     ) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
@@ -229,20 +229,20 @@ impl<L: Io + Send + 'static> Hub<L> {
             reason,
             Failure::Denied | Failure::Yielded | Failure::Cancelled
         );
-        let by_policy = by_policy.filter(|_| again);
         let backoff = &mut entry.record.moves().backoff;
-        let retry_in = by_policy.map(|_| backoff.failed());
-        if initiator {
+        let retry_in = (placement && again).then(|| backoff.failed());
+        if initiator.is_local() {
             self.change_legs(key, |legs| legs.opening = None);
         }
         self.event(Event::MigrationFailed {
             peer,
             key,
+            to,
             reason,
             initiator,
             retry_in,
         });
-        if let (Some(delay), Some(to)) = (retry_in, by_policy) {
+        if let Some(delay) = retry_in {
             let timer = self.later(delay, Due::Retry(key, to));
             if let Some(entry) = self.table.get_mut(key) {
                 let before = entry.record.moves().backoff.wait(to, timer);
@@ -302,18 +302,16 @@ impl<L: Io + Send + 'static> Hub<L> {
                 since,
             } => self.verdict(key, to, question, since),
             Note::Probe { connection } => self.probe(peer, connection, Some(key)),
-            Note::Violation => self.event(Event::Violation {
-                peer,
-                connection: None,
-                what: Violation::Message,
-            }),
+            Note::Violation => self.violated(peer, None, Violation::Message),
             Note::Agreed {
                 from,
                 to,
                 initiator,
             } => {
-                let verifies = initiator && entry.shared.status().peer_verifies;
-                if initiator && let Some(outgoing) = entry.record.outgoing_mut() {
+                let verifies = initiator.is_local() && entry.shared.status().peer_verifies;
+                if initiator.is_local()
+                    && let Some(outgoing) = entry.record.outgoing_mut()
+                {
                     outgoing.agreed();
                 }
                 if verifies {
@@ -323,7 +321,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 self.change_legs(key, |legs| {
                     legs.current = Some(from);
                     legs.new = Some(to);
-                    legs.opening = legs.opening.filter(|_| !initiator);
+                    legs.opening = legs.opening.filter(|_| !initiator.is_local());
                 });
                 self.event(Event::MigrationAgreed {
                     peer,
@@ -333,9 +331,13 @@ impl<L: Io + Send + 'static> Hub<L> {
                     initiator,
                 });
             }
-            Note::Failed { failure, ours } => self.failed(key, failure, ours),
+            Note::Failed {
+                failure,
+                initiator,
+                to,
+            } => self.failed(key, failure, initiator, to),
             Note::Completed(completed) => {
-                if completed.initiator
+                if completed.initiator.is_local()
                     && let Some(outgoing) = entry.record.take_outgoing()
                 {
                     outgoing.resolve(Ok(()));
@@ -344,6 +346,9 @@ impl<L: Io + Send + 'static> Hub<L> {
                 let backoff = std::mem::take(&mut moves.backoff);
                 let patience = std::mem::take(&mut moves.patience);
                 moves.target = None;
+                for watcher in std::mem::take(&mut moves.watchers) {
+                    let _ = watcher.send(Ok(completed.to));
+                }
                 for timer in backoff.timers().chain([patience.timer()]) {
                     self.due.cancel(timer);
                 }
@@ -354,8 +359,8 @@ impl<L: Io + Send + 'static> Hub<L> {
                 let there = |id: &ConnectionKey| self.connections.get(peer, *id).is_some();
                 if let Some(entry) = self.table.get_mut(key) {
                     entry.record.left_relay |= left_relay;
-                    if !completed.initiator {
-                        let left = &mut entry.record.moves().left_for_remote;
+                    if !completed.initiator.is_local() {
+                        let left = &mut entry.record.moves().moved_off_by_remote;
                         left.retain(|id| *id != completed.from && there(id));
                         left.push(completed.from);
                     }
@@ -363,7 +368,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 self.left(
                     key,
                     completed.from,
-                    completed.initiator,
+                    completed.initiator.is_local(),
                     completed.confirmed,
                 );
                 self.change_legs(key, |legs| {
@@ -426,27 +431,39 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.set_legs(peer, from, to);
     }
 
-    fn failed(&mut self, key: StreamKey, failure: Failure, ours: bool) {
+    fn failed(
+        &mut self,
+        key: StreamKey,
+        failure: Failure,
+        initiator: Side,
+        accepted_on: Option<ConnectionKey>,
+    ) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let mut by_policy = None;
-        let opening = entry.record.legs.opening.filter(|_| ours);
-        if ours && let Some(outgoing) = entry.record.take_outgoing() {
-            by_policy = outgoing.is_placement().then_some(outgoing.to);
-            outgoing.resolve(Err(match failure {
-                Failure::Denied => MigrateError::Denied,
-                failure => MigrateError::Failed(failure),
-            }));
-        }
-        if !ours {
+        let legs = entry.record.legs;
+        let (mut to, mut placement) = (accepted_on.or(legs.new), false);
+        if initiator.is_local() {
+            to = legs.opening;
+            if let Some(outgoing) = entry.record.take_outgoing() {
+                to = Some(outgoing.to);
+                placement = outgoing.is_placement();
+                outgoing.resolve(Err(match failure {
+                    Failure::Denied => MigrateError::Denied,
+                    failure => MigrateError::Failed(failure),
+                }));
+            }
+            if let Some(connection) = legs.opening {
+                // That it is taken back may be on its way there, and matters to the remote.
+                self.ended(connection);
+            }
+        } else {
             self.change_legs(key, |legs| legs.new = None);
         }
-        if let Some(connection) = opening {
-            // That it is taken back may be on its way there, and matters to the remote.
-            self.ended(connection);
+        // Where it is, of an attempt of which nothing else is known.
+        if let Some(to) = to.or(legs.current) {
+            self.attempt_failed(key, to, failure, initiator, placement);
         }
-        self.attempt_failed(key, failure, ours, by_policy);
     }
 
     fn over(&mut self, key: StreamKey, result: Result<(), Abort>) {
@@ -466,12 +483,16 @@ impl<L: Io + Send + 'static> Hub<L> {
             }
         }
         self.set_legs(peer, entry.record.legs, Legs::NONE);
+        let error = match result {
+            Ok(()) => MigrateError::Ended,
+            Err(abort) => MigrateError::Aborted(abort),
+        };
         if let Some(outgoing) = entry.record.take_outgoing() {
             self.leave_line(&outgoing);
-            outgoing.resolve(Err(match result {
-                Ok(()) => MigrateError::Ended,
-                Err(abort) => MigrateError::Aborted(abort),
-            }));
+            outgoing.resolve(Err(error.clone()));
+        }
+        for watcher in entry.record.take_watchers() {
+            let _ = watcher.send(Err(error.clone()));
         }
         if let Some((to, alive)) = entry.record.take_target() {
             drop(alive);

@@ -97,6 +97,13 @@ impl<L> Connections<L> {
         connections.iter_mut().find(|info| info.key == key)
     }
 
+    /// All peers that are connected, in order.
+    pub(super) fn peers(&self) -> Vec<PeerId> {
+        let mut peers: Vec<_> = self.peers.keys().copied().collect();
+        peers.sort_unstable();
+        peers
+    }
+
     /// The views of a peer's connections, the oldest first.
     pub(super) fn of(&self, peer: PeerId) -> &[ConnectionInfo] {
         self.peers.get(&peer).map_or(&[], Vec::as_slice)

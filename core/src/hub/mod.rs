@@ -49,13 +49,13 @@ use self::{
 };
 use crate::{
     error::MigrateError,
-    event::Event,
+    event::{Event, Limit, Side, Violation},
     key::{ConnectionKey, StreamKey},
     policy::{Change, Policy},
     shrink,
     stream::{Drive, Io, ReadyQueue, Timeouts},
     table::{Caps, Table},
-    view::{ConnectionInfo, StreamInfo, Streams},
+    view::{ConnectionInfo, ProtocolName, StreamInfo, Streams},
 };
 
 /// A thing that the hub wants done, or told.
@@ -194,6 +194,11 @@ impl<L: Io + Send + 'static> Hub<L> {
         Streams::of_peer(&self.table, peer)
     }
 
+    /// All peers that are connected, in order.
+    pub fn peers(&self) -> Vec<PeerId> {
+        self.connections.peers()
+    }
+
     // ---- What the application wants ----------------------------------------------------------------
 
     /// Moves a stream on the application's wish.
@@ -208,8 +213,41 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     // ---- The loop ----------------------------------------------------------------------------------
 
-    /// Tells the application something, in order with all that the hub tells.
-    pub fn event(&mut self, event: Event) {
+    /// Tells that a stream without migration was opened, in order with all that the hub tells.
+    pub fn tell_of_plain(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        protocol: ProtocolName,
+        opener: Side,
+    ) {
+        self.event(Event::PlainStream {
+            peer,
+            connection,
+            protocol,
+            opener,
+        });
+    }
+
+    /// Tells that something of the remote's was refused.
+    pub fn refused(&mut self, peer: PeerId, connection: Option<ConnectionKey>, limit: Limit) {
+        self.event(Event::Refused {
+            peer,
+            connection,
+            limit,
+        });
+    }
+
+    /// Tells that the remote broke the protocol.
+    pub fn violated(&mut self, peer: PeerId, connection: Option<ConnectionKey>, what: Violation) {
+        self.event(Event::Violation {
+            peer,
+            connection,
+            what,
+        });
+    }
+
+    fn event(&mut self, event: Event) {
         tracing::debug!(local = %self.local, ?event);
         self.output(Output::Event(event));
     }

@@ -15,7 +15,7 @@ use crate::{
     policy::{self, Action, Change, Placement, Policy, Stay, Verdict},
     stream::Io,
     table::Table,
-    view::{Mobility, PeerView, StreamInfo, Streams},
+    view::{ConnectionInfo, Mobility, PeerView, StreamInfo, Streams},
 };
 
 impl<L: Io> Streams for Table<L, Record> {
@@ -30,12 +30,12 @@ impl<L: Io> Streams for Table<L, Record> {
             peer: entry.peer(),
             protocol: record.protocol.clone(),
             opener: record.opener,
-            connection: status.connection?,
+            connection: status.connection,
             sent: status.sent,
             received: status.received,
             migrating: status.migrating || record.outgoing().is_some(),
             left_relay: record.left_relay,
-            left_for_remote: record.left_for_remote().to_vec(),
+            moved_off_by_remote: record.moved_off_by_remote().to_vec(),
             barred: record.barred(),
             waiting_for: waiting.map(|outgoing| outgoing.to),
             mobility: record.mobility,
@@ -207,8 +207,13 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
+    /// The connection that a stream is on.
+    pub(super) fn here(&self, stream: &StreamInfo) -> Option<&ConnectionInfo> {
+        self.connections.get(stream.peer, stream.connection?)
+    }
+
     fn may_go(&self, stream: &StreamInfo, to: ConnectionKey) -> bool {
-        let here = self.connections.get(stream.peer, stream.connection);
+        let here = self.here(stream);
         let target = self.connections.get(stream.peer, to);
         target.is_some_and(|to| policy::may_go(stream, here, to))
     }
@@ -371,7 +376,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             return Verdict::NotNow;
         };
         if !stream.mobility.allows(&target) {
-            let here = self.connections.get(stream.peer, stream.connection);
+            let here = self.here(&stream);
             let relayed = here.is_none_or(|here| here.relayed);
             return match stream.mobility {
                 // Whoever said so may say something else now.
@@ -489,6 +494,39 @@ impl<L: Io + Send + 'static> Hub<L> {
         if free {
             self.drained(connection);
         }
+    }
+
+    /// Stops the emptying of a connection: it is a place for streams again.
+    pub fn undrain(&mut self, peer: PeerId, connection: ConnectionKey) -> Result<(), DrainError> {
+        let info = self.connections.get_mut(peer, connection);
+        let info = info.ok_or(DrainError::UnknownConnection(connection))?;
+        if !std::mem::take(&mut info.draining) {
+            return Ok(());
+        }
+        if let Some(record) = self.connections.record_mut(connection) {
+            for reply in std::mem::take(&mut record.pruning.drains) {
+                let _ = reply.send(Err(DrainError::Undrained(connection)));
+            }
+        }
+        self.connection_changed(peer, connection);
+        self.room_changed(peer);
+        Ok(())
+    }
+
+    /// Tells where the stream is after its next move, whoever makes it; or why there will be none.
+    pub fn await_move(
+        &mut self,
+        key: StreamKey,
+        reply: oneshot::Sender<Result<ConnectionKey, MigrateError>>,
+    ) {
+        let Some(entry) = self.table.get_mut(key) else {
+            let _ = reply.send(Err(MigrateError::UnknownStream(key)));
+            return;
+        };
+        let watchers = &mut entry.record.moves().watchers;
+        // Whoever has given up does not wait.
+        watchers.retain(|watcher| !watcher.is_canceled());
+        watchers.push(reply);
     }
 
     /// The connection is free.

@@ -1,5 +1,6 @@
 //! The record that the hub keeps with each stream of the table.
 
+use futures::channel::oneshot;
 use web_time::Instant;
 
 use super::{
@@ -10,15 +11,16 @@ use super::{
     timers::TimerKey,
 };
 use crate::{
+    error::MigrateError,
     key::ConnectionKey,
-    machine::Question,
+    machine::{Question, Side},
     permits::{Permit, WeakPermits},
-    view::{Mobility, Opener, ProtocolName},
+    view::{Mobility, ProtocolName},
 };
 
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) opener: Opener,
+    pub(super) opener: Side,
     pub(super) started: Instant,
     pub(super) protocol: Option<ProtocolName>,
     pub(super) mobility: Mobility,
@@ -36,7 +38,7 @@ pub(super) struct MoveState {
     /// The attempt of ours that is under way, from the wish to the end.
     pub(super) outgoing: Option<OutboundMigration>,
     /// Connections off which the remote has moved it, as long as they are there.
-    pub(super) left_for_remote: Vec<ConnectionKey>,
+    pub(super) moved_off_by_remote: Vec<ConnectionKey>,
     /// Connections that it has left because they did not answer, while it does not return to them.
     pub(super) quarantined: Vec<ConnectionKey>,
     /// The deadline for the leg of our attempt to be open.
@@ -50,6 +52,8 @@ pub(super) struct MoveState {
     /// The remote's last question that was passed on to somebody outside, while it is not answered: where
     /// the stream is to go, and when that has been answered.
     pub(super) asked_about: Option<(ConnectionKey, Question, TimerKey)>,
+    /// The callers that wait for its next move.
+    pub(super) watchers: Vec<oneshot::Sender<Result<ConnectionKey, MigrateError>>>,
     /// The rate of the remote's `Migrate`s.
     pub(super) rate: Rate,
 }
@@ -68,7 +72,7 @@ impl MoveState {
 }
 
 impl Record {
-    pub(super) fn new(opener: Opener, mobility: Mobility, legs: Legs) -> Self {
+    pub(super) fn new(opener: Side, mobility: Mobility, legs: Legs) -> Self {
         Self {
             opener,
             started: Instant::now(),
@@ -91,8 +95,10 @@ impl Record {
         moves.map_or_else(Vec::new, |moves| moves.timers().collect())
     }
 
-    pub(super) fn left_for_remote(&self) -> &[ConnectionKey] {
-        self.moves.as_ref().map_or(&[], |it| &it.left_for_remote)
+    pub(super) fn moved_off_by_remote(&self) -> &[ConnectionKey] {
+        self.moves
+            .as_ref()
+            .map_or(&[], |it| &it.moved_off_by_remote)
     }
 
     /// The connections that it is not to go to for now.
@@ -135,6 +141,14 @@ impl Record {
 
     pub(super) fn outgoing_mut(&mut self) -> Option<&mut OutboundMigration> {
         self.moves.as_mut()?.outgoing.as_mut()
+    }
+
+    /// Takes those who wait for the stream's next move.
+    pub(super) fn take_watchers(
+        &mut self,
+    ) -> Vec<oneshot::Sender<Result<ConnectionKey, MigrateError>>> {
+        let moves = self.moves.as_mut();
+        moves.map_or_else(Vec::new, |moves| std::mem::take(&mut moves.watchers))
     }
 
     pub(super) fn take_outgoing(&mut self) -> Option<OutboundMigration> {

@@ -6,7 +6,7 @@ use web_time::Instant;
 
 use super::{Due, Hub, attempts::span, timers::TimerKey};
 use crate::{
-    event::{Event, Limit, Violation},
+    event::{Limit, Violation},
     key::{ConnectionKey, StreamKey},
     machine::StreamId,
     permits::Permit,
@@ -37,11 +37,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             Ok(permits) => leg.hold(permits),
             Err(limit) => {
                 drop(leg);
-                return self.event(Event::Refused {
-                    peer,
-                    connection,
-                    limit,
-                });
+                return self.refused(peer, Some(connection), limit);
             }
         }
         self.migrate_admitted(peer, leg, id, from, verify);
@@ -85,11 +81,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let connection = leg.connection();
         if matches!(self.table.find(peer, id), Found::Live(_)) {
             drop(leg);
-            return self.event(Event::Violation {
-                peer,
-                connection: Some(connection),
-                what: Violation::IdInUse,
-            });
+            return self.violated(peer, Some(connection), Violation::IdInUse);
         }
         match self.table.find(peer, from) {
             // An ID that it may yet take: looked at again when it has.
@@ -108,11 +100,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 let per_second = self.settings.max_migration_rate;
                 if !entry.record.moves().rate.allows(per_second, Instant::now()) {
                     drop(leg);
-                    return self.event(Event::Refused {
-                        peer,
-                        connection,
-                        limit: Limit::MigrationRate,
-                    });
+                    return self.refused(peer, Some(connection), Limit::MigrationRate);
                 }
                 let initiator = false;
                 let status = entry.shared.status();
@@ -163,11 +151,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.due.cancel(early.timer);
         drop(self.table.expire_early(early.peer, early.number));
         if early.gone == Gone::Violation {
-            self.event(Event::Violation {
-                peer: early.peer,
-                connection: Some(early.connection),
-                what: Violation::Message,
-            });
+            self.violated(early.peer, Some(early.connection), Violation::Message);
         }
     }
 

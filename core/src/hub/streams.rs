@@ -9,12 +9,12 @@ use crate::{
     error::DrainError,
     event::{Event, Limit, Violation},
     key::{ConnectionKey, StreamKey},
-    machine::{Setup, StreamId},
+    machine::{Setup, Side, StreamId},
     policy::Change,
     protocol::codec::Request,
     stream::{Io, Leg, Shared},
     table::Rejected,
-    view::{ConnectionInfo, Mobility, Opener, ProtocolName},
+    view::{ConnectionInfo, Mobility, ProtocolName},
 };
 
 impl<L: Io + Send + 'static> Hub<L> {
@@ -120,7 +120,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         peer: PeerId,
         leg: Leg<L>,
         id: StreamId,
-        opener: Opener,
+        opener: Side,
         mobility: Mobility,
     ) -> Arc<Shared<L>> {
         let connection = leg.connection();
@@ -135,7 +135,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             id,
             setup,
             leg,
-            opener == Opener::Local,
+            opener == Side::Local,
             self.table.budget(peer),
             self.ready.clone(),
         );
@@ -175,7 +175,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let id = self.table.allocate(peer);
         let leg = self.leg(peer, connection, io)?;
         self.table.admits(peer, id).ok()?;
-        Some(self.start(peer, leg, id, Opener::Local, mobility))
+        Some(self.start(peer, leg, id, Side::Local, mobility))
     }
 
     /// The remote's first message on a substream. Returns the stream if that is a new one, whose protocol has
@@ -202,21 +202,13 @@ impl<L: Io + Send + 'static> Hub<L> {
         if let Err(rejected) = self.table.admits(peer, id) {
             // The new leg goes, and nothing else.
             drop(leg);
-            self.event(match rejected {
-                Rejected::IdInUse => Event::Violation {
-                    peer,
-                    connection: Some(connection),
-                    what: Violation::IdInUse,
-                },
-                Rejected::Full => Event::Refused {
-                    peer,
-                    connection,
-                    limit: Limit::StreamsPerPeer,
-                },
-            });
+            match rejected {
+                Rejected::IdInUse => self.violated(peer, Some(connection), Violation::IdInUse),
+                Rejected::Full => self.refused(peer, Some(connection), Limit::StreamsPerPeer),
+            }
             return None;
         }
-        let shared = self.start(peer, leg, id, Opener::Remote, Mobility::default());
+        let shared = self.start(peer, leg, id, Side::Remote, Mobility::default());
         // *Overtaking*: what came before the label.
         for early in self.table.take_early(peer, id) {
             self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);

@@ -110,7 +110,7 @@ impl Machine {
                 }
             }
             Phase::Requested { .. } => self.ask(theirs),
-            Phase::Acking { .. } | Phase::Agreed(_) => self.hold_theirs(),
+            Phase::Answering { .. } | Phase::Agreed(_) => self.hold_theirs(),
             Phase::Aborted(_) | Phase::Finished => self.drop_theirs(),
         }
     }
@@ -198,7 +198,7 @@ impl Machine {
                 self.theirs = None;
                 self.put(Output::Accept { verify });
                 self.put(Output::Arm(Timer::Answer));
-                self.set(Phase::Acking {
+                self.set(Phase::Answering {
                     id: theirs.id,
                     verify,
                     held,
@@ -208,7 +208,7 @@ impl Machine {
     }
 
     pub(super) fn ack_written(&mut self) {
-        let Phase::Acking { id, verify, held } = self.phase else {
+        let Phase::Answering { id, verify, held } = self.phase else {
             return;
         };
         if !obeys!(self, AckKeepsDoubt) {

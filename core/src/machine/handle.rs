@@ -17,7 +17,7 @@ impl Machine {
         }
         match input {
             Input::Start { id } => self.start(id),
-            Input::Acked { deny, verify } => self.acked(deny, verify),
+            Input::Answered { deny, verify } => self.acked(deny, verify),
             Input::Migrate { id, from, verify } => self.migrate(Theirs {
                 id,
                 from,
@@ -26,7 +26,7 @@ impl Machine {
             }),
             Input::Verdict(question, verdict) => self.verdict(question, verdict),
             Input::HeldTooLong => self.held_too_long(),
-            Input::AckWritten => self.ack_written(),
+            Input::AnswerWritten => self.ack_written(),
             Input::Switched(count) => self.switched(count),
             Input::ReadAll => self.advance(),
             Input::Cancelled(slot) => self.cancelled(slot),
@@ -105,7 +105,7 @@ impl Machine {
                 let held = self.attempt_failed(Failure::TimedOut);
                 self.back_to_stable(held);
             }
-            Phase::Acking { held, .. } => self.nothing_was_switched(held, Failure::TimedOut),
+            Phase::Answering { held, .. } => self.nothing_was_switched(held, Failure::TimedOut),
             Phase::Agreed(_) | Phase::Stable
                 if self.detached && !obeys!(self, DetachedIsWaitedFor) =>
             {

@@ -19,7 +19,7 @@ impl Machine {
                 eof.fin = self.current.fin;
                 self.judge(eof);
             }
-            (Slot::Current, Phase::Requested { held, .. } | Phase::Acking { held, .. }) => {
+            (Slot::Current, Phase::Requested { held, .. } | Phase::Answering { held, .. }) => {
                 self.current.read = true;
                 eof.fin = self.current.fin;
                 if !self.in_ended {
@@ -98,7 +98,7 @@ impl Machine {
                 self.back_to_stable(held);
             }
             (Slot::Theirs, _) => self.theirs_is_gone(),
-            (Slot::New, Phase::Acking { held, .. }) => {
+            (Slot::New, Phase::Answering { held, .. }) => {
                 let held = *held;
                 self.nothing_was_switched(held, Failure::LegLost);
             }
@@ -111,7 +111,7 @@ impl Machine {
             }
             // *Failure*, the exception: what has been counted has not been lost.
             (Slot::Current, Phase::Agreed(_)) => self.old_leg_lost(),
-            (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Acking { .. }) => {
+            (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Answering { .. }) => {
                 if self.in_ended {
                     self.current.read = true;
                 } else {
@@ -124,7 +124,7 @@ impl Machine {
 
     pub(super) fn write_failed(&mut self, slot: Slot) {
         match (slot, &mut self.phase) {
-            (Slot::Ours | Slot::Theirs, _) | (Slot::New, Phase::Acking { .. }) => {
+            (Slot::Ours | Slot::Theirs, _) | (Slot::New, Phase::Answering { .. }) => {
                 self.read_failed(slot);
             }
             (Slot::New, Phase::Agreed(agreed)) => {
@@ -145,7 +145,7 @@ impl Machine {
                 // said is still to be read, and the leg's end aborts.
             }
             (Slot::Current, Phase::Agreed(_)) => self.old_leg_refuses(),
-            (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Acking { .. }) => {
+            (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Answering { .. }) => {
                 self.current.refused = true;
                 if !self.current.closed {
                     self.out = Out::Failed;
@@ -160,7 +160,7 @@ impl Machine {
     pub(super) fn unexpected(&mut self, slot: Slot) {
         match (slot, self.phase) {
             (Slot::Theirs, _) => self.theirs_is_gone(),
-            (Slot::Ours, Phase::Requested { .. }) | (Slot::New, Phase::Acking { .. }) => {
+            (Slot::Ours, Phase::Requested { .. }) | (Slot::New, Phase::Answering { .. }) => {
                 self.read_failed(slot);
             }
             (Slot::Current, _) | (Slot::New, Phase::Agreed(_)) => self.abort(Abort::Violation),

@@ -9,14 +9,14 @@
 //! [`Machine::wrote`] and [`Machine::read`].
 //!
 //! ```text
-//!              Start                 Acked(accept)
+//!              Start                 Answered(accept)
 //!   ┌────────┐ ─────▶ ┌───────────┐ ─────────────▶ ┌────────────────────┐   old leg closed
 //!   │ Stable │        │ Requested │                │ Agreed (initiator) │── and its EOF read ─┐
 //!   │        │ ◀───── └───────────┘                └────────────────────┘   (and counted)     │
 //!   │        │  deny, timeout,  │ Verdict(Accept): yield                                      │
 //!   │        │  leg lost        ▼                                                             │
-//!   │        │ Verdict ┌────────┐   AckWritten     ┌────────────────────┐                     │
-//!   │        │ ──────▶ │ Acking │ ───────────────▶ │ Agreed (responder) │─────────────────────┤
+//!   │        │ Verdict ┌────────┐   AnswerWritten     ┌────────────────────┐                     │
+//!   │        │ ──────▶ │ Answering │ ───────────────▶ │ Agreed (responder) │─────────────────────┤
 //!   │        │ ◀────── └────────┘                  └────────────────────┘                     │
 //!   │        │ new leg lost                          │ Cancelled                              │
 //!   │        │ ◀─────────────────────────────────────┘                                        │
@@ -57,7 +57,7 @@ use std::collections::VecDeque;
 #[cfg(any(test, stream_migration_mutants))]
 use self::rules::Rules;
 pub use self::types::*;
-pub use self::types::{Abort, Failure, StreamId};
+pub use self::types::{Abort, Failure, Side, StreamId};
 
 /// The state of one stream on one side.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -138,7 +138,7 @@ enum Phase {
         /// An end of the old leg that was read while `Migrate` is unanswered.
         held: Option<Eof>,
     },
-    Acking {
+    Answering {
         id: StreamId,
         verify: bool,
         held: Option<Eof>,
@@ -154,7 +154,7 @@ impl Phase {
         match self {
             Self::Stable => "stable",
             Self::Requested { .. } => "requested",
-            Self::Acking { .. } => "acking",
+            Self::Answering { .. } => "acking",
             Self::Agreed(_) => "agreed",
             Self::Aborted(_) => "aborted",
             Self::Finished => "finished",
@@ -242,7 +242,7 @@ impl Machine {
     /// remote's unanswered `Migrate`.
     pub fn ids(&self) -> impl Iterator<Item = StreamId> + use<> {
         let pending = match &self.phase {
-            Phase::Requested { id, .. } | Phase::Acking { id, .. } => Some(*id),
+            Phase::Requested { id, .. } | Phase::Answering { id, .. } => Some(*id),
             Phase::Agreed(agreed) => Some(agreed.id),
             _ => None,
         };
@@ -288,7 +288,7 @@ impl Machine {
         match &self.phase {
             Phase::Aborted(abort) => ReadFrom::Aborted(*abort),
             Phase::Finished => ReadFrom::Ended,
-            Phase::Requested { held: Some(_), .. } | Phase::Acking { held: Some(_), .. } => {
+            Phase::Requested { held: Some(_), .. } | Phase::Answering { held: Some(_), .. } => {
                 ReadFrom::Hold
             }
             Phase::Agreed(agreed) if agreed.in_switched => ReadFrom::Leg(Slot::New),
@@ -348,7 +348,7 @@ impl Machine {
     /// True if our accepting ack is being written.
     #[must_use]
     pub fn awaits_ack_written(&self) -> bool {
-        matches!(self.phase, Phase::Acking { .. })
+        matches!(self.phase, Phase::Answering { .. })
     }
 
     /// True if an EOF needs the empty write on every kind of leg: because a failed attempt leaves,
@@ -412,7 +412,7 @@ impl Machine {
     pub fn is_migrating(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Requested { .. } | Phase::Acking { .. } | Phase::Agreed(_)
+            Phase::Requested { .. } | Phase::Answering { .. } | Phase::Agreed(_)
         )
     }
 
@@ -433,7 +433,7 @@ impl Machine {
                     || self.in_ended && !self.current.read
                     || self.detached
             }
-            Phase::Requested { .. } | Phase::Acking { .. } | Phase::Agreed(_) => true,
+            Phase::Requested { .. } | Phase::Answering { .. } | Phase::Agreed(_) => true,
         }
     }
 
@@ -488,7 +488,7 @@ impl Machine {
     #[must_use]
     pub fn replaces_theirs(&self, from: StreamId) -> bool {
         let pending = match &self.phase {
-            Phase::Requested { id, .. } | Phase::Acking { id, .. } => Some(*id),
+            Phase::Requested { id, .. } | Phase::Answering { id, .. } => Some(*id),
             Phase::Agreed(agreed) => Some(agreed.id),
             Phase::Stable | Phase::Aborted(_) | Phase::Finished => None,
         };
@@ -506,7 +506,7 @@ impl Machine {
     #[must_use]
     pub fn may_move_from(&self, from: StreamId) -> bool {
         let pending = match &self.phase {
-            Phase::Requested { id, .. } | Phase::Acking { id, .. } => Some(*id),
+            Phase::Requested { id, .. } | Phase::Answering { id, .. } => Some(*id),
             Phase::Agreed(agreed) => Some(agreed.id),
             Phase::Stable | Phase::Aborted(_) | Phase::Finished => None,
         };

@@ -41,7 +41,7 @@ impl Machine {
     pub(super) fn cancelled(&mut self, slot: Slot) {
         match (slot, self.phase) {
             (Slot::Theirs, _) => self.theirs_is_gone(),
-            (Slot::New, Phase::Acking { held, .. }) => {
+            (Slot::New, Phase::Answering { held, .. }) => {
                 self.nothing_was_switched(held, Failure::Cancelled);
             }
             (Slot::New, Phase::Agreed(agreed))

@@ -45,7 +45,7 @@ fn migrate(id: u64, from: u64, verify: bool) -> Input {
 }
 
 fn acked(deny: bool, verify: bool) -> Input {
-    Input::Acked { deny, verify }
+    Input::Answered { deny, verify }
 }
 
 const START: Input = Input::Start { id: StreamId(2) };
@@ -64,7 +64,7 @@ fn machine(setup: Setup, inputs: &[Input]) -> Machine {
 
 /// The named states.
 fn states() -> Vec<(&'static str, Machine)> {
-    use Input::{AckWritten, CloseWrite, Closed, ReadFailed, Switched};
+    use Input::{AnswerWritten, CloseWrite, Closed, ReadFailed, Switched};
     let m1 = migrate(1, 0, false);
     let m1v = migrate(1, 0, true);
     let old_closed = Closed(Slot::Current);
@@ -127,22 +127,22 @@ fn states() -> Vec<(&'static str, Machine)> {
                 &[START, acked(false, true), old_closed, Switched(7)],
             ),
         ),
-        ("responder", machine(SETUP, &[m1, ACCEPT, AckWritten])),
+        ("responder", machine(SETUP, &[m1, ACCEPT, AnswerWritten])),
         (
             "responder, old read",
-            machine(SETUP, &[m1, ACCEPT, AckWritten, EOF]),
+            machine(SETUP, &[m1, ACCEPT, AnswerWritten, EOF]),
         ),
         (
             "responder, verify",
-            machine(VERIFY, &[m1v, ACCEPT, AckWritten]),
+            machine(VERIFY, &[m1v, ACCEPT, AnswerWritten]),
         ),
         (
             "responder, verify, old read",
-            machine(VERIFY, &[m1v, ACCEPT, AckWritten, EOF]),
+            machine(VERIFY, &[m1v, ACCEPT, AnswerWritten, EOF]),
         ),
         (
             "responder, verify, counted",
-            machine(VERIFY, &[m1v, ACCEPT, AckWritten, Switched(7)]),
+            machine(VERIFY, &[m1v, ACCEPT, AnswerWritten, Switched(7)]),
         ),
         (
             "responder, verify, old leg lost",
@@ -151,7 +151,7 @@ fn states() -> Vec<(&'static str, Machine)> {
                 &[
                     m1v,
                     ACCEPT,
-                    AckWritten,
+                    AnswerWritten,
                     ReadFailed(Slot::Current),
                     Input::WriteFailed(Slot::Current),
                 ],
@@ -159,7 +159,7 @@ fn states() -> Vec<(&'static str, Machine)> {
         ),
         (
             "responder, verify, switched",
-            machine(VERIFY, &[m1v, ACCEPT, AckWritten, Switched(0)]),
+            machine(VERIFY, &[m1v, ACCEPT, AnswerWritten, Switched(0)]),
         ),
         (
             "detached, initiator",
@@ -193,7 +193,7 @@ fn inputs() -> Vec<Input> {
         Input::Verdict(Question(1), Verdict::NotNow),
         Input::Verdict(Question(7), Verdict::Deny),
         Input::HeldTooLong,
-        Input::AckWritten,
+        Input::AnswerWritten,
         Input::Switched(0),
         Input::Switched(7),
         Input::ReadAll,
@@ -252,7 +252,7 @@ fn phase_name(machine: &Machine) -> &'static str {
     match &machine.phase {
         Phase::Stable => "stable",
         Phase::Requested { .. } => "requested",
-        Phase::Acking { .. } => "acking",
+        Phase::Answering { .. } => "acking",
         Phase::Agreed(agreed) if agreed.initiator => "initiator",
         Phase::Agreed(_) => "responder",
         Phase::Aborted(_) => "aborted",
@@ -414,7 +414,7 @@ fn counts_decide_between_two_that_verify() {
 /// stream goes on. What the application wants to write in between waits for the new leg.
 #[test]
 fn a_count_that_is_reached_needs_no_end() {
-    let inputs = [migrate(1, 0, true), ACCEPT, Input::AckWritten];
+    let inputs = [migrate(1, 0, true), ACCEPT, Input::AnswerWritten];
     let lost = [
         Input::ReadFailed(Slot::Current),
         Input::WriteFailed(Slot::Current),

@@ -12,6 +12,29 @@ impl fmt::Display for StreamId {
     }
 }
 
+/// One of the two ends of whatever it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// This peer.
+    Local,
+    /// The remote.
+    Remote,
+}
+
+impl Side {
+    /// The local side if something is ours.
+    #[must_use]
+    pub fn of(ours: bool) -> Self {
+        if ours { Self::Local } else { Self::Remote }
+    }
+
+    /// True for this peer.
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        self == Self::Local
+    }
+}
+
 /// The knowledge of a new machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Setup {
@@ -80,7 +103,7 @@ pub enum Input {
         id: StreamId,
     },
     /// The answer was read on [`Slot::Ours`].
-    Acked {
+    Answered {
         /// The remote refuses for good.
         deny: bool,
         /// The remote verifies.
@@ -101,7 +124,7 @@ pub enum Input {
     /// A `Migrate` that has not been asked about has been held for as long as its initiator may wait.
     HeldTooLong,
     /// The accepting ack has been handed to the leg in [`Slot::New`].
-    AckWritten,
+    AnswerWritten,
     /// The remote's count was read on [`Slot::New`].
     Switched(u64),
     /// The end of what the remote's count says, which has been read:
@@ -232,6 +255,18 @@ pub enum Failure {
     Yielded,
     /// An attempt that its initiator took back before it was agreed.
     Cancelled,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Denied => "the remote refused it for good",
+            Self::LegLost => "the new leg was lost, or the remote dropped it: try again later",
+            Self::TimedOut => "no answer came in time",
+            Self::Yielded => "the remote started one at the same time",
+            Self::Cancelled => "it was taken back before it was agreed",
+        })
+    }
 }
 
 /// Why a stream was aborted.

@@ -84,6 +84,29 @@ pub trait Policy: Send + 'static {
     }
 }
 
+impl<P: Policy + ?Sized> Policy for Box<P> {
+    fn compare(&self, a: &ConnectionInfo, b: &ConnectionInfo, peer: &PeerView<'_>) -> Ordering {
+        (**self).compare(a, b, peer)
+    }
+
+    fn place(&mut self, stream: &StreamInfo, peer: &PeerView<'_>) -> Placement {
+        (**self).place(stream, peer)
+    }
+
+    fn verdict(
+        &mut self,
+        stream: &StreamInfo,
+        to: &ConnectionInfo,
+        peer: &PeerView<'_>,
+    ) -> Verdict {
+        (**self).verdict(stream, to, peer)
+    }
+
+    fn changed(&mut self, change: &Change, peer: &PeerView<'_>) -> Vec<Action> {
+        (**self).changed(change, peer)
+    }
+}
+
 /// The place where a stream should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -167,7 +190,7 @@ pub fn place(policy: &mut dyn Policy, stream: &StreamInfo, peer: &PeerView<'_>) 
     if placement != Placement::Indifferent {
         return placement;
     }
-    let Some(here) = peer.connection(stream.connection) else {
+    let Some(here) = peer.connection_of(stream) else {
         return Placement::Here;
     };
     let all = peer.connections().iter();
@@ -203,7 +226,7 @@ pub(crate) fn is_wanted(
         Placement::On(there) => there == to,
         Placement::Here | Placement::AskAgain(_) => false,
         Placement::Indifferent => {
-            let here = peer.connection(stream.connection);
+            let here = peer.connection_of(stream);
             let ends = here.zip(peer.connection(to));
             ends.is_some_and(|(here, to)| is_better(policy, stream, here, to, peer))
         }
@@ -223,8 +246,9 @@ pub(crate) fn may_go(
     let back_to_relay = to.relayed && stream.left_relay && !suspected_here;
     // Whoever disagrees with the remote gives way; but what the application says counts for more.
     let pinned_there = stream.mobility == Mobility::PinnedTo(to.key);
-    let overruled = stream.left_for_remote.contains(&to.key) && !pinned_there && !suspected_here;
-    to.key != stream.connection
+    let overruled =
+        stream.moved_off_by_remote.contains(&to.key) && !pinned_there && !suspected_here;
+    stream.connection != Some(to.key)
         && !to.closing
         && !to.suspected
         && !to.draining

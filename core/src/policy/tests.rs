@@ -18,10 +18,10 @@ use web_time::Instant;
 
 use super::*;
 use crate::{
-    machine::StreamId,
+    machine::{Side, StreamId},
     protocol::roles::is_designated,
     stream::LegKind,
-    view::{Mobility, Opener, Streams, Transport},
+    view::{Mobility, Streams, Transport},
 };
 
 // ---- Made-up views ---------------------------------------------------------------------------------
@@ -101,13 +101,13 @@ fn stream_on(connection: ConnectionKey) -> StreamInfo {
         id: StreamId(0),
         peer: PeerId::random(),
         protocol: None,
-        opener: Opener::Local,
-        connection,
+        opener: Side::Local,
+        connection: Some(connection),
         sent: 0,
         received: 0,
         migrating: false,
         left_relay: false,
-        left_for_remote: Vec::new(),
+        moved_off_by_remote: Vec::new(),
         barred: Vec::new(),
         waiting_for: None,
         mobility: Mobility::Free,
@@ -456,10 +456,10 @@ fn not_back_to_where_the_remote_does_not_want_it() {
     ];
     let mut policy = PreferTransport::default();
     let mut stream = stream_on(id(1));
-    stream.left_for_remote = vec![id(2)];
+    stream.moved_off_by_remote = vec![id(2)];
     let to = placed(&mut policy, &stream, &all);
     assert_eq!(to, Placement::On(id(3)));
-    stream.left_for_remote = vec![id(2), id(3)];
+    stream.moved_off_by_remote = vec![id(2), id(3)];
     assert_eq!(placed(&mut policy, &stream, &all), Placement::Here);
     // Unless the application says so itself.
     stream.mobility = Mobility::PinnedTo(id(2));
@@ -568,7 +568,7 @@ struct World {
     links: Vec<Link>,
     on: usize,
     left_relay: bool,
-    left_for_remote: [Vec<usize>; 2],
+    moved_off_by_remote: [Vec<usize>; 2],
     barred: [Vec<usize>; 2],
     mobility: [Mobility; 2],
     /// In this order, each once both are at rest.
@@ -629,7 +629,7 @@ fn world() -> impl Strategy<Value = World> {
         on: on.index(links.len()),
         links,
         left_relay,
-        left_for_remote: Default::default(),
+        moved_off_by_remote: Default::default(),
         barred: Default::default(),
         mobility,
         news,
@@ -666,10 +666,10 @@ impl World {
     fn place(&self, policy: &mut dyn Policy, pair: (PeerId, PeerId), side: usize) -> Option<usize> {
         let seen = self.seen_by(side, Instant::now());
         let pair = [pair, (pair.1, pair.0)][side];
-        let left_for_remote = self.left_for_remote[side].iter().copied().map(id);
+        let moved_off_by_remote = self.moved_off_by_remote[side].iter().copied().map(id);
         let stream = StreamInfo {
             left_relay: self.left_relay,
-            left_for_remote: left_for_remote.collect(),
+            moved_off_by_remote: moved_off_by_remote.collect(),
             barred: self.barred[side].iter().copied().map(id).collect(),
             mobility: self.mobility[side],
             ..stream_on(id(self.on))
@@ -712,7 +712,7 @@ impl World {
     }
 
     fn moved(&mut self, to: usize, by: usize) {
-        self.left_for_remote[1 - by].push(self.on);
+        self.moved_off_by_remote[1 - by].push(self.on);
         self.left_relay |= self.links[self.on].relayed && !self.links[to].relayed;
         self.on = to;
     }
@@ -850,7 +850,7 @@ fn two_peers_of_whom_each_knows_less_come_to_rest() {
                     prop_assert!(!been.contains(&to), "back to {}", to);
                     been.push(to);
                     world.moved(to, side);
-                    world.left_for_remote = Default::default();
+                    world.moved_off_by_remote = Default::default();
                 }
             }
             if been.len() == before {

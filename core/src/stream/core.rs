@@ -10,7 +10,8 @@ use super::{
 use crate::key::ConnectionKey;
 use crate::{
     machine::{
-        Abort, Failure, Input, Machine, Output, Question, ReadFrom, Refused, Slot, StreamId, Timer,
+        Abort, Failure, Input, Machine, Output, Question, ReadFrom, Refused, Side, Slot, StreamId,
+        Timer,
     },
     protocol::codec::{self, Ack, Request, Switched},
 };
@@ -34,13 +35,14 @@ pub enum Note {
     Agreed {
         from: ConnectionKey,
         to: ConnectionKey,
-        initiator: bool,
+        initiator: Side,
     },
     /// An attempt has come to nothing.
     Failed {
         failure: Failure,
-        /// True if it was ours.
-        ours: bool,
+        initiator: Side,
+        /// The connection that one of the remote's was to go to, if we had accepted it.
+        to: Option<ConnectionKey>,
     },
     /// A migration is complete.
     Completed(Completed),
@@ -50,7 +52,7 @@ pub enum Note {
     /// The first byte has been read on the new leg, so long after the old leg's end.
     Resumed {
         connection: ConnectionKey,
-        initiator: bool,
+        initiator: Side,
         gap: Duration,
     },
     /// See whether anybody answers on this connection.
@@ -66,7 +68,7 @@ pub enum Note {
 pub struct Completed {
     pub from: ConnectionKey,
     pub to: ConnectionKey,
-    pub initiator: bool,
+    pub initiator: Side,
     /// Bytes that the old leg carried: out, in.
     pub old_leg: (u64, u64),
     /// Bytes written and read on the new leg, so far.
@@ -276,6 +278,7 @@ impl<L: Io> Core<L> {
                 let mut leg = self.take_leg(Slot::Theirs);
                 if let Some(leg) = &mut leg {
                     leg.answered();
+                    self.moving().accepted_on = Some(leg.connection());
                 }
                 self.put(Slot::New, leg);
                 let ack = Ack {
@@ -326,7 +329,7 @@ impl<L: Io> Core<L> {
                     self.notes.push(Note::Agreed {
                         from,
                         to,
-                        initiator,
+                        initiator: Side::of(initiator),
                     });
                 }
             }
@@ -340,8 +343,8 @@ impl<L: Io> Core<L> {
                 }
             }
             Output::Complete { initiator } => self.complete(initiator),
-            Output::Failed(failure) => self.failed(failure, true),
-            Output::TheirsFailed(failure) => self.failed(failure, false),
+            Output::Failed(failure) => self.failed(failure, Side::Local),
+            Output::TheirsFailed(failure) => self.failed(failure, Side::Remote),
             Output::Arm(timer) => {
                 self.timer = Some(timer);
                 self.armed = self.armed.wrapping_add(1);
@@ -399,14 +402,19 @@ impl<L: Io> Core<L> {
         }
     }
 
-    fn failed(&mut self, failure: Failure, ours: bool) {
+    fn failed(&mut self, failure: Failure, initiator: Side) {
         if !self.machine.is_migrating()
             && let Some(moving) = &mut self.moving
         {
             // The old leg goes on, or its end was the stream's.
             moving.paused_at = None;
         }
-        self.notes.push(Note::Failed { failure, ours });
+        let to = self.moving.as_ref().and_then(|moving| moving.accepted_on);
+        self.notes.push(Note::Failed {
+            failure,
+            initiator,
+            to: to.filter(|_| !initiator.is_local()),
+        });
     }
 
     fn complete(&mut self, initiator: bool) {
@@ -424,7 +432,7 @@ impl<L: Io> Core<L> {
         self.notes.push(Note::Completed(Completed {
             from: old.connection(),
             to,
-            initiator,
+            initiator: Side::of(initiator),
             old_leg: old.counts(),
             new_leg,
             confirmed,
@@ -457,7 +465,7 @@ impl<L: Io> Core<L> {
         {
             self.notes.push(Note::Resumed {
                 connection,
-                initiator: moving.initiated,
+                initiator: Side::of(moving.initiated),
                 gap: paused_at.elapsed(),
             });
         }

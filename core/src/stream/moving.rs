@@ -3,7 +3,7 @@
 use web_time::Instant;
 
 use super::{Io, leg::Leg};
-use crate::machine::Slot;
+use crate::{key::ConnectionKey, machine::Slot};
 
 /// Legs beside the current one, and what is to be told about a migration.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Moving<L> {
     pub(super) unconfirmed: Option<Box<Leg<L>>>,
     /// Old legs of migrations that are not ours, for the table's owner.
     pub(super) lingering: Vec<Box<Leg<L>>>,
+    /// The connection of the remote's attempt that was accepted last.
+    pub(super) accepted_on: Option<ConnectionKey>,
     /// The number of the remote's last attempt, and when it came.
     pub(super) theirs_came: Option<(u32, Instant)>,
     pub(super) agreed_at: Option<Instant>,
@@ -36,6 +38,7 @@ impl<L> Default for Moving<L> {
             farewells: Vec::new(),
             unconfirmed: None,
             lingering: Vec::new(),
+            accepted_on: None,
             theirs_came: None,
             agreed_at: None,
             initiated: false,

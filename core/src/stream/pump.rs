@@ -82,7 +82,7 @@ impl<L: Io> Core<L> {
             _ => match leg.poll_message::<Ack>(read) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(Ack { deny, verify })) => {
-                    self.handle(Input::Acked { deny, verify });
+                    self.handle(Input::Answered { deny, verify });
                 }
                 Poll::Ready(Err(error)) => self.misheard(Slot::Ours, &error),
             },
@@ -115,7 +115,7 @@ impl<L: Io> Core<L> {
             && let Some(leg) = self.leg(Slot::New)
             && matches!(leg.poll_queued(write), Poll::Ready(Ok(())))
         {
-            self.handle(Input::AckWritten);
+            self.handle(Input::AnswerWritten);
             return true;
         }
         for slot in [Slot::Current, Slot::New] {

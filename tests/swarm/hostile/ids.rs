@@ -46,7 +46,7 @@ async fn ids_of_ours() {
     // Ours, labelled, and the negotiation answered by hand.
     async fn answered(siege: &mut Siege) -> (u64, Stream) {
         let incoming = siege.scene.raw_incoming.next();
-        let (_, _, mut leg) = within("a leg", incoming).await.unwrap();
+        let (_, mut leg) = within("a leg", incoming).await.unwrap();
         let mut message = [0; 5];
         leg.read_exact(&mut message).await.unwrap();
         assert_eq!(message[..4], [4, 0x0a, 2, 8]);
@@ -128,7 +128,7 @@ async fn another_peers_stream() {
     say(&mut old, &[&label(0), INNER].concat()).await;
     hear(&mut old, INNER).await;
     let incoming = &mut siege.scene.incoming;
-    let (from, _, mut its) = within("its stream", incoming.next()).await.unwrap();
+    let (from, mut its) = within("its stream", incoming.next()).await.unwrap();
     assert_eq!(from, second.id);
     let mut new = prefix(&mut second, peer, connection).await;
     say(&mut new, &migrate(2, 0)).await;

@@ -80,7 +80,7 @@ async fn byte_by_byte() {
         drip(&mut old, INNER).await;
         hear(&mut old, INNER).await;
         let incoming = &mut siege.scene.incoming;
-        let mut ours = within("the stream", incoming.next()).await.unwrap().2;
+        let mut ours = within("the stream", incoming.next()).await.unwrap().1;
         drip(&mut old, b"first ").await;
         let mut new = siege.scene.prefix(siege.scene.new.here).await;
         let message = if verify { migrate_verify } else { migrate };

@@ -146,7 +146,8 @@ impl Siege {
     /// On which connection the next probe of ours comes in.
     pub(crate) async fn probe(&mut self) -> ConnectionKey {
         let incoming = self.scene.raw_incoming.next();
-        within("a probe", incoming).await.unwrap().1
+        let (_, probe) = within("a probe", incoming).await.unwrap();
+        probe.connection().unwrap()
     }
 
     pub(crate) async fn violations(&self, what: Violation, number: usize) {
@@ -209,7 +210,7 @@ impl Siege {
         for bystander in &mut self.bystanders {
             let Bystander { near, ours, at } = bystander;
             let connection = ours.connection();
-            if closed.iter().any(|pair| pair.there == connection) {
+            if closed.iter().any(|pair| Some(pair.there) == connection) {
                 continue;
             }
             let to = *at + 1000;

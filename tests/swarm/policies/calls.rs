@@ -162,7 +162,7 @@ async fn moves_a_stream() {
     let migrated = |change: &Change| *change == Change::Migrated(keys[1]);
     told(&scene.net.dialer, &scene.puppet, migrated).await;
     all_work(&mut scene.streams).await;
-    assert_eq!(scene.streams[0].0.connection(), scene.old.here);
+    assert_eq!(scene.streams[0].0.connection(), Some(scene.old.here));
     // One that is pinned does not go, nor one that is there already, nor to nowhere.
     let mut control = scene.net.dialer.control.clone();
     let nowhere = ConnectionKey::new(u64::MAX);

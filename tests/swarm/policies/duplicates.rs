@@ -51,8 +51,8 @@ async fn both_have_dialed(kind: Kind, dialer_is_designated: bool) {
     }
     let on = |streams: &[(Stream, Stream)]| {
         for (ours, theirs) in streams {
-            assert_eq!(ours.connection(), kept.here);
-            assert_eq!(theirs.connection(), kept.there);
+            assert_eq!(ours.connection(), Some(kept.here));
+            assert_eq!(theirs.connection(), Some(kept.there));
         }
     };
     on(&streams);

@@ -1,7 +1,7 @@
 //! The events of a life: all of them, in order, and with numbers that add up.
 
 use futures::{AsyncWriteExt, StreamExt};
-use libp2p_stream_migration::Opener;
+use libp2p_stream_migration::Side;
 
 use super::*;
 
@@ -15,9 +15,13 @@ fn told(event: &Event) -> String {
         Event::StreamNegotiated { .. } => "negotiated".into(),
         Event::StreamEnded { result, .. } => format!("ended: {result:?}"),
         Event::MigrationStarted { .. } => "migration started".into(),
-        Event::MigrationAgreed { initiator, .. } => format!("agreed, ours: {initiator}"),
-        Event::MigrationCompleted { initiator, .. } => format!("completed, ours: {initiator}"),
-        Event::Resumed { initiator, .. } => format!("resumed, ours: {initiator}"),
+        Event::MigrationAgreed { initiator, .. } => {
+            format!("agreed, ours: {}", initiator.is_local())
+        }
+        Event::MigrationCompleted { initiator, .. } => {
+            format!("completed, ours: {}", initiator.is_local())
+        }
+        Event::Resumed { initiator, .. } => format!("resumed, ours: {}", initiator.is_local()),
         Event::ConnectionFree { .. } => "free".into(),
         other => format!("{other:?}"),
     }
@@ -62,8 +66,8 @@ async fn a_life(by_opener: bool) {
     }
 
     for (node, opener, ours) in [
-        (&net.dialer, Opener::Local, by_opener),
-        (&net.listener, Opener::Remote, !by_opener),
+        (&net.dialer, Side::Local, by_opener),
+        (&net.listener, Side::Remote, !by_opener),
     ] {
         let mut expected = vec![
             "established".to_owned(),
@@ -237,7 +241,7 @@ async fn plain_streams() {
             })
             .await;
             opened.unwrap();
-            (&net.dialer, Opener::Local, pair.here)
+            (&net.dialer, Side::Local, pair.here)
         } else {
             let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
             let plain = net.dialer.plain.as_mut().unwrap();
@@ -249,7 +253,7 @@ async fn plain_streams() {
             })
             .await;
             opened.unwrap();
-            (&net.listener, Opener::Remote, pair.there)
+            (&net.listener, Side::Remote, pair.there)
         };
         let on = node.event("the plain stream", |event| match event {
             Event::PlainStream {

@@ -34,7 +34,7 @@ async fn pinned_by_protocol_until_set_free() {
         assert_eq!(migration, Err(MigrateError::Denied));
     }
     all_work(&mut streams).await;
-    assert_eq!(streams[0].0.connection(), tcp.here);
+    assert_eq!(streams[0].0.connection(), Some(tcp.here));
 
     // Ours is another matter.
     let free = net.dialer.control.set_mobility(here, Mobility::Free);
@@ -75,7 +75,7 @@ async fn pinned_by_the_application() {
     moved(&net.dialer, streams[1].0.key(), quic.here).await;
     at_rest(&net.dialer, net.listener.id).await;
     all_work(&mut streams).await;
-    assert_eq!(streams[0].0.connection(), tcp.here);
+    assert_eq!(streams[0].0.connection(), Some(tcp.here));
     assert_eq!(count(&net.dialer, is_start), 1);
 
     // A stream that is over cannot be pinned.
@@ -188,7 +188,10 @@ impl Policy for AtOnce {
             return Vec::new();
         };
         let here = peer.stream(*key).unwrap().connection;
-        let mut others = peer.connections().iter().filter(|other| other.key != here);
+        let mut others = peer
+            .connections()
+            .iter()
+            .filter(|other| Some(other.key) != here);
         let other = others.next().map(|other| Action::Move(*key, other.key));
         other.into_iter().collect()
     }
@@ -239,7 +242,7 @@ async fn said_early() {
         futures::join!(offer, incoming.next())
     })
     .await;
-    let (_, _, stream) = stream.unwrap();
+    let (_, stream) = stream.unwrap();
     assert_eq!(stream.key(), key);
     let info = &control.streams(here).await[0];
     assert_eq!(info.mobility, Mobility::Pinned);

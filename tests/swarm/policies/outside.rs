@@ -117,7 +117,7 @@ async fn not_now_and_later() {
     assert_eq!(scene.asks_and_hears(Verdict::NotNow).await, Err(FAILED));
     scene.declined(1, false).await;
     all_work(&mut scene.streams).await;
-    assert_eq!(scene.streams[0].0.connection(), scene.old.here);
+    assert_eq!(scene.streams[0].0.connection(), Some(scene.old.here));
     assert_eq!(scene.asks_and_hears(Verdict::Accept).await, Ok(()));
     moved(
         &scene.net.listener,
@@ -171,7 +171,7 @@ async fn too_late() {
     let late = scene.answer(scene.new.there, Verdict::Accept).await;
     assert_eq!(late, Err(MigrateError::NotAsked));
     all_work(&mut scene.streams).await;
-    assert_eq!(scene.streams[0].0.connection(), scene.old.here);
+    assert_eq!(scene.streams[0].0.connection(), Some(scene.old.here));
     // In time, the next time.
     assert_eq!(scene.asks_and_hears(Verdict::Accept).await, Ok(()));
     all_work(&mut scene.streams).await;

@@ -16,10 +16,9 @@ async fn best(net: &mut Net, incoming: &mut IncomingStreams) -> ((Stream, Stream
         )
     })
     .await;
-    let (opened, (_, _, accepted)) = (opened.unwrap(), accepted.unwrap());
-    let connection = opened.connection();
-    assert_eq!(connection, first);
-    ((opened, accepted), connection)
+    let (opened, (_, accepted)) = (opened.unwrap(), accepted.unwrap());
+    assert_eq!(opened.connection(), Some(first));
+    ((opened, accepted), first)
 }
 
 #[tokio::test]
@@ -69,8 +68,8 @@ async fn as_the_policy_says_but_not_one_that_is_drained_or_full() {
     })
     .await;
     let fifth = fifth.unwrap();
-    assert_eq!(fifth.connection(), tcp.here);
-    streams.push((fifth, accepted.unwrap().2));
+    assert_eq!(fifth.connection(), Some(tcp.here));
+    streams.push((fifth, accepted.unwrap().1));
     drop(streams);
     net.dialer
         .count("ends", 5, |event| {

@@ -9,7 +9,7 @@ fn facts(written: u64, read: u64) -> Facts {
             writing: Writing::Closed,
             read,
             write_side: WriteSide::Open,
-            last: ConnectionKey::new(1),
+            last: Some(ConnectionKey::new(1)),
             dropped: false,
             left: false,
             given_up: false,

@@ -1,0 +1,163 @@
+//! The synchronous twins of [`Control`]'s calls, for whoever has the behaviour at hand: in a swarm's loop,
+//! awaiting a `Control` waits for that very loop.
+
+use futures::{FutureExt, channel::oneshot, future::BoxFuture};
+use libp2p_identity::PeerId;
+use libp2p_swarm::StreamProtocol;
+
+use super::Behaviour;
+use crate::{
+    accept::{AcceptError, Acceptors, IncomingStreams},
+    connection::ConnectionName,
+    error::{DrainError, MigrateError},
+    key::{ConnectionKey, StreamKey},
+    open_error::OpenStreamError,
+    policy::Verdict,
+    request::{Caller, Reply, StreamRequest},
+    stream::Stream,
+    view::{ConnectionInfo, Mobility, StreamInfo},
+};
+
+/// Calls without a [`Control`](crate::Control), from the loop that polls the swarm. Each does at once what
+/// `Control`'s method of the same name says, errors and cancel-safety included; where the outcome takes
+/// time, the future has to be awaited elsewhere than in that loop, or may be dropped.
+impl Behaviour {
+    /// As [`Control::open_stream`](crate::Control::open_stream).
+    pub fn open_stream(
+        &mut self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> BoxFuture<'static, Result<Stream, OpenStreamError>> {
+        self.open_somewhere(peer, None, protocol)
+    }
+
+    /// As [`Control::open_stream_on`](crate::Control::open_stream_on).
+    pub fn open_stream_on(
+        &mut self,
+        peer: PeerId,
+        connection: impl ConnectionName,
+        protocol: StreamProtocol,
+    ) -> BoxFuture<'static, Result<Stream, OpenStreamError>> {
+        self.open_somewhere(peer, Some(connection.key()), protocol)
+    }
+
+    fn open_somewhere(
+        &mut self,
+        peer: PeerId,
+        connection: Option<ConnectionKey>,
+        protocol: StreamProtocol,
+    ) -> BoxFuture<'static, Result<Stream, OpenStreamError>> {
+        let (reply, opened) = oneshot::channel();
+        let request = StreamRequest::new(protocol, Reply::Caller(Caller::new(reply)));
+        self.open(peer, connection, request);
+        opened
+            .map(|opened| opened.unwrap_or(Err(OpenStreamError::BehaviourGone)))
+            .boxed()
+    }
+
+    /// As [`Control::accept`](crate::Control::accept).
+    ///
+    /// # Errors
+    ///
+    /// [`AcceptError::AlreadyRegistered`].
+    pub fn accept(&mut self, protocol: StreamProtocol) -> Result<IncomingStreams, AcceptError> {
+        Acceptors::register(&self.acceptors, protocol)
+    }
+
+    /// As [`Control::migrate`](crate::Control::migrate).
+    pub fn migrate(
+        &mut self,
+        key: StreamKey,
+        connection: impl ConnectionName,
+    ) -> BoxFuture<'static, Result<(), MigrateError>> {
+        let (reply, migrated) = oneshot::channel();
+        self.hub.migrate(key, connection.key(), reply);
+        migrated
+            .map(|migrated| migrated.unwrap_or(Err(MigrateError::BehaviourGone)))
+            .boxed()
+    }
+
+    /// As [`Control::next_move`](crate::Control::next_move).
+    pub fn next_move(
+        &mut self,
+        key: StreamKey,
+    ) -> BoxFuture<'static, Result<ConnectionKey, MigrateError>> {
+        let (reply, moved) = oneshot::channel();
+        self.hub.await_move(key, reply);
+        moved
+            .map(|moved| moved.unwrap_or(Err(MigrateError::BehaviourGone)))
+            .boxed()
+    }
+
+    /// As [`Control::answer`](crate::Control::answer).
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::NotAsked`], [`MigrateError::UnknownStream`].
+    pub fn answer(
+        &mut self,
+        key: StreamKey,
+        connection: impl ConnectionName,
+        verdict: Verdict,
+    ) -> Result<(), MigrateError> {
+        self.hub.answered(key, connection.key(), verdict)
+    }
+
+    /// As [`Control::set_mobility`](crate::Control::set_mobility).
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError::UnknownStream`].
+    pub fn set_mobility(&mut self, key: StreamKey, mobility: Mobility) -> Result<(), MigrateError> {
+        self.hub.set_mobility(key, mobility)
+    }
+
+    /// As [`Control::drain`](crate::Control::drain).
+    pub fn drain(
+        &mut self,
+        peer: PeerId,
+        connection: impl ConnectionName,
+    ) -> BoxFuture<'static, Result<(), DrainError>> {
+        let (reply, drained) = oneshot::channel();
+        self.hub.drain(peer, connection.key(), reply);
+        drained
+            .map(|drained| drained.unwrap_or(Err(DrainError::BehaviourGone)))
+            .boxed()
+    }
+
+    /// As [`Control::undrain`](crate::Control::undrain).
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError::UnknownConnection`].
+    pub fn undrain(
+        &mut self,
+        peer: PeerId,
+        connection: impl ConnectionName,
+    ) -> Result<(), DrainError> {
+        self.hub.undrain(peer, connection.key())
+    }
+
+    /// As [`Control::close_when_free`](crate::Control::close_when_free).
+    pub fn close_when_free(&mut self, peer: PeerId, connection: impl ConnectionName) {
+        self.hub.close_when_free(peer, connection.key());
+    }
+
+    /// The peers that are connected, in order.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerId> {
+        self.hub.peers()
+    }
+
+    /// The migratable streams to and from this peer.
+    #[must_use]
+    pub fn streams(&self, peer: PeerId) -> Vec<StreamInfo> {
+        self.hub.streams(peer)
+    }
+
+    /// The connections to this peer, the one that ranks first for new streams first.
+    #[must_use]
+    pub fn connections(&self, peer: PeerId) -> Vec<ConnectionInfo> {
+        self.hub.ranked(peer).into_iter().cloned().collect()
+    }
+}
