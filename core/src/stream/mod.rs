@@ -14,6 +14,7 @@ mod half;
 mod kind;
 mod leg;
 mod moving;
+mod note;
 mod pump;
 mod read_ahead;
 mod ready;
@@ -26,10 +27,10 @@ use futures::{AsyncRead, AsyncWrite};
 pub use self::kind::LegKind;
 use self::{core::Core, wakers::Wakers};
 pub use self::{
-    core::{Note, Status},
     drive::{Drive, LONGEST, Timeouts, after},
     half::Migratable,
     leg::Leg,
+    note::{Note, Status},
     read_ahead::Budget,
     ready::ReadyQueue,
 };

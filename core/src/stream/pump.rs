@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Io, core::Core, core::Note};
+use super::{Io, core::Core, note::Note};
 use crate::{
     machine::{Eof, Input, Proof, ReadFrom, Slot},
     protocol::codec::{Ack, ReadError, Switched},
