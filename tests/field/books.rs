@@ -7,7 +7,7 @@ use futures::{AsyncWriteExt, FutureExt, StreamExt, join};
 use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
     Action, Change, Config, Control, Event, Failure, Initiate, MigrateError, Mobility, Outside,
-    PeerView, Placement, Policy, PreferDirect, Stream, StreamInfo, StreamKey, Verdict,
+    PeerView, Placement, Policy, PreferDirect, Stay, Stream, StreamInfo, StreamKey, Verdict,
 };
 use testing::*;
 
@@ -25,6 +25,65 @@ async fn closed(node: &Node, id: ConnectionKey) {
         _ => None,
     })
     .await;
+}
+
+/// The path that our move was to go to fails while the remote has still to answer. We were told of it twice, and
+/// the second time it took the place of the next move.
+///
+/// C2
+#[tokio::test]
+async fn the_target_is_lost_before_the_answer() {
+    let mut net = Net::with(
+        Node::with(Setup::default().policy(Stay)),
+        Node::with(Setup::default().policy(Outside)),
+    );
+    let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+    let peer = net.listener.id;
+    let first = net.connect(Kind::Tcp).await;
+    let second = net.connect(Kind::Tcp).await;
+    let third = net.connect(Kind::Quic).await;
+    let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, first.here).await;
+    let key = ours.key();
+    let asked = |to: ConnectionKey| {
+        move |event: &Event| match event {
+            Event::MigrationRequested { to: there, .. } if *there == to => Some(()),
+            _ => None,
+        }
+    };
+    let mut control = net.dialer.control.clone();
+    let lost = tokio::spawn(async move { control.migrate(key, second.here).await });
+    net.listener
+        .event("the question", asked(second.there))
+        .await;
+    net.dialer.close(second.here);
+    closed(&net.dialer, second.here).await;
+    let lost = within("who asked is told", lost).await.unwrap();
+    assert_eq!(lost, Err(MigrateError::Failed(Failure::LegLost)));
+
+    let mut control = net.dialer.control.clone();
+    let moved = tokio::spawn(async move { control.migrate(key, third.here).await });
+    net.listener
+        .event("the next question", asked(third.there))
+        .await;
+    let there = theirs.key();
+    let answer = net
+        .listener
+        .control
+        .answer(there, third.there, Verdict::Accept);
+    assert_eq!(within("the answer", answer).await, Ok(()));
+    assert_eq!(within("the next move", moved).await.unwrap(), Ok(()));
+    join!(write(&mut ours, 1, 0, 1000), read(&mut theirs, 1, 0, 1000));
+    let failed = |event: &Event| matches!(event, Event::MigrationFailed { .. });
+    let failures = net.dialer.events().into_iter().filter(failed).count();
+    assert_eq!(failures, 1);
+    let connections = net.dialer.control.connections(peer).await;
+    let on = |id| {
+        connections
+            .iter()
+            .find(|info| info.key == id)
+            .map(|info| info.streams)
+    };
+    assert_eq!((on(first.here), on(third.here)), (Some(0), Some(1)));
 }
 
 /// Our move of a stream had not got far when the path to its target failed; the remote was just moving the

@@ -97,3 +97,49 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.there().is_empty() && self.tasks.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::io::Cursor;
+    use libp2p_core::{ConnectedPoint, Endpoint, transport::PortUse};
+
+    use super::*;
+    use crate::{hub::Settings, key::StreamKey, policy::Stay, view::ConnectionInfo};
+
+    fn hub_and_peer() -> (Hub<Cursor<Vec<u8>>>, PeerId, ConnectionKey) {
+        let (local, peer) = (PeerId::random(), PeerId::random());
+        let mut hub = Hub::new(local, Settings::default(), Box::new(Stay));
+        let endpoint = ConnectedPoint::Dialer {
+            address: "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap(),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::Reuse,
+        };
+        let key = ConnectionKey::new(1);
+        hub.connected(ConnectionInfo::new(key, peer, &endpoint));
+        (hub, peer, key)
+    }
+
+    /// A connection that is lost in the middle of a move left 160 bytes behind, each time.
+    #[test]
+    fn what_is_gone_is_not_brought_back() {
+        let (mut hub, peer, connection) = hub_and_peer();
+        hub.disconnected(peer, connection);
+        let key = StreamKey::new(1);
+        hub.left(key, connection, true, false);
+        hub.confirmed(peer, key, connection);
+        hub.arrived(connection);
+        hub.ended(connection);
+        hub.close_when_free(peer, connection);
+        hub.heard(peer, connection);
+        hub.suspect(peer, connection);
+        hub.connections.check();
+        assert!(hub.there().is_empty());
+    }
+
+    /// Policies ask at every comparison, which hashed both IDs each time.
+    #[test]
+    fn the_hash_rule_is_known_to_whoever_compares() {
+        let (hub, peer, _) = hub_and_peer();
+        assert!(hub.view(peer).designated.is_some());
+    }
+}
