@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     future::Future,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,26 +17,23 @@ use futures::{
     stream::FuturesUnordered,
 };
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise,
+    Multiaddr, PeerId, StreamProtocol,
     swarm::{
         SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
-    tcp, yamux,
 };
 use libp2p_stream_migration::{
     Behaviour, Config, ConnectionInfo, Control, Event, MigrateError, Outside, Stream, StreamKey,
     Verdict, designated_peer,
 };
-use testing::Random;
+use testing::{Background, HANG, Log, Random, swarm};
 use tokio::sync::Notify;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
 const ROUNDS: u64 = 200;
 const AT_ONCE: usize = 6;
 const IDLE: Duration = Duration::from_millis(500);
-/// Nothing here takes long; what takes longer than this hangs.
-const HANG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_default_policy() {
@@ -225,9 +222,9 @@ struct Node {
     id: PeerId,
     address: Multiaddr,
     control: Control,
-    dials: mpsc::UnboundedSender<(Duration, DialOpts)>,
+    swarm: Background<Behaviour>,
     registered: Arc<Notify>,
-    log: Arc<(Mutex<Seen>, Notify)>,
+    log: Log<Seen>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -241,41 +238,35 @@ struct Seen {
 
 impl Node {
     async fn new(behaviour: fn(PeerId) -> Behaviour, outside: bool, address: &str) -> Self {
-        let mut swarm = SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(
-                tcp::Config::default().nodelay(true),
-                noise::Config::new,
-                yamux::Config::default,
-            )
-            .unwrap()
-            .with_quic()
-            .with_behaviour(|keypair| behaviour(keypair.public().to_peer_id()))
-            .unwrap()
-            .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE))
-            .build();
+        let mut swarm = swarm(IDLE, |keypair| behaviour(keypair.public().to_peer_id()));
         swarm.listen_on(address.parse().unwrap()).unwrap();
         let address = loop {
             if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
                 break address;
             }
         };
-        let (dials, commands) = mpsc::unbounded();
-        let node = Self {
-            id: *swarm.local_peer_id(),
+        let (id, control) = (*swarm.local_peer_id(), swarm.behaviour().new_control());
+        let mut policy = outside.then(|| {
+            let (events, policy) = mpsc::channel(1024);
+            tokio::spawn(merge_from_outside(id, control.clone(), policy));
+            events
+        });
+        let log = Log::<Seen>::default();
+        let ours = log.clone();
+        let swarm = Background::run(swarm, move |_, event| {
+            ours.write(|seen| seen.see(&event));
+            if let (SwarmEvent::Behaviour(event), Some(policy)) = (event, &mut policy) {
+                policy.try_send(event).expect("the policy keeps up");
+            }
+        });
+        Self {
+            id,
             address,
-            control: swarm.behaviour().new_control(),
-            dials,
+            control,
+            swarm,
             registered: Arc::default(),
-            log: Arc::default(),
-        };
-        let (events, policy) = mpsc::channel(1024);
-        if outside {
-            tokio::spawn(merge_from_outside(node.id, node.control.clone(), policy));
+            log,
         }
-        let events = outside.then_some(events);
-        tokio::spawn(run(swarm, commands, events, node.log.clone()));
-        node
     }
 
     fn dial(&self, wait: Duration, other: &Node) {
@@ -286,23 +277,22 @@ impl Node {
             .addresses(vec![other.address.clone()])
             .allocate_new_port()
             .build();
-        self.dials.unbounded_send((wait, opts)).unwrap();
+        let (swarm, log) = (self.swarm.clone(), self.log.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            swarm.tell(move |swarm| {
+                swarm.dial(opts).unwrap();
+                log.write(|seen| seen.dialing = true);
+            });
+        });
     }
 
     fn seen(&self) -> Seen {
-        self.log.0.lock().unwrap().clone()
+        self.log.read().clone()
     }
 
     async fn until(&self, is: impl Fn(&Seen) -> bool) {
-        loop {
-            let news = self.log.1.notified();
-            let mut news = std::pin::pin!(news);
-            news.as_mut().enable();
-            if is(&self.seen()) {
-                return;
-            }
-            news.await;
-        }
+        self.log.until(|seen| is(seen).then_some(())).await;
     }
 
     /// Both dials have had success, and one connection is left.
@@ -321,50 +311,17 @@ impl Node {
     }
 }
 
-async fn run(
-    mut swarm: Swarm<Behaviour>,
-    mut dials: mpsc::UnboundedReceiver<(Duration, DialOpts)>,
-    mut policy: Option<mpsc::Sender<Event>>,
-    log: Arc<(Mutex<Seen>, Notify)>,
-) {
-    let mut waiting = FuturesUnordered::new();
-    loop {
-        let event = tokio::select! {
-            dial = dials.next() => match dial {
-                Some((wait, opts)) => {
-                    waiting.push(async move {
-                        tokio::time::sleep(wait).await;
-                        opts
-                    });
-                    continue;
-                }
-                None => return,
-            },
-            Some(opts) = waiting.next() => {
-                swarm.dial(opts).unwrap();
-                log.0.lock().unwrap().dialing = true;
-                log.1.notify_waiters();
-                continue;
-            }
-            event = swarm.select_next_some() => event,
-        };
-        let mut seen = log.0.lock().unwrap();
+impl Seen {
+    fn see(&mut self, event: &SwarmEvent<Event>) {
         match event {
-            SwarmEvent::ConnectionEstablished { .. } => seen.established += 1,
-            SwarmEvent::ConnectionClosed { .. } => seen.closed += 1,
+            SwarmEvent::ConnectionEstablished { .. } => self.established += 1,
+            SwarmEvent::ConnectionClosed { .. } => self.closed += 1,
             SwarmEvent::OutgoingConnectionError { error, .. } => panic!("{error}"),
-            SwarmEvent::Behaviour(event) => {
-                if let Event::MigrationCompleted { key, .. } = event {
-                    *seen.moves.entry(key).or_default() += 1;
-                }
-                if let Some(policy) = &mut policy {
-                    policy.try_send(event).expect("the policy keeps up");
-                }
+            SwarmEvent::Behaviour(Event::MigrationCompleted { key, .. }) => {
+                *self.moves.entry(*key).or_default() += 1;
             }
             _ => {}
         }
-        drop(seen);
-        log.1.notify_waiters();
     }
 }
 

@@ -1,14 +1,11 @@
 //! Two real swarms on loopback, each with migratable and with plain streams, so that both kinds can be
 //! measured on the same connection.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, channel::mpsc};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify,
+    Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify,
     multiaddr::Protocol,
     noise,
     swarm::{
@@ -23,6 +20,7 @@ use libp2p_stream_migration::{
     Behaviour, Config, Control, Event, IncomingStreams, Side, Stay, Stream,
 };
 use libp2p_stream_migration::{ConnectionKey, ConnectionName as _};
+use testing::{Background, Log};
 
 use crate::path::Path;
 
@@ -83,17 +81,12 @@ struct Seen {
     most: usize,
 }
 
-enum Command {
-    Listen(Multiaddr),
-    Dial(DialOpts),
-}
-
 pub struct Node {
     pub id: PeerId,
     pub control: Control,
     pub plain: libp2p_stream::Control,
-    seen: Arc<Mutex<Seen>>,
-    commands: mpsc::UnboundedSender<Command>,
+    seen: Log<Seen>,
+    swarm: Background<Both>,
 }
 
 impl Node {
@@ -140,24 +133,21 @@ impl Node {
                 }
             })
             .build();
-        let (commands, receiver) = mpsc::unbounded();
-        let seen = Arc::default();
-        tokio::spawn(run(swarm, receiver, Arc::clone(&seen)));
+        let seen = Log::<Seen>::default();
+        let ours = seen.clone();
+        let swarm = Background::run(swarm, move |_, event| ours.write(|seen| seen.see(event)));
         Self {
             id,
             control,
             plain: plain_control,
             seen,
-            commands,
+            swarm,
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        lock(&self.seen)
-    }
-
+    /// Looks every millisecond, and not whenever there is something: nobody is woken by what is timed.
     async fn wait<T>(&self, find: impl Fn(&Seen) -> Option<T>) -> T {
-        until(|| find(&self.seen())).await
+        until(|| find(&self.seen.read())).await
     }
 
     async fn listen(&self, kind: Kind) -> Multiaddr {
@@ -170,7 +160,7 @@ impl Node {
                     Kind::Quic => part == Protocol::QuicV1,
                 })
         };
-        if let Some(address) = self.seen().listening.iter().find(wanted) {
+        if let Some(address) = self.seen.read().listening.iter().find(wanted) {
             return address.clone();
         }
         let any = match kind {
@@ -178,16 +168,16 @@ impl Node {
             Kind::Quic => "/ip4/127.0.0.1/udp/0/quic-v1",
         };
         let any = any.parse().expect("an address");
-        self.commands
-            .unbounded_send(Command::Listen(any))
-            .expect("the node runs");
+        self.swarm.tell(|swarm| {
+            swarm.listen_on(any).expect("an address to listen on");
+        });
         self.wait(|seen| seen.listening.iter().find(wanted).cloned())
             .await
     }
 
     /// Remembers events from now on.
     pub fn remember(&self) {
-        self.seen().events = Some(Vec::new());
+        self.seen.read().events = Some(Vec::new());
     }
 
     /// Waits for an event since then, and says when it was.
@@ -201,12 +191,8 @@ impl Node {
 
     /// How many migrations of ours ran at once at most, since the last call.
     pub fn take_most(&self) -> usize {
-        std::mem::take(&mut self.seen().most)
+        std::mem::take(&mut self.seen.read().most)
     }
-}
-
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Looks every millisecond. For nothing that is being timed.
@@ -221,42 +207,21 @@ pub async fn until<T>(mut find: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-async fn run(
-    mut swarm: Swarm<Both>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    seen: Arc<Mutex<Seen>>,
-) {
-    loop {
-        let event = tokio::select! {
-            command = commands.next() => match command {
-                Some(Command::Listen(address)) => {
-                    swarm.listen_on(address).expect("an address to listen on");
-                    continue;
-                }
-                Some(Command::Dial(opts)) => {
-                    swarm.dial(opts).expect("an address to dial");
-                    continue;
-                }
-                None => return,
-            },
-            event = swarm.select_next_some() => event,
-        };
-        let mut seen = lock(&seen);
+impl Seen {
+    fn see(&mut self, event: SwarmEvent<BothEvent>) {
         match event {
-            SwarmEvent::NewListenAddr { address, .. } => seen.listening.push(address),
+            SwarmEvent::NewListenAddr { address, .. } => self.listening.push(address),
             SwarmEvent::ConnectionEstablished { connection_id, .. } => {
-                seen.connected.push(connection_id.key());
+                self.connected.push(connection_id.key());
             }
             SwarmEvent::Behaviour(BothEvent::Identify(identify::Event::Received { .. })) => {
-                seen.identified += 1;
+                self.identified += 1;
             }
-            SwarmEvent::Behaviour(BothEvent::Migration(event)) => seen.migration(event),
+            SwarmEvent::Behaviour(BothEvent::Migration(event)) => self.migration(event),
             _ => {}
         }
     }
-}
 
-impl Seen {
     fn migration(&mut self, event: Event) {
         match &event {
             Event::MigrationStarted { .. } => self.started += 1,
@@ -330,16 +295,15 @@ impl Net {
     }
 
     async fn dial(&self, address: Multiaddr) -> ConnectionKey {
-        let before = self.listener.seen().connected.len();
+        let before = self.listener.seen.read().connected.len();
         let opts = DialOpts::peer_id(self.listener.id)
             .condition(PeerCondition::Always)
             .addresses(vec![address])
             .build();
         let id = opts.connection_id().key();
         self.dialer
-            .commands
-            .unbounded_send(Command::Dial(opts))
-            .expect("the node runs");
+            .swarm
+            .tell(|swarm| swarm.dial(opts).expect("an address to dial"));
         self.dialer
             .wait(|seen| seen.connected.contains(&id).then_some(()))
             .await;

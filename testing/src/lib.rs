@@ -10,6 +10,7 @@
 )]
 
 pub mod alloc;
+mod background;
 pub mod build;
 mod net;
 mod node;
@@ -22,6 +23,7 @@ pub mod sim;
 
 use std::{future::Future, time::Duration};
 
+pub use background::{Background, Log, swarm};
 pub use net::{KINDS, Kind, Net, open};
 pub use node::{Node, PROTOCOL, Pair, Seen, Setup, Transports, topic};
 pub use pattern::{byte, read, read_end, read_to_end, write, write_until};

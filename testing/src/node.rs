@@ -1,12 +1,7 @@
 //! Real swarms on loopback that run in the background and keep a log.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
-use futures::{StreamExt, channel::mpsc};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
     core::{
@@ -28,9 +23,8 @@ use libp2p_stream_migration::{
     Behaviour, Config, ConnectionInfo, ConnectionKey, ConnectionName as _, Control, Event, Policy,
     Stay,
 };
-use tokio::sync::Notify;
 
-use crate::within;
+use crate::{Background, Log, within};
 
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
 
@@ -65,27 +59,12 @@ pub enum Seen {
     Migration(Event),
 }
 
-enum Command {
-    Listen(Multiaddr),
-    External(Multiaddr),
-    Dial(DialOpts),
-    Close(ConnectionKey),
-    Publish(Vec<u8>),
-    Request(PeerId, Vec<u8>),
-}
-
-#[derive(Default)]
-struct Log {
-    seen: Mutex<Vec<Seen>>,
-    news: Notify,
-}
-
 pub struct Node {
     pub id: PeerId,
     pub control: Control,
     pub plain: Option<libp2p_stream::Control>,
-    log: Arc<Log>,
-    commands: mpsc::UnboundedSender<Command>,
+    log: Log<Vec<Seen>>,
+    swarm: Background<All>,
 }
 
 /// Makes a node's transports beside TCP and QUIC.
@@ -238,40 +217,30 @@ impl Node {
                 }
             })
             .build();
-        let (commands, receiver) = mpsc::unbounded();
-        let log = Arc::new(Log::default());
-        tokio::spawn(run(swarm, receiver, log.clone()));
+        let log = Log::<Vec<_>>::default();
+        let ours = log.clone();
+        let swarm = Background::run(swarm, move |swarm, event| {
+            if let Some(seen) = see(swarm, event) {
+                ours.write(|log| log.push(seen));
+            }
+        });
         Self {
             id,
             control,
             plain: plain_control,
             log,
-            commands,
+            swarm,
         }
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
-        self.log.seen.lock().unwrap()
     }
 
     /// Waits until the log, from its beginning, holds something that `find` makes something of.
     pub async fn wait<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
-        within(what, async {
-            loop {
-                let news = self.log.news.notified();
-                let mut news = std::pin::pin!(news);
-                news.as_mut().enable();
-                if let Some(found) = self.seen().iter().find_map(&mut find) {
-                    return found;
-                }
-                news.await;
-            }
-        })
-        .await
+        let found = self.log.until(|log| log.iter().find_map(&mut find));
+        within(what, found).await
     }
 
     pub fn events(&self) -> Vec<Event> {
-        let seen = self.seen();
+        let seen = self.log.read();
         let events = seen.iter().filter_map(|seen| match seen {
             Seen::Migration(event) => Some(event.clone()),
             _ => None,
@@ -290,31 +259,20 @@ impl Node {
 
     /// Waits until so many events are of this kind.
     pub async fn count(&self, what: &str, number: usize, is: impl Fn(&Event) -> bool) {
-        within(what, async {
-            loop {
-                let news = self.log.news.notified();
-                let mut news = std::pin::pin!(news);
-                news.as_mut().enable();
-                if self.events().iter().filter(|event| is(event)).count() >= number {
-                    return;
-                }
-                news.await;
-            }
-        })
-        .await;
+        let is = |seen: &&Seen| matches!(seen, Seen::Migration(event) if is(event));
+        let enough = |log: &Vec<Seen>| (log.iter().filter(is).count() >= number).then_some(());
+        within(what, self.log.until(enough)).await;
     }
 
     pub fn close(&self, connection: ConnectionKey) {
-        self.send(Command::Close(connection));
-    }
-
-    fn send(&self, command: Command) {
-        self.commands.unbounded_send(command).unwrap();
+        self.swarm.tell(move |swarm| {
+            swarm.close_connection(connection.id());
+        });
     }
 
     /// Says that it can be reached at this address, as a relay must.
     pub fn is_reachable_at(&self, address: Multiaddr) {
-        self.send(Command::External(address));
+        self.swarm.tell(|swarm| swarm.add_external_address(address));
     }
 
     pub async fn listen(&self, address: &str) -> Multiaddr {
@@ -325,7 +283,9 @@ impl Node {
             tags.filter(said).collect()
         };
         let wanted = protocols(&address);
-        self.send(Command::Listen(address));
+        self.swarm.tell(|swarm| {
+            swarm.listen_on(address).unwrap();
+        });
         let listening = self
             .wait("a listen address", |seen| match seen {
                 Seen::Listening(address) if protocols(address) == wanted => Some(address.clone()),
@@ -337,7 +297,7 @@ impl Node {
 
     /// The other side's ID of a new connection is not known: it is the one that was not there before.
     fn connections(&self, peer: PeerId) -> HashSet<ConnectionKey> {
-        let seen = self.seen();
+        let seen = self.log.read();
         let established = seen.iter().filter_map(|seen| match seen {
             Seen::Connected(with, id) if *with == peer => Some(*id),
             _ => None,
@@ -346,11 +306,19 @@ impl Node {
     }
 
     pub fn publish(&self, message: &[u8]) {
-        self.send(Command::Publish(message.to_vec()));
+        let message = message.to_vec();
+        self.swarm.tell(|swarm| {
+            let gossip = swarm.behaviour_mut().gossip.as_mut().unwrap();
+            gossip.publish(topic(), message).unwrap();
+        });
     }
 
     pub fn request(&self, peer: PeerId, request: &[u8]) {
-        self.send(Command::Request(peer, request.to_vec()));
+        let request = request.to_vec();
+        self.swarm.tell(move |swarm| {
+            let requests = swarm.behaviour_mut().requests.as_mut().unwrap();
+            requests.send_request(&peer, request);
+        });
     }
 
     /// Dials one more connection; returns its IDs here and there.
@@ -375,7 +343,7 @@ impl Node {
     async fn dial_with(&self, other: &Node, opts: DialOpts) -> Pair {
         let before = other.connections(self.id);
         let here = opts.connection_id().key();
-        self.send(Command::Dial(opts));
+        self.swarm.tell(|swarm| swarm.dial(opts).unwrap());
         self.wait("the connection here", |seen| match seen {
             Seen::Connected(_, id) if *id == here => Some(()),
             _ => None,
@@ -396,78 +364,43 @@ impl Node {
     }
 }
 
-async fn run(mut swarm: Swarm<All>, mut commands: mpsc::UnboundedReceiver<Command>, log: Arc<Log>) {
-    loop {
-        let seen = tokio::select! {
-            command = commands.next() => match command {
-                Some(Command::Listen(address)) => {
-                    swarm.listen_on(address).unwrap();
-                    continue;
-                }
-                Some(Command::External(address)) => {
-                    swarm.add_external_address(address);
-                    continue;
-                }
-                Some(Command::Dial(opts)) => {
-                    swarm.dial(opts).unwrap();
-                    continue;
-                }
-                Some(Command::Publish(message)) => {
-                    let gossip = swarm.behaviour_mut().gossip.as_mut().unwrap();
-                    gossip.publish(topic(), message).unwrap();
-                    continue;
-                }
-                Some(Command::Request(peer, request)) => {
+/// What an event is to the log.
+fn see(swarm: &mut Swarm<All>, event: SwarmEvent<AllEvent>) -> Option<Seen> {
+    Some(match event {
+        SwarmEvent::NewListenAddr { address, .. } => Seen::Listening(address),
+        SwarmEvent::ConnectionEstablished {
+            peer_id,
+            connection_id,
+            ..
+        } => Seen::Connected(peer_id, connection_id.key()),
+        SwarmEvent::ConnectionClosed { connection_id, .. } => Seen::Closed(connection_id.key()),
+        SwarmEvent::Behaviour(AllEvent::Migration(event)) => Seen::Migration(event),
+        SwarmEvent::Behaviour(AllEvent::Gossip(event)) => match event {
+            gossipsub::Event::Message { message, .. } => Seen::Gossip(message.data),
+            gossipsub::Event::Subscribed { peer_id, .. } => Seen::Subscribed(peer_id),
+            _ => return None,
+        },
+        SwarmEvent::Behaviour(AllEvent::Requests(event)) => match event {
+            request_response::Event::Message { message, .. } => match message {
+                request_response::Message::Request {
+                    request, channel, ..
+                } => {
                     let requests = swarm.behaviour_mut().requests.as_mut().unwrap();
-                    requests.send_request(&peer, request);
-                    continue;
+                    requests.send_response(channel, request).unwrap();
+                    return None;
                 }
-                Some(Command::Close(connection)) => {
-                    swarm.close_connection(connection.id());
-                    continue;
-                }
-                None => return,
+                request_response::Message::Response { response, .. } => Seen::Response(response),
             },
-            event = swarm.select_next_some() => match event {
-                SwarmEvent::NewListenAddr { address, .. } => Seen::Listening(address),
-                SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
-                    Seen::Connected(peer_id, connection_id.key())
-                }
-                SwarmEvent::ConnectionClosed { connection_id, .. } => {
-                    Seen::Closed(connection_id.key())
-                }
-                SwarmEvent::Behaviour(AllEvent::Migration(event)) => Seen::Migration(event),
-                SwarmEvent::Behaviour(AllEvent::Gossip(event)) => match event {
-                    gossipsub::Event::Message { message, .. } => Seen::Gossip(message.data),
-                    gossipsub::Event::Subscribed { peer_id, .. } => Seen::Subscribed(peer_id),
-                    _ => continue,
-                },
-                SwarmEvent::Behaviour(AllEvent::Requests(event)) => match event {
-                    request_response::Event::Message { message, .. } => match message {
-                        request_response::Message::Request { request, channel, .. } => {
-                            let requests = swarm.behaviour_mut().requests.as_mut().unwrap();
-                            requests.send_response(channel, request).unwrap();
-                            continue;
-                        }
-                        request_response::Message::Response { response, .. } => {
-                            Seen::Response(response)
-                        }
-                    },
-                    request_response::Event::OutboundFailure { error, .. } => {
-                        panic!("a request failed: {error}")
-                    }
-                    _ => continue,
-                },
-                SwarmEvent::Behaviour(AllEvent::Identify(identify::Event::Received {
-                    peer_id,
-                    ..
-                })) => Seen::Identified(peer_id),
-                _ => continue,
-            },
-        };
-        log.seen.lock().unwrap().push(seen);
-        log.news.notify_waiters();
-    }
+            request_response::Event::OutboundFailure { error, .. } => {
+                panic!("a request failed: {error}")
+            }
+            _ => return None,
+        },
+        SwarmEvent::Behaviour(AllEvent::Identify(identify::Event::Received {
+            peer_id, ..
+        })) => Seen::Identified(peer_id),
+        _ => return None,
+    })
 }
 
 /// One connection's IDs at its two ends.

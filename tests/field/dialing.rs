@@ -8,19 +8,17 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, channel::mpsc, future::join_all};
+use futures::{StreamExt, future::join_all};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder,
+    Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
     multiaddr::Protocol,
-    noise,
     swarm::{
         ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
         THandlerOutEvent, ToSwarm,
         dial_opts::{DialOpts, PeerCondition},
         dummy,
     },
-    tcp, yamux,
 };
 use libp2p_stream_migration::{Behaviour, Config, Control, Event, OpenStreamError, Stay, Stream};
 use testing::*;
@@ -110,68 +108,31 @@ struct All {
     book: Book,
 }
 
-type Job = Box<dyn FnOnce(&mut Swarm<All>) + Send>;
-
 /// A node that dials by the book.
 struct Dialer {
     control: Control,
-    jobs: mpsc::UnboundedSender<Job>,
+    swarm: Background<All>,
 }
 
 impl Dialer {
     fn new(config: Config, idle: Duration) -> Self {
-        let mut swarm = SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_tcp(
-                tcp::Config::default().nodelay(true),
-                noise::Config::new,
-                yamux::Config::default,
-            )
-            .unwrap()
-            .with_quic()
-            .with_behaviour(|keypair| All {
-                migration: Behaviour::with_policy(keypair.public().to_peer_id(), config, Stay),
-                book: Book::default(),
-            })
-            .unwrap()
-            .with_swarm_config(|config| config.with_idle_connection_timeout(idle))
-            .build();
-        let control = swarm.behaviour().migration.new_control();
-        let (jobs, mut receiver) = mpsc::unbounded::<Job>();
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    job = receiver.next() => match job {
-                        Some(job) => job(&mut swarm),
-                        None => return,
-                    },
-                    _ = swarm.select_next_some() => {}
-                }
-            }
+        let swarm = swarm(idle, |keypair| All {
+            migration: Behaviour::with_policy(keypair.public().to_peer_id(), config, Stay),
+            book: Book::default(),
         });
-        Self { control, jobs }
-    }
-
-    /// Has the swarm do something; it is done when this returns.
-    async fn job<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Swarm<All>) -> T + Send + 'static,
-    ) -> T {
-        let (done, is_done) = tokio::sync::oneshot::channel();
-        let job = move |swarm: &mut Swarm<All>| {
-            let _ = done.send(job(swarm));
-        };
-        self.jobs.unbounded_send(Box::new(job)).unwrap();
-        within("the swarm", is_done).await.unwrap()
+        let control = swarm.behaviour().migration.new_control();
+        let swarm = Background::run(swarm, |_, _| {});
+        Self { control, swarm }
     }
 
     async fn knows(&self, peer: PeerId, address: &Multiaddr) {
         let address = address.clone();
-        self.job(move |swarm| {
-            let addresses = &mut swarm.behaviour_mut().book.addresses;
-            addresses.insert(peer, vec![address]);
-        })
-        .await;
+        self.swarm
+            .ask(move |swarm| {
+                let addresses = &mut swarm.behaviour_mut().book.addresses;
+                addresses.insert(peer, vec![address]);
+            })
+            .await;
     }
 
     /// Somebody else's dial.
@@ -182,12 +143,13 @@ impl Dialer {
             .extend_addresses_through_behaviour()
             .build();
         // Only this address: the book is closed meanwhile.
-        self.job(move |swarm| {
-            let book = std::mem::take(&mut swarm.behaviour_mut().book.addresses);
-            swarm.dial(opts).unwrap();
-            swarm.behaviour_mut().book.addresses = book;
-        })
-        .await;
+        self.swarm
+            .ask(move |swarm| {
+                let book = std::mem::take(&mut swarm.behaviour_mut().book.addresses);
+                swarm.dial(opts).unwrap();
+                swarm.behaviour_mut().book.addresses = book;
+            })
+            .await;
     }
 
     /// A call that has reached the behaviour.
@@ -363,7 +325,8 @@ async fn the_connection_is_denied() {
     let dialer = Dialer::new(Config::default(), Duration::from_secs(60));
     dialer.knows(node.id, &address).await;
     dialer
-        .job(|swarm| swarm.behaviour_mut().book.denies = 1)
+        .swarm
+        .ask(|swarm| swarm.behaviour_mut().book.denies = 1)
         .await;
     let denied = within("an error", dialer.opening(node.id).await)
         .await
@@ -378,7 +341,8 @@ async fn the_connection_is_denied() {
     knock(&mut knocks, 1).await;
     let opening = dialer.opening(node.id).await;
     dialer
-        .job(|swarm| swarm.behaviour_mut().book.denies = 1)
+        .swarm
+        .ask(|swarm| swarm.behaviour_mut().book.denies = 1)
         .await;
     gate.send(Gate::Open).unwrap();
     opens(opening).await;
