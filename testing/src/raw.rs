@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, join};
 use libp2p::{PeerId, StreamProtocol};
-use libp2p_stream_migration::{Config, ConnectionKey, IncomingStreams, PROTOCOL_NAME, Stream};
+use libp2p_stream_migration::{
+    Config, ConnectionKey, IncomingStreams, MigrateError, PROTOCOL_NAME, Stream,
+};
 use multistream_select::{Negotiated, Version};
+use tokio::task::JoinHandle;
 
 use crate::{Kind, Net, Node, PROTOCOL, Pair, Setup, within};
 
 pub const ACCEPT: &[u8] = &[2, 0x1a, 0];
+pub const ACCEPT_VERIFY: &[u8] = &[5, 0x1a, 3, 0xc0, 0x3e, 1];
 pub const BARE_ACCEPT: &[u8] = &[0];
 
 /// A field: its number and wire type, and a number.
@@ -38,6 +42,34 @@ pub fn label(id: u64) -> Vec<u8> {
 
 pub fn migrate(id: u64, from: u64) -> Vec<u8> {
     frame(&inside(0x12, &[field(8, id), field(16, from)].concat()))
+}
+
+pub fn migrate_verify(id: u64, from: u64) -> Vec<u8> {
+    let body = [field(8, id), field(16, from), vec![0xc0, 0x3e, 1]].concat();
+    frame(&inside(0x12, &body))
+}
+
+pub fn switched(sent: u64) -> Vec<u8> {
+    frame(&field(8, sent))
+}
+
+/// Writes this, and on its way with it.
+pub async fn say(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+    io.write_all(bytes).await.unwrap();
+    io.flush().await.unwrap();
+}
+
+/// What is said next is this.
+pub async fn hear(io: &mut (impl AsyncRead + Unpin), bytes: &[u8]) {
+    let mut buf = vec![0; bytes.len()];
+    within("bytes", io.read_exact(&mut buf)).await.unwrap();
+    assert_eq!(buf, bytes);
+}
+
+/// The leg has been dropped, or ended, without another word.
+pub async fn is_dropped(io: &mut (impl AsyncRead + Unpin)) {
+    let read = within("the drop", io.read(&mut [0])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
 /// The raw peer's node: its behaviour goes by another name, so that the protocol's real name is for it
@@ -111,8 +143,7 @@ impl Scene {
         connection: ConnectionKey,
         id: u64,
     ) -> (Negotiated<Stream>, Stream) {
-        let mut leg = self.prefix(connection).await;
-        leg.write_all(&label(id)).await.unwrap();
+        let leg = self.first(connection, &label(id)).await;
         self.inner(leg).await
     }
 
@@ -134,5 +165,34 @@ impl Scene {
         let mut message = vec![0; length[0].into()];
         leg.read_exact(&mut message).await.unwrap();
         (leg, message)
+    }
+
+    /// Another substream of the raw peer, with these bytes as the first on it.
+    pub async fn first(&mut self, connection: ConnectionKey, bytes: &[u8]) -> Stream {
+        let mut leg = self.prefix(connection).await;
+        say(&mut leg, bytes).await;
+        leg
+    }
+
+    /// The raw peer asks to move its stream, and reads the ack.
+    pub async fn agreed(&mut self, id: u64, from: u64, verify: bool) -> Stream {
+        let (message, ack) = if verify {
+            (migrate_verify(id, from), ACCEPT_VERIFY)
+        } else {
+            (migrate(id, from), ACCEPT)
+        };
+        let mut new = self.first(self.new.here, &message).await;
+        hear(&mut new, ack).await;
+        new
+    }
+
+    /// Ours asks to move its stream: what comes of it, and the leg with the `Migrate` read.
+    pub async fn asked(&mut self, ours: &Stream) -> (JoinHandle<Result<(), MigrateError>>, Stream) {
+        let mut control = self.net.listener.control.clone();
+        let (key, to) = (ours.key(), self.new.there);
+        let migration = tokio::spawn(async move { control.migrate(key, to).await });
+        let (leg, message) = self.migrate_leg().await;
+        assert_eq!(message[0], 0x12);
+        (migration, leg)
     }
 }

@@ -7,11 +7,8 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use libp2p::StreamProtocol;
-use libp2p_stream_migration::{Abort, Config, Event, PROTOCOL_NAME, Stream};
-use testing::{
-    raw::{ACCEPT, Scene, migrate, prefix},
-    *,
-};
+use libp2p_stream_migration::{Abort, Config, Event, PROTOCOL_NAME};
+use testing::{raw::*, *};
 
 /// How long no progress is put up with.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -279,28 +276,16 @@ async fn an_old_wish_to_move_is_forgotten() {
     // Our ID, from 0: two varints after the tags.
     let id = u64::from(message[3]);
     assert!(id < 128);
-    new.write_all(ACCEPT).await.unwrap();
-    new.flush().await.unwrap();
+    say(&mut new, ACCEPT).await;
     assert_eq!(within("our end", old.read(&mut [0])).await.unwrap(), 0);
     // It answers to that ID now, but the old leg has not ended.
-    let mut next = prefix(&mut scene.net.dialer, scene.net.listener.id, third.here).await;
-    next.write_all(&migrate(2, id)).await.unwrap();
-    next.flush().await.unwrap();
-    within("the drop", is_dropped(&mut next)).await;
+    let mut next = scene.first(third.here, &migrate(2, id)).await;
+    is_dropped(&mut next).await;
     old.write_all(b"old").await.unwrap();
     old.close().await.unwrap();
-    new.write_all(b"new").await.unwrap();
-    new.flush().await.unwrap();
-    let mut buf = [0; 6];
-    within("both", ours.read_exact(&mut buf)).await.unwrap();
-    assert_eq!(&buf, b"oldnew");
+    say(&mut new, b"new").await;
+    hear(&mut ours, b"oldnew").await;
     assert_eq!(migration.await.unwrap(), Ok(()));
-}
-
-/// The leg has been dropped without a word.
-async fn is_dropped(leg: &mut Stream) {
-    let read = leg.read(&mut [0]).await;
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
 /// No timer comes to anybody's help.

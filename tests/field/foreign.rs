@@ -3,13 +3,9 @@
 use std::{io::ErrorKind, time::Duration};
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use libp2p::StreamProtocol;
 use libp2p_stream_migration::{Config, Event, PROTOCOL_NAME, Stream};
 use multistream_select::Negotiated;
-use testing::{
-    raw::{ACCEPT, Scene, label, migrate, prefix},
-    *,
-};
+use testing::{raw::*, *};
 
 /// A peer's protobuf library sends a group among the fields that we do not know, as proto2 allows: it is
 /// skipped, wherever it is. One that does not end is a violation, which harms that substream alone.
@@ -17,12 +13,7 @@ use testing::{
 #[tokio::test]
 async fn a_group_is_skipped() {
     const OFFER: &[u8] = b"\x13/multistream/1.0.0\n\x0c/test/1.0.0\n";
-    // By another name, the protocol's real name is a protocol like any other.
-    let raw = Node::with(Setup {
-        config: Config::default().with_protocol_name(StreamProtocol::new("/raw")),
-        ..Default::default()
-    });
-    let mut net = Net::with(raw, Node::new());
+    let mut net = Net::with(raw_node(), Node::new());
     let _incoming = net.listener.control.accept(PROTOCOL).unwrap();
     net.connect(Kind::Tcp).await;
     let peer = net.listener.id;
@@ -36,8 +27,7 @@ async fn a_group_is_skipped() {
     ] {
         let opened = net.dialer.control.open_stream(peer, PROTOCOL_NAME);
         let mut leg = within("the prefix", opened).await.unwrap();
-        leg.write_all(&[label, OFFER].concat()).await.unwrap();
-        leg.flush().await.unwrap();
+        say(&mut leg, &[label, OFFER].concat()).await;
         let mut answer = vec![0; OFFER.len()];
         within("the answer", leg.read_exact(&mut answer))
             .await
@@ -66,33 +56,18 @@ async fn a_migration_overtakes_the_one_before_it() {
     let mut scene = Scene::with(config, Kind::Tcp, Kind::Quic).await;
     let third = scene.net.connect(Kind::Tcp).await;
     let (mut old, mut ours) = scene.labelled(0).await;
-    let peer = scene.net.listener.id;
-    let mut next = prefix(&mut scene.net.dialer, peer, third.here).await;
-    next.write_all(&migrate(4, 2)).await.unwrap();
-    next.flush().await.unwrap();
+    let mut next = scene.first(third.here, &migrate(4, 2)).await;
     // Proof that it has been read: what comes after it on the same connection has been answered.
-    let mut probe = prefix(&mut scene.net.dialer, peer, third.here).await;
-    probe.write_all(&label(6)).await.unwrap();
-    let (_probe, _other) = scene.inner(probe).await;
+    let (_probe, _other) = scene.labelled_on(third.here, 6).await;
 
-    let mut new = scene.prefix(scene.new.here).await;
-    new.write_all(&migrate(2, 0)).await.unwrap();
-    let mut ack = [0; 3];
-    within("an ack", new.read_exact(&mut ack)).await.unwrap();
-    assert_eq!(ack, ACCEPT);
+    let mut new = scene.agreed(2, 0, false).await;
     old.write_all(b"one").await.unwrap();
     old.close().await.unwrap();
-    within("the other ack", next.read_exact(&mut ack))
-        .await
-        .unwrap();
-    assert_eq!(ack, ACCEPT);
+    hear(&mut next, ACCEPT).await;
     new.write_all(b"two").await.unwrap();
     new.close().await.unwrap();
-    next.write_all(b"six").await.unwrap();
-    next.flush().await.unwrap();
-    let mut buf = [0; 9];
-    within("all", ours.read_exact(&mut buf)).await.unwrap();
-    assert_eq!(&buf, b"onetwosix");
+    say(&mut next, b"six").await;
+    hear(&mut ours, b"onetwosix").await;
 }
 
 /// A remote without our extension moves a stream, and the new leg is reset while the old one is still open and
@@ -104,12 +79,7 @@ async fn a_new_leg_is_reset_before_it_is_read() {
     for (old, new) in [(Kind::Quic, Kind::Tcp), (Kind::Tcp, Kind::Relayed)] {
         let mut scene = Scene::with(Config::default(), old, new).await;
         let (mut old, mut ours) = scene.labelled(0).await;
-        let mut new = scene.prefix(scene.new.here).await;
-        new.write_all(&migrate(2, 0)).await.unwrap();
-        let mut ack = [0; 3];
-        within("the ack", new.read_exact(&mut ack)).await.unwrap();
-        assert_eq!(ack, ACCEPT);
-        drop(new);
+        drop(scene.agreed(2, 0, false).await);
         let error = within("the reset", ours.read(&mut [0])).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         // Both legs go.
@@ -129,16 +99,11 @@ async fn a_new_leg_is_closed_before_it_is_read() {
         for last in [&b""[..], b"last"] {
             let mut scene = Scene::with(Config::default(), old, new).await;
             let (mut old, mut ours) = scene.labelled(0).await;
-            let mut new = scene.prefix(scene.new.here).await;
-            new.write_all(&migrate(2, 0)).await.unwrap();
-            let mut ack = [0; 3];
-            within("the ack", new.read_exact(&mut ack)).await.unwrap();
+            let mut new = scene.agreed(2, 0, false).await;
             new.write_all(last).await.unwrap();
             new.close().await.unwrap();
             // Proof that it has come: what comes after it on the same connection has been answered.
-            let mut probe = scene.prefix(scene.new.here).await;
-            probe.write_all(&label(4)).await.unwrap();
-            let (_probe, _other) = scene.inner(probe).await;
+            let (_probe, _other) = scene.labelled_on(scene.new.here, 4).await;
             old.write_all(b"first").await.unwrap();
             let mut first = [0; 5];
             within("first", ours.read_exact(&mut first)).await.unwrap();
@@ -176,11 +141,9 @@ async fn a_held_migration_that_is_given_up_holds_no_place() {
     let mut probes = Vec::new();
     for word in [&b""[..], CANCELLED, b"", CANCELLED] {
         let mut unknown = held(&mut scene, 1000, &mut probes).await;
-        unknown.write_all(word).await.unwrap();
-        unknown.flush().await.unwrap();
+        say(&mut unknown, word).await;
         if !word.is_empty() {
-            let read = within("the drop", unknown.read(&mut [0])).await;
-            assert!(matches!(read, Ok(0) | Err(_)));
+            is_dropped(&mut unknown).await;
         }
     }
     // This one has an answer, and what comes next is held behind it.
@@ -219,15 +182,11 @@ async fn held(
         loop {
             let before = scene.net.listener.events().iter().filter(refused).count();
             let number = 2 * probes.len() as u64;
-            let mut leg = scene.prefix(scene.new.here).await;
-            leg.write_all(&migrate(MIGRATED + number, from))
-                .await
-                .unwrap();
-            leg.flush().await.unwrap();
+            let leg = scene
+                .first(scene.new.here, &migrate(MIGRATED + number, from))
+                .await;
             // Proof that it has been read: what comes after it on the same connection has been answered.
-            let mut probe = scene.prefix(scene.new.here).await;
-            probe.write_all(&label(2 + number)).await.unwrap();
-            probes.push(scene.inner(probe).await);
+            probes.push(scene.labelled_on(scene.new.here, 2 + number).await);
             if scene.net.listener.events().iter().filter(refused).count() == before {
                 return leg;
             }

@@ -10,35 +10,25 @@ use testing::{raw::*, *};
 async fn migrate_before_label() {
     let mut scene = Scene::new().await;
     let mut old = scene.prefix(scene.old.here).await;
-    let mut new = scene.prefix(scene.new.here).await;
-    new.write_all(&migrate(2, 0)).await.unwrap();
-    new.flush().await.unwrap();
+    let mut new = scene.first(scene.new.here, &migrate(2, 0)).await;
     // Proof that it has been read: what comes after it on the same connection has been answered.
-    let mut probe = scene.prefix(scene.new.here).await;
-    probe.write_all(&label(4)).await.unwrap();
-    let (_probe, _ours) = scene.inner(probe).await;
+    let (_probe, _ours) = scene.labelled_on(scene.new.here, 4).await;
 
     old.write_all(&label(0)).await.unwrap();
     let (mut old, mut ours) = scene.inner(old).await;
-    let mut ack = [0; 3];
-    within("the ack", new.read_exact(&mut ack)).await.unwrap();
-    assert_eq!(ack, ACCEPT);
+    hear(&mut new, ACCEPT).await;
     old.write_all(b"old").await.unwrap();
     old.close().await.unwrap();
-    new.write_all(b"new").await.unwrap();
-    new.flush().await.unwrap();
-    let mut buf = [0; 6];
-    within("both", ours.read_exact(&mut buf)).await.unwrap();
-    assert_eq!(&buf, b"oldnew");
-    assert_eq!(old.read(&mut buf).await.unwrap(), 0);
+    say(&mut new, b"new").await;
+    hear(&mut ours, b"oldnew").await;
+    assert_eq!(old.read(&mut [0]).await.unwrap(), 0);
 }
 
 /// It never comes: the `Migrate` is dropped unanswered.
 #[tokio::test]
 async fn migrate_without_label() {
     let mut scene = Scene::new().await;
-    let mut new = scene.prefix(scene.new.here).await;
-    new.write_all(&migrate(2, 0)).await.unwrap();
+    let mut new = scene.first(scene.new.here, &migrate(2, 0)).await;
     let mut buf = [0];
     let read = within("the drop", new.read(&mut buf)).await;
     assert!(matches!(read, Ok(0) | Err(_)));
@@ -55,27 +45,17 @@ async fn new_legs_data_before_old_legs_eof() {
     ] {
         let mut scene = Scene::with(Config::default(), old, new).await;
         let (mut old, mut ours) = scene.labelled(0).await;
-        let mut new = scene.prefix(scene.new.here).await;
-        new.write_all(&migrate(2, 0)).await.unwrap();
-        let mut ack = [0; 3];
-        within("the ack", new.read_exact(&mut ack)).await.unwrap();
-        assert_eq!(ack, ACCEPT);
-        new.write_all(b"second").await.unwrap();
-        new.flush().await.unwrap();
+        let mut new = scene.agreed(2, 0, false).await;
+        say(&mut new, b"second").await;
         // Ours writes to the old leg until it has read our end there.
-        ours.write_all(b"before").await.unwrap();
-        ours.flush().await.unwrap();
-        let mut buf = [0; 6];
-        within("before", old.read_exact(&mut buf)).await.unwrap();
-        assert_eq!(&buf, b"before");
+        say(&mut ours, b"before").await;
+        hear(&mut old, b"before").await;
         old.write_all(b"first ").await.unwrap();
         old.close().await.unwrap();
-        let mut buf = [0; 12];
-        within("both", ours.read_exact(&mut buf)).await.unwrap();
-        assert_eq!(&buf, b"first second");
+        hear(&mut ours, b"first second").await;
         ours.write_all(b"after").await.unwrap();
         ours.close().await.unwrap();
-        assert_eq!(within("the end", old.read(&mut buf)).await.unwrap(), 0);
+        assert_eq!(within("the end", old.read(&mut [0])).await.unwrap(), 0);
         let mut rest = Vec::new();
         within("the rest", new.read_to_end(&mut rest))
             .await
@@ -103,17 +83,13 @@ async fn old_legs_eof_before_the_ack() {
             // A responder that had half-closed, and has then acknowledged: its EOF overtakes the ack.
             old.write_all(b"last").await.unwrap();
             old.close().await.unwrap();
-            let mut buf = [0; 4];
-            within("last", ours.read_exact(&mut buf)).await.unwrap();
-            assert_eq!(&buf, b"last");
-            let held = futures::poll!(ours.read(&mut buf));
+            hear(&mut ours, b"last").await;
+            let held = futures::poll!(ours.read(&mut [0]));
             assert!(held.is_pending(), "{held:?}");
             new.write_all(ack).await.unwrap();
-            new.write_all(b"next").await.unwrap();
-            new.flush().await.unwrap();
-            within("next", ours.read_exact(&mut buf)).await.unwrap();
-            assert_eq!(&buf, b"next");
-            assert_eq!(within("its end", old.read(&mut buf)).await.unwrap(), 0);
+            say(&mut new, b"next").await;
+            hear(&mut ours, b"next").await;
+            assert_eq!(within("its end", old.read(&mut [0])).await.unwrap(), 0);
             new
         };
         let (migrated, _new) = within("the migration", async { join!(migration, remote) }).await;
@@ -135,29 +111,22 @@ async fn no_answer() {
     })
     .await;
     assert_eq!(migrated, Err(MigrateError::Failed(Failure::TimedOut)));
-    ours.write_all(b"still").await.unwrap();
-    ours.flush().await.unwrap();
-    let mut buf = [0; 5];
-    within("still", old.read_exact(&mut buf)).await.unwrap();
-    assert_eq!(&buf, b"still");
+    say(&mut ours, b"still").await;
+    hear(&mut old, b"still").await;
     drop(silent);
 
     let again = control.migrate(ours.key(), scene.new.there);
     let remote = async {
         let (mut new, _) = scene.migrate_leg().await;
-        new.write_all(ACCEPT).await.unwrap();
-        new.flush().await.unwrap();
-        assert_eq!(within("its end", old.read(&mut buf)).await.unwrap(), 0);
+        say(&mut new, ACCEPT).await;
+        assert_eq!(within("its end", old.read(&mut [0])).await.unwrap(), 0);
         old.close().await.unwrap();
         new
     };
     let (migrated, mut new) = within("the migration", async { join!(again, remote) }).await;
     assert_eq!(migrated, Ok(()));
-    new.write_all(b"moved").await.unwrap();
-    new.flush().await.unwrap();
-    let mut buf = [0; 5];
-    within("moved", ours.read_exact(&mut buf)).await.unwrap();
-    assert_eq!(&buf, b"moved");
+    say(&mut new, b"moved").await;
+    hear(&mut ours, b"moved").await;
 }
 
 /// A `Migrate` for a stream that has just ended cleanly is denied: a deny proves that nothing was
@@ -170,8 +139,7 @@ async fn migrate_after_the_end_is_denied() {
     assert_eq!(ours.read(&mut [0]).await.unwrap(), 0);
     ours.close().await.unwrap();
     drop(ours);
-    let mut new = scene.prefix(scene.new.here).await;
-    new.write_all(&migrate(2, 0)).await.unwrap();
+    let mut new = scene.first(scene.new.here, &migrate(2, 0)).await;
     let mut rest = Vec::new();
     within("the deny", new.read_to_end(&mut rest))
         .await
@@ -185,10 +153,8 @@ async fn ids_in_use() {
     let mut scene = Scene::new().await;
     let (mut old, mut ours) = scene.labelled(0).await;
     for message in [label(0), migrate(0, 0)] {
-        let mut second = scene.prefix(scene.new.here).await;
-        second.write_all(&message).await.unwrap();
-        let read = within("the drop", second.read(&mut [0])).await;
-        assert!(matches!(read, Ok(0) | Err(_)));
+        let mut second = scene.first(scene.new.here, &message).await;
+        is_dropped(&mut second).await;
     }
     let raw = scene.raw_id();
     let reported = |event: &Event| matches!(event, Event::Violation { peer, what: Violation::IdInUse, .. } if *peer == raw);
@@ -197,9 +163,6 @@ async fn ids_in_use() {
         .listener
         .count("two violations", 2, reported)
         .await;
-    old.write_all(b"unharmed").await.unwrap();
-    old.flush().await.unwrap();
-    let mut buf = [0; 8];
-    within("unharmed", ours.read_exact(&mut buf)).await.unwrap();
-    assert_eq!(&buf, b"unharmed");
+    say(&mut old, b"unharmed").await;
+    hear(&mut ours, b"unharmed").await;
 }

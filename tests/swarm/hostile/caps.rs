@@ -19,7 +19,7 @@ async fn label_flood() {
     for number in 1..=20 {
         let connection = [siege.scene.old.here, siege.scene.new.here][number % 2];
         let id = 2 + 2 * number as u64;
-        let mut leg = siege.first(connection, &label(id)).await;
+        let mut leg = siege.scene.first(connection, &label(id)).await;
         is_dropped(&mut leg).await;
         siege.refused(Limit::StreamsPerPeer, number).await;
     }
@@ -55,7 +55,7 @@ async fn migrate_flood_on_one_connection() {
     let mut siege = limited(config).await;
     let new = siege.scene.new.here;
     let message = migrate(3000, 2000);
-    let mut elsewhere = siege.first(siege.scene.old.here, &message).await;
+    let mut elsewhere = siege.scene.first(siege.scene.old.here, &message).await;
     flood(&mut siege, &[new], 2, Limit::UnansweredPerConnection).await;
     let (_old, _ours) = siege.scene.labelled(2000).await;
     hear(&mut elsewhere, ACCEPT).await;
@@ -67,7 +67,7 @@ async fn flood(siege: &mut Siege, connections: &[ConnectionKey], places: usize, 
     for number in 0..FLOOD {
         let message = migrate(1000 + 2 * number as u64, 2 * number as u64);
         let connection = connections[number % connections.len()];
-        legs.push(siege.first(connection, &message).await);
+        legs.push(siege.scene.first(connection, &message).await);
     }
     siege.refused(limit, FLOOD - places).await;
     siege.unharmed().await;
@@ -100,13 +100,16 @@ async fn held_behind_a_migration() {
     let (mut streams, mut held) = (Vec::new(), Vec::new());
     for number in 0..STREAMS as u64 {
         let (old, ours) = siege.scene.labelled(4 * number).await;
-        let new = siege.agreed(1000 + 4 * number, 4 * number, false).await;
+        let new = siege
+            .scene
+            .agreed(1000 + 4 * number, 4 * number, false)
+            .await;
         streams.push((old, new, ours));
     }
     // All are migrating: the second `Migrate` of each is held.
     for number in 0..STREAMS as u64 {
         let message = migrate(1002 + 4 * number, 1000 + 4 * number);
-        held.push(siege.first(siege.scene.new.here, &message).await);
+        held.push(siege.scene.first(siege.scene.new.here, &message).await);
         if number + 1 == STREAMS as u64 {
             siege.refused(Limit::UnansweredPerPeer, 1).await;
         }
@@ -125,7 +128,7 @@ async fn held_behind_a_migration() {
     assert_eq!(answered, STREAMS - 1);
     // There is room again.
     let (_old, _ours) = siege.scene.labelled(2000).await;
-    siege.agreed(3000, 2000, false).await;
+    siege.scene.agreed(3000, 2000, false).await;
     siege.refused(Limit::UnansweredPerPeer, 1).await;
     siege.unharmed().await;
 }
@@ -178,7 +181,7 @@ async fn accept_backlog() {
     let mut legs = Vec::new();
     for number in 0..FLOOD as u64 {
         let message = [&label(2 * number), INNER].concat();
-        let mut leg = siege.first(siege.scene.old.here, &message).await;
+        let mut leg = siege.scene.first(siege.scene.old.here, &message).await;
         hear(&mut leg, INNER).await;
         legs.push(leg);
     }
@@ -211,10 +214,10 @@ async fn accept_backlog() {
 async fn migration_rate() {
     let mut siege = limited(Config::default().with_max_migration_rate(2)).await;
     let (mut first, mut ours) = siege.scene.labelled(0).await;
-    let mut second = siege.agreed(2, 0, false).await;
+    let mut second = siege.scene.agreed(2, 0, false).await;
     first.close().await.unwrap();
     siege.completed(ours.key(), 1).await;
-    let mut old = siege.agreed(4, 2, false).await;
+    let mut old = siege.scene.agreed(4, 2, false).await;
     second.close().await.unwrap();
     siege.completed(ours.key(), 2).await;
     // As many in a second as there will be in a few.
@@ -235,7 +238,7 @@ async fn migration_rate() {
     still_works(&mut old, &mut ours).await;
     // Each stream has its own.
     let (_old, other) = siege.scene.labelled(2).await;
-    siege.agreed(50, 2, false).await;
+    siege.scene.agreed(50, 2, false).await;
     drop(other);
     siege.unharmed().await;
 }
@@ -255,10 +258,10 @@ async fn message_size() {
         assert_eq!(body.len(), size);
         frame(&body)
     };
-    let mut leg = siege.first(siege.scene.old.here, &sized(257)).await;
+    let mut leg = siege.scene.first(siege.scene.old.here, &sized(257)).await;
     is_dropped(&mut leg).await;
     siege.violations(Violation::Message, 1).await;
-    let leg = siege.first(siege.scene.old.here, &sized(256)).await;
+    let leg = siege.scene.first(siege.scene.old.here, &sized(256)).await;
     let (mut raw, mut ours) = siege.scene.inner(leg).await;
     still_works(&mut raw, &mut ours).await;
     siege.violations(Violation::Message, 1).await;
@@ -272,7 +275,7 @@ async fn read_ahead() {
     const BYTES: u64 = 200_000;
     let mut siege = limited(Config::default().with_read_ahead_per_stream(1024)).await;
     let (mut old, mut ours) = siege.scene.labelled(0).await;
-    let mut new = siege.agreed(2, 0, false).await;
+    let mut new = siege.scene.agreed(2, 0, false).await;
     let inner = INNER.len() as u64;
     write(&mut old, 3, 0, BYTES).await;
     old.close().await.unwrap();
@@ -296,7 +299,7 @@ async fn read_ahead_of_a_peer() {
     let mut streams = Vec::new();
     for number in 0..3 {
         let (mut old, ours) = siege.scene.labelled(4 * number).await;
-        let new = siege.agreed(4 * number + 2, 4 * number, false).await;
+        let new = siege.scene.agreed(4 * number + 2, 4 * number, false).await;
         write(&mut old, number, 0, BYTES).await;
         old.close().await.unwrap();
         streams.push((new, ours));

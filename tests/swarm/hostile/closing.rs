@@ -25,7 +25,7 @@ async fn closed_at(step: usize, ours_asks: bool, verify: bool, kinds: (Kind, Kin
     for at in 1..=step {
         match (at, &mut new) {
             (1, _) if ours_asks => {
-                let (asked, leg) = siege.asked(&ours).await;
+                let (asked, leg) = siege.scene.asked(&ours).await;
                 (migration, new) = (Some(asked), Some(leg));
             }
             (1, _) => new = Some(siege.scene.prefix(siege.scene.new.here).await),

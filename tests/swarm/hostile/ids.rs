@@ -14,7 +14,7 @@ async fn any_id_will_do() {
         let mut siege = Siege::new().await;
         let (mut old, mut ours) = siege.scene.labelled(from).await;
         assert_eq!(ours.id().unwrap().0, from);
-        let mut new = siege.agreed(to, from, false).await;
+        let mut new = siege.scene.agreed(to, from, false).await;
         old.close().await.unwrap();
         say(&mut new, b"moved").await;
         hear(&mut ours, b"moved").await;
@@ -59,7 +59,7 @@ async fn ids_of_ours() {
     let mut ours = within("it", opening).await.unwrap().unwrap();
     assert_eq!(ours.id().unwrap().0, id);
     for (number, message) in [label(id), migrate(id, BYSTANDERS[0])].iter().enumerate() {
-        let mut leg = siege.first(siege.scene.new.here, message).await;
+        let mut leg = siege.scene.first(siege.scene.new.here, message).await;
         is_dropped(&mut leg).await;
         siege.violations(Violation::IdInUse, number + 1).await;
     }
@@ -95,7 +95,10 @@ async fn ids_of_streams_that_are_over() {
     drop(ours);
     assert_eq!(siege.ended(key).await, Err(Abort::Dropped));
     // A deny would make the remote believe that an abort was a clean end.
-    let mut new = siege.first(siege.scene.new.here, &migrate(2, 0)).await;
+    let mut new = siege
+        .scene
+        .first(siege.scene.new.here, &migrate(2, 0))
+        .await;
     is_dropped(&mut new).await;
 
     let (mut raw, mut ours) = siege.scene.labelled(0).await;

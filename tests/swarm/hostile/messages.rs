@@ -39,7 +39,7 @@ async fn first_messages_that_are_none() {
     let mut siege = Siege::new().await;
     for (number, message) in messages.iter().enumerate() {
         let connection = [siege.scene.old.here, siege.scene.new.here][number % 2];
-        let mut leg = siege.first(connection, message).await;
+        let mut leg = siege.scene.first(connection, message).await;
         is_dropped(&mut leg).await;
         siege.violations(Violation::Message, number + 1).await;
     }
@@ -56,7 +56,10 @@ async fn truncated_first_messages() {
         [&[0x80, 2], &[0; 255][..]].concat(),
     ] {
         for length in [0, 1, 2, whole.len() - 1] {
-            let mut leg = siege.first(siege.scene.old.here, &whole[..length]).await;
+            let mut leg = siege
+                .scene
+                .first(siege.scene.old.here, &whole[..length])
+                .await;
             leg.close().await.unwrap();
             is_dropped(&mut leg).await;
         }
@@ -124,10 +127,10 @@ async fn unknown_fields() {
     };
     let mut siege = Siege::new().await;
     let message = among(0x0a, &[field(8, 0)]);
-    let leg = siege.first(siege.scene.old.here, &message).await;
+    let leg = siege.scene.first(siege.scene.old.here, &message).await;
     let (mut old, mut ours) = siege.scene.inner(leg).await;
     let message = among(0x12, &[field(8, 2), field(16, 0), vec![0xc0, 0x3e, 1]]);
-    let mut new = siege.first(siege.scene.new.here, &message).await;
+    let mut new = siege.scene.first(siege.scene.new.here, &message).await;
     hear(&mut new, ACCEPT_VERIFY).await;
     let sent = field(8, INNER.len() as u64);
     say(&mut new, &frame(&[&unknown[..], &sent, &unknown].concat())).await;
@@ -139,7 +142,7 @@ async fn unknown_fields() {
     // Both forms of the answer.
     for (id, bare) in [(4, false), (6, true)] {
         let (mut old, mut ours) = siege.scene.labelled(id).await;
-        let (migration, mut new) = siege.asked(&ours).await;
+        let (migration, mut new) = siege.scene.asked(&ours).await;
         let ack = if bare {
             frame(&unknown)
         } else {
@@ -163,9 +166,10 @@ async fn prefix_never_completed() {
     let mut siege = Siege::with(config, Kind::Tcp, Kind::Quic).await;
     let connection = siege.scene.old.here;
     let mut nothing = siege.scene.prefix(connection).await;
-    let mut half = siege.first(connection, &label(2)[..3]).await;
-    let mut labelled = siege.first(connection, &label(4)).await;
+    let mut half = siege.scene.first(connection, &label(2)[..3]).await;
+    let mut labelled = siege.scene.first(connection, &label(4)).await;
     let mut offering = siege
+        .scene
         .first(connection, &[&label(6), &INNER[..25]].concat())
         .await;
     for leg in [&mut nothing, &mut half] {

@@ -11,45 +11,13 @@ mod switching;
 
 use std::time::Duration;
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, join};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, StreamExt, join};
 use libp2p_stream_migration::ConnectionKey;
-use libp2p_stream_migration::{
-    Abort, Config, Event, Limit, MigrateError, Stream, StreamKey, Violation,
-};
+use libp2p_stream_migration::{Abort, Config, Event, Limit, Stream, StreamKey, Violation};
 use testing::{raw::*, *};
-use tokio::task::JoinHandle;
 
-pub(crate) const ACCEPT_VERIFY: &[u8] = &[5, 0x1a, 3, 0xc0, 0x3e, 1];
 /// What multistream-select writes each way for [`PROTOCOL`]: stream bytes like any other.
 pub(crate) const INNER: &[u8] = b"\x13/multistream/1.0.0\n\x0c/test/1.0.0\n";
-
-pub(crate) fn migrate_verify(id: u64, from: u64) -> Vec<u8> {
-    let body = [field(8, id), field(16, from), vec![0xc0, 0x3e, 1]].concat();
-    frame(&inside(0x12, &body))
-}
-
-pub(crate) fn switched(sent: u64) -> Vec<u8> {
-    frame(&field(8, sent))
-}
-
-/// Writes this, and on its way with it.
-pub(crate) async fn say(io: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
-    io.write_all(bytes).await.unwrap();
-    io.flush().await.unwrap();
-}
-
-/// What is said next is this.
-pub(crate) async fn hear(io: &mut (impl AsyncRead + Unpin), bytes: &[u8]) {
-    let mut buf = vec![0; bytes.len()];
-    within("bytes", io.read_exact(&mut buf)).await.unwrap();
-    assert_eq!(buf, bytes);
-}
-
-/// The leg has been dropped, or ended, without another word.
-pub(crate) async fn is_dropped(io: &mut (impl AsyncRead + Unpin)) {
-    let read = within("the drop", io.read(&mut [0])).await;
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-}
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
@@ -100,45 +68,13 @@ impl Siege {
         siege
     }
 
-    /// Another substream of the raw peer, with these bytes as the first on it.
-    pub(crate) async fn first(&mut self, connection: ConnectionKey, bytes: &[u8]) -> Stream {
-        let mut leg = self.scene.prefix(connection).await;
-        say(&mut leg, bytes).await;
-        leg
-    }
-
-    /// The raw peer asks to move its stream, and reads the ack.
-    pub(crate) async fn agreed(&mut self, id: u64, from: u64, verify: bool) -> Stream {
-        let (message, ack) = if verify {
-            (migrate_verify(id, from), ACCEPT_VERIFY)
-        } else {
-            (migrate(id, from), ACCEPT)
-        };
-        let mut new = self.first(self.scene.new.here, &message).await;
-        hear(&mut new, ack).await;
-        new
-    }
-
-    /// Ours asks to move its stream: what comes of it, and the leg with the `Migrate` read.
-    pub(crate) async fn asked(
-        &mut self,
-        ours: &Stream,
-    ) -> (JoinHandle<Result<(), MigrateError>>, Stream) {
-        let mut control = self.scene.net.listener.control.clone();
-        let (key, to) = (ours.key(), self.scene.new.there);
-        let migration = tokio::spawn(async move { control.migrate(key, to).await });
-        let (leg, message) = self.scene.migrate_leg().await;
-        assert_eq!(message[0], 0x12);
-        (migration, leg)
-    }
-
     /// A migration with counts is agreed, whoever asked.
     pub(crate) async fn verified(&mut self, ours: &Stream, ours_asks: bool) -> Stream {
         if !ours_asks {
             let id = ours.id().unwrap().0;
-            return self.agreed(id + 2, id, true).await;
+            return self.scene.agreed(id + 2, id, true).await;
         }
-        let (_, mut new) = self.asked(ours).await;
+        let (_, mut new) = self.scene.asked(ours).await;
         say(&mut new, ACCEPT_VERIFY).await;
         new
     }

@@ -96,8 +96,11 @@ async fn anything_else() {
 #[tokio::test]
 async fn migrate_of_a_leg_to_be() {
     let mut siege = Siege::new().await;
-    let leg = siege.first(siege.scene.new.here, &label(2)).await;
-    let mut new = siege.first(siege.scene.old.here, &migrate(6, 2)).await;
+    let leg = siege.scene.first(siege.scene.new.here, &label(2)).await;
+    let mut new = siege
+        .scene
+        .first(siege.scene.old.here, &migrate(6, 2))
+        .await;
     hear(&mut new, ACCEPT).await;
     let offer = multistream_select::dialer_select_proto(leg, [ITS_NAME], Version::V1);
     // Whether it hears of the agreement or of the end is a matter of time.

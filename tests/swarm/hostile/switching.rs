@@ -14,17 +14,17 @@ async fn migrate_of_a_migrating_stream() {
     // No deadline hides a wake that was lost.
     let mut siege = Siege::with(patience(HANG * 2), Kind::Tcp, Kind::Quic).await;
     let (mut old, mut ours) = siege.scene.labelled(0).await;
-    let mut new = siege.agreed(2, 0, false).await;
+    let mut new = siege.scene.agreed(2, 0, false).await;
     let onto = siege.scene.old.here;
-    let mut impatient = siege.first(onto, &migrate(4, 2)).await;
+    let mut impatient = siege.scene.first(onto, &migrate(4, 2)).await;
     say(&mut impatient, b"\x02data").await;
     is_dropped(&mut impatient).await;
     siege.violations(Violation::Message, 1).await;
-    let mut replaced = siege.first(onto, &migrate(4, 2)).await;
-    let mut used = siege.first(onto, &migrate(2, 2)).await;
+    let mut replaced = siege.scene.first(onto, &migrate(4, 2)).await;
+    let mut used = siege.scene.first(onto, &migrate(2, 2)).await;
     is_dropped(&mut used).await;
     siege.violations(Violation::IdInUse, 1).await;
-    let mut held = siege.first(onto, &migrate(6, 2)).await;
+    let mut held = siege.scene.first(onto, &migrate(6, 2)).await;
     is_dropped(&mut replaced).await;
     // Of an ID that is none of the stream's by the time that it is considered.
     old.close().await.unwrap();
@@ -58,7 +58,7 @@ async fn answers_that_are_none() {
     let (mut old, mut ours) = siege.scene.labelled(0).await;
     let mut violations = 0;
     for (answer, violates) in answers {
-        let (migration, mut new) = siege.asked(&ours).await;
+        let (migration, mut new) = siege.scene.asked(&ours).await;
         say(&mut new, answer).await;
         new.close().await.unwrap();
         let result = within("the failure", migration).await.unwrap();
@@ -68,7 +68,7 @@ async fn answers_that_are_none() {
         siege.violations(Violation::Message, violations).await;
         still_works(&mut old, &mut ours).await;
     }
-    let (migration, mut new) = siege.asked(&ours).await;
+    let (migration, mut new) = siege.scene.asked(&ours).await;
     say(&mut new, ACCEPT).await;
     is_dropped(&mut old).await;
     old.close().await.unwrap();
@@ -85,7 +85,7 @@ async fn never_answering() {
     let mut siege = Siege::with(config, Kind::Tcp, Kind::Quic).await;
     let (mut old, mut ours) = siege.scene.labelled(0).await;
     for _ in 0..4 {
-        let (migration, mut new) = siege.asked(&ours).await;
+        let (migration, mut new) = siege.scene.asked(&ours).await;
         let result = within("the timeout", migration).await.unwrap();
         assert_eq!(result, Err(MigrateError::Failed(Failure::TimedOut)));
         is_dropped(&mut new).await;
@@ -101,7 +101,7 @@ async fn ack_twice() {
     for ack in [ACCEPT, BARE_ACCEPT, ACCEPT_VERIFY] {
         let mut siege = Siege::new().await;
         let (mut old, mut ours) = siege.scene.labelled(0).await;
-        let (migration, mut new) = siege.asked(&ours).await;
+        let (migration, mut new) = siege.scene.asked(&ours).await;
         say(&mut new, &[ack, ack].concat()).await;
         if ack == ACCEPT_VERIFY {
             let result = within("the abort", migration).await.unwrap();
@@ -131,11 +131,11 @@ async fn data_in_a_closed_direction() {
             old.close().await.unwrap();
             read_end(&mut ours).await;
             let mut new = if ours_asks {
-                let (_, mut new) = siege.asked(&ours).await;
+                let (_, mut new) = siege.scene.asked(&ours).await;
                 say(&mut new, if verify { ACCEPT_VERIFY } else { ACCEPT }).await;
                 new
             } else {
-                siege.agreed(2, 0, verify).await
+                siege.scene.agreed(2, 0, verify).await
             };
             if verify {
                 say(&mut new, &switched(INNER.len() as u64)).await;
@@ -166,11 +166,11 @@ async fn never_closing_the_old_leg() {
         let mut siege = Siege::with(config, Kind::Tcp, Kind::Quic).await;
         let (mut old, mut ours) = siege.scene.labelled(0).await;
         let mut new = if ours_asks {
-            let (_, mut new) = siege.asked(&ours).await;
+            let (_, mut new) = siege.scene.asked(&ours).await;
             say(&mut new, if verify { ACCEPT_VERIFY } else { ACCEPT }).await;
             new
         } else {
-            siege.agreed(2, 0, verify).await
+            siege.scene.agreed(2, 0, verify).await
         };
         if verify {
             say(&mut new, &switched(INNER.len() as u64 + 4)).await;
