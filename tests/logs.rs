@@ -233,7 +233,7 @@ fn at_debug_one_migration_can_be_followed() {
             assert_eq!(line.fields.get("message"), "stream migration state");
             (line.fields.get("from"), line.fields.get("to"))
         });
-        let middle = ["requested", "acking"][side];
+        let middle = ["requested", "answering"][side];
         assert_eq!(
             changes.collect::<Vec<_>>(),
             [("stable", middle), (middle, "agreed"), ("agreed", "stable")]

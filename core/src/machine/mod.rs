@@ -15,9 +15,9 @@
 //!   │        │ ◀───── └───────────┘                └────────────────────┘   (and counted)     │
 //!   │        │  deny, timeout,  │ Verdict(Accept): yield                                      │
 //!   │        │  leg lost        ▼                                                             │
-//!   │        │ Verdict ┌────────┐   AnswerWritten     ┌────────────────────┐                     │
-//!   │        │ ──────▶ │ Answering │ ───────────────▶ │ Agreed (responder) │─────────────────────┤
-//!   │        │ ◀────── └────────┘                  └────────────────────┘                     │
+//!   │        │ Verdict ┌───────────┐ AnswerWritten ┌────────────────────┐                     │
+//!   │        │ ──────▶ │ Answering │ ────────────▶ │ Agreed (responder) │─────────────────────┤
+//!   │        │ ◀────── └───────────┘               └────────────────────┘                     │
 //!   │        │ new leg lost                          │ Cancelled                              │
 //!   │        │ ◀─────────────────────────────────────┘                                        │
 //!   └────────┘ ◀──────────────────────── Complete: the new leg is the current one ────────────┘
@@ -155,7 +155,7 @@ impl Phase {
         match self {
             Self::Stable => "stable",
             Self::Requested { .. } => "requested",
-            Self::Answering { .. } => "acking",
+            Self::Answering { .. } => "answering",
             Self::Agreed(_) => "agreed",
             Self::Aborted(_) => "aborted",
             Self::Finished => "finished",

@@ -101,8 +101,8 @@ fn states() -> Vec<(&'static str, Machine)> {
             "requested, next one held",
             machine(OTHER, &[START, migrate(3, 2, false)]),
         ),
-        ("acking", machine(SETUP, &[m1, ACCEPT])),
-        ("acking, eof held", machine(SETUP, &[m1, ACCEPT, EOF])),
+        ("answering", machine(SETUP, &[m1, ACCEPT])),
+        ("answering, eof held", machine(SETUP, &[m1, ACCEPT, EOF])),
         ("initiator", machine(SETUP, &[START, acked(false, false)])),
         (
             "initiator, old closed",
@@ -252,7 +252,7 @@ fn phase_name(machine: &Machine) -> &'static str {
     match &machine.phase {
         Phase::Stable => "stable",
         Phase::Requested { .. } => "requested",
-        Phase::Answering { .. } => "acking",
+        Phase::Answering { .. } => "answering",
         Phase::Agreed(agreed) if agreed.initiator => "initiator",
         Phase::Agreed(_) => "responder",
         Phase::Aborted(_) => "aborted",
