@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-use testing::build::{cargo, example};
+
+use testing::process::{cargo, example};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

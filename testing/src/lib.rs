@@ -11,7 +11,6 @@
 
 pub mod alloc;
 mod background;
-pub mod build;
 mod net;
 mod node;
 mod pattern;

@@ -1,22 +1,61 @@
-//! The example's program as processes, and what they print.
+//! Programs as processes, and what they print.
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
-use crate::build::example;
-
-/// What takes longer than this hangs.
+/// Patience with a process.
 const HANG: Duration = Duration::from_secs(120);
 
-/// The example's program, built if need be.
-pub fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| example("relay_to_direct"))
+/// Cargo, as if nobody had called it from here.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    // What cargo tells this test about its package would make build scripts run anew.
+    for (variable, _) in std::env::vars_os() {
+        let variable = variable.to_string_lossy();
+        let ours = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_CRATE_",
+            "CARGO_BIN_",
+        ];
+        if ours.iter().any(|prefix| variable.starts_with(prefix)) {
+            cargo.env_remove(&*variable);
+        }
+    }
+    cargo
+}
+
+/// The program of this example, built if need be.
+pub fn example(name: &str) -> PathBuf {
+    example_with(name, &[])
+}
+
+/// The program of this example with these features, built if need be.
+pub fn example_with(name: &str, features: &[&str]) -> PathBuf {
+    let mut build = cargo();
+    build.args(["build", "--locked", "--message-format=json", "--example"]);
+    build.arg(name);
+    for feature in features {
+        build.args(["--features", feature]);
+    }
+    // As this is, so that nothing is built twice.
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    let output = build.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "the example does not build");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let mut executables = lines.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == *name)
+            .then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    executables.next_back().unwrap()
 }
 
 /// A process and what it prints; killed when dropped.
@@ -78,38 +117,4 @@ impl Drop for Process {
 
 pub fn listening(line: &str) -> Option<String> {
     Some(line.strip_prefix("listening on ")?.to_owned())
-}
-
-/// Asserts that the dialer's report is one of an exact transfer of so many bytes each way, with one
-/// migration and an end of the relayed connection.
-pub fn assert_exact(report: &serde_json::Value, bytes: u64) {
-    for direction in ["dial_to_listen", "listen_to_dial"] {
-        assert_eq!(report["bytes_lost"][direction], 0, "{report}");
-        assert_eq!(report["bytes_duplicated"][direction], 0, "{report}");
-        assert_eq!(report["bytes_received"][direction], bytes, "{report}");
-        let leg = |name: &str| report[name][direction].as_u64().unwrap();
-        assert!(leg("old_leg_bytes") >= 1 << 20, "{report}");
-        assert!(leg("new_leg_bytes") > 0, "{report}");
-    }
-    assert_eq!(report["sha256_match"], true, "{report}");
-    assert_eq!(report["migrations"], 1, "{report}");
-    assert_eq!(report["relayed_connection_closed"], true, "{report}");
-}
-
-/// The dialer's report, and that it exits well.
-pub fn report(dialer: &mut Process) -> serde_json::Value {
-    let report = dialer.line("report", |line| serde_json::from_str(line).ok());
-    assert_eq!(dialer.exit_code(), Some(0), "{report}");
-    report
-}
-
-/// The listener says that it received everything, and that the relayed connection is gone.
-pub fn assert_listener_done(listener: &mut Process) {
-    listener.line("its own success", |line| {
-        (line.starts_with("transfer from") && line.ends_with("0 lost, 0 duplicated, SHA-256 equal"))
-            .then_some(())
-    });
-    listener.line("the relayed connection's end", |line| {
-        (line.starts_with("relayed connection") && line.ends_with("closed")).then_some(())
-    });
 }

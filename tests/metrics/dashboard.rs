@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use testing::{build::example_with, process::Process};
+use testing::process::{Process, example_with};
 
 use super::{
     PREFIX,

@@ -13,9 +13,9 @@ use libp2p_stream_migration::{
     Stream, StreamInfo, Verdict, metrics::Metrics,
 };
 use prometheus_client::{encoding::text, registry::Registry};
+use testing::*;
 
 use exposition::Exposition;
-use testing::*;
 
 const PREFIX: &str = "libp2p_stream_migration_";
 

@@ -1,4 +1,4 @@
-//! Written by pb-rs from `proto/streammigration.proto`; `tests/generated_code.rs` compares.
+//! Written by pb-rs from `proto/streammigration.proto`; `tests/docs` compares.
 
 #![allow(
     clippy::all,

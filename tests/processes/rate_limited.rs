@@ -5,7 +5,10 @@
 //! not permitted the test is skipped with a message; with `CI=true` that is a failure.
 
 use std::process::{Command, Output};
-use testing::process::*;
+
+use testing::process::{Process, listening};
+
+use crate::relay_to_direct::{assert_exact, assert_listener_done, program, report};
 
 /// Dialer, relay and listener in three namespaces: each has a slow link to the relay, and the two have
 /// one to each other.

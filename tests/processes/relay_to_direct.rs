@@ -1,7 +1,18 @@
 //! Relay, listener and dialer as three processes, as `docs/examples.md` has them.
 
-use std::process::Command;
-use testing::process::*;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use testing::process::{Process, example, listening};
+
+/// The example's program, built if need be.
+pub(crate) fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| example("relay_to_direct"))
+}
 
 fn start(arguments: &[&str]) -> Process {
     Process::spawn(Command::new(program()).args(arguments))
@@ -75,4 +86,38 @@ fn bad_addresses_are_named() {
             "{said}"
         );
     }
+}
+
+/// Asserts that the dialer's report is one of an exact transfer of so many bytes each way, with one
+/// migration and an end of the relayed connection.
+pub(crate) fn assert_exact(report: &serde_json::Value, bytes: u64) {
+    for direction in ["dial_to_listen", "listen_to_dial"] {
+        assert_eq!(report["bytes_lost"][direction], 0, "{report}");
+        assert_eq!(report["bytes_duplicated"][direction], 0, "{report}");
+        assert_eq!(report["bytes_received"][direction], bytes, "{report}");
+        let leg = |name: &str| report[name][direction].as_u64().unwrap();
+        assert!(leg("old_leg_bytes") >= 1 << 20, "{report}");
+        assert!(leg("new_leg_bytes") > 0, "{report}");
+    }
+    assert_eq!(report["sha256_match"], true, "{report}");
+    assert_eq!(report["migrations"], 1, "{report}");
+    assert_eq!(report["relayed_connection_closed"], true, "{report}");
+}
+
+/// The dialer's report, and that it exits well.
+pub(crate) fn report(dialer: &mut Process) -> serde_json::Value {
+    let report = dialer.line("report", |line| serde_json::from_str(line).ok());
+    assert_eq!(dialer.exit_code(), Some(0), "{report}");
+    report
+}
+
+/// The listener says that it received everything, and that the relayed connection is gone.
+pub(crate) fn assert_listener_done(listener: &mut Process) {
+    listener.line("its own success", |line| {
+        (line.starts_with("transfer from") && line.ends_with("0 lost, 0 duplicated, SHA-256 equal"))
+            .then_some(())
+    });
+    listener.line("the relayed connection's end", |line| {
+        (line.starts_with("relayed connection") && line.ends_with("closed")).then_some(())
+    });
 }

@@ -29,6 +29,6 @@ fn generated_code_is_current() {
     assert_eq!(
         fresh,
         fs::read_to_string(&committed).unwrap(),
-        "run `REGENERATE=1 cargo test --test generated_code`"
+        "run `REGENERATE=1 cargo test --test docs`"
     );
 }

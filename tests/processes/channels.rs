@@ -1,7 +1,8 @@
 //! `examples/channels` as a program: what it prints, and its exit code.
 
 use std::process::Command;
-use testing::build::example;
+
+use testing::process::example;
 
 #[test]
 fn four_channels_move_and_no_message_is_lost() {

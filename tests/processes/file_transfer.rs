@@ -1,6 +1,5 @@
 //! `examples/file_transfer` as processes: relay, receiver and sender.
 
-use sha2::{Digest, Sha256};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -8,10 +7,9 @@ use std::{
     process::{Command, Output},
     sync::OnceLock,
 };
-use testing::{
-    build::example,
-    process::{Process, listening},
-};
+
+use sha2::{Digest, Sha256};
+use testing::process::{Process, example, listening};
 
 fn program() -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();

@@ -1,0 +1,6 @@
+//! Examples as programs: what they print, and how they exit.
+
+mod channels;
+mod file_transfer;
+mod rate_limited;
+mod relay_to_direct;
