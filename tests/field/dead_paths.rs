@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all, join};
 use libp2p_stream_migration::{
-    Behaviour, Chain, Config, Event, Initiate, MigrateError, Mobility, Obstacle, Stay,
+    Behaviour, Chain, Config, Event, Initiate, MigrateError, Mobility, Obstacle, Stay, Stream,
 };
 use testing::*;
 
@@ -157,6 +157,13 @@ async fn streams_leave_a_dead_connection_for_one_that_answers() {
     }
 }
 
+async fn both_fail(ours: &mut Stream, theirs: &mut Stream) {
+    let (mut here, mut there) = ([0], [0]);
+    let reads = async { join!(ours.read(&mut here), theirs.read(&mut there)) };
+    let (here, there) = within("the errors", reads).await;
+    assert!(here.is_err() && there.is_err(), "{here:?} {there:?}");
+}
+
 /// What was in flight on the dead connection is gone. I want to hear of it in seconds, and not to wait for
 /// TCP.
 ///
@@ -175,12 +182,7 @@ async fn what_cannot_be_saved_fails_in_seconds() {
     proxy.silence();
     write(&mut ours, 1, 100, 200).await;
     net.connect(Kind::Tcp).await;
-    let mut byte = [0];
-    let (here, there) = within("the errors", async {
-        join!(ours.read(&mut byte), async { theirs.read(&mut [0]).await })
-    })
-    .await;
-    assert!(here.is_err() && there.is_err(), "{here:?} {there:?}");
+    both_fail(&mut ours, &mut theirs).await;
 }
 
 /// Nobody may move my stream, and its path has died. The other connection is idle, so nobody has heard from it
@@ -204,12 +206,7 @@ async fn what_must_stay_fails_in_seconds_beside_an_idle_connection() {
     write(&mut ours, 1, 0, 100).await;
     read(&mut theirs, 1, 0, 100).await;
     proxy.silence();
-    let mut byte = [0];
-    let (here, there) = within("the errors", async {
-        join!(ours.read(&mut byte), async { theirs.read(&mut [0]).await })
-    })
-    .await;
-    assert!(here.is_err() && there.is_err(), "{here:?} {there:?}");
+    both_fail(&mut ours, &mut theirs).await;
 }
 
 /// It was only slow. When it answers again, streams do not run back and forth.

@@ -98,12 +98,10 @@ async fn idle_stream(old: Kind, new: Kind) {
     scene.check_to_the_end().await;
 }
 
-/// One side only writes, the other only reads, and neither does anything else.
-async fn write_only_and_read_only(old: Kind, new: Kind) {
-    let mut scene = Scene::new(old, new).await;
-    let key = scene.ours.key();
+/// Ours writes without a pause, theirs reads, and neither does anything else, while something happens
+/// to the stream. Every byte arrives.
+async fn transfer(mut ours: Stream, mut theirs: Stream, meanwhile: impl Future<Output = ()>) {
     let stop = AtomicBool::new(false);
-    let (mut ours, mut theirs) = (scene.ours, scene.theirs);
     let (written, read, ()) = within("the transfer", async {
         join!(
             async {
@@ -113,15 +111,24 @@ async fn write_only_and_read_only(old: Kind, new: Kind) {
             },
             read_to_end(&mut theirs, 1, 0),
             async {
-                let migration = scene.net.dialer.control.migrate(key, scene.new.here);
-                migration.await.unwrap();
-                completed(&scene.net.listener, scene.new.there).await;
+                meanwhile.await;
                 stop.store(true, Ordering::Relaxed);
             },
         )
     })
     .await;
     assert_eq!(written, read);
+}
+
+async fn write_only_and_read_only(old: Kind, new: Kind) {
+    let mut scene = Scene::new(old, new).await;
+    let key = scene.ours.key();
+    transfer(scene.ours, scene.theirs, async {
+        let migration = scene.net.dialer.control.migrate(key, scene.new.here);
+        migration.await.unwrap();
+        completed(&scene.net.listener, scene.new.there).await;
+    })
+    .await;
 }
 
 /// Nobody reads while the stream moves: what is under way is read ahead.
@@ -244,28 +251,14 @@ async fn write_close_drop_during(old: Kind, new: Kind) {
 async fn four_in_a_row(old: Kind, new: Kind) {
     let mut scene = Scene::new(old, new).await;
     let key = scene.ours.key();
-    let stop = AtomicBool::new(false);
-    let (mut ours, mut theirs) = (scene.ours, scene.theirs);
-    let (written, read_, ()) = within("the transfer", async {
-        join!(
-            async {
-                let written = write_until(&mut ours, 1, 0, &stop).await;
-                ours.close().await.unwrap();
-                written
-            },
-            read_to_end(&mut theirs, 1, 0),
-            async {
-                for to in [scene.new, scene.old, scene.new, scene.old] {
-                    // The other side may not have heard yet that the one before is complete.
-                    let control = &mut scene.net.dialer.control;
-                    control.migrate(key, to.here).await.unwrap();
-                }
-                stop.store(true, Ordering::Relaxed);
-            },
-        )
+    transfer(scene.ours, scene.theirs, async {
+        for to in [scene.new, scene.old, scene.new, scene.old] {
+            // The other side may not have heard yet that the one before is complete.
+            let control = &mut scene.net.dialer.control;
+            control.migrate(key, to.here).await.unwrap();
+        }
     })
     .await;
-    assert_eq!(written, read_);
     let moves = |node: &Node| {
         let events = node.events().into_iter();
         let completed = events.filter(|event| matches!(event, Event::MigrationCompleted { .. }));
