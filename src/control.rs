@@ -266,7 +266,8 @@ impl Control {
         .unwrap_or(Err(DrainError::BehaviourGone))
     }
 
-    /// Stops emptying a connection: streams may go there again. Whoever waits for
+    /// Stops emptying a connection: streams may go there again, and that it was to be
+    /// [closed when free](Control::close_when_free) is forgotten. Whoever waits for
     /// [`drain`](Control::drain) gets [`DrainError::Undrained`].
     ///
     /// # Errors

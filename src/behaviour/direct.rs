@@ -50,6 +50,7 @@ impl Behaviour {
         let (reply, opened) = oneshot::channel();
         let request = StreamRequest::new(protocol, Reply::Caller(Caller::new(reply)));
         self.open(peer, connection, request);
+        self.wake();
         opened
             .map(|opened| opened.unwrap_or(Err(OpenStreamError::BehaviourGone)))
             .boxed()
@@ -72,6 +73,7 @@ impl Behaviour {
     ) -> BoxFuture<'static, Result<(), MigrateError>> {
         let (reply, migrated) = oneshot::channel();
         self.hub.migrate(key, connection.key(), reply);
+        self.wake();
         migrated
             .map(|migrated| migrated.unwrap_or(Err(MigrateError::BehaviourGone)))
             .boxed()
@@ -100,7 +102,9 @@ impl Behaviour {
         connection: impl ConnectionName,
         verdict: Verdict,
     ) -> Result<(), MigrateError> {
-        self.hub.answered(key, connection.key(), verdict)
+        let answered = self.hub.answered(key, connection.key(), verdict);
+        self.wake();
+        answered
     }
 
     /// As [`Control::set_mobility`](crate::Control::set_mobility).
@@ -109,7 +113,9 @@ impl Behaviour {
     ///
     /// [`MigrateError::UnknownStream`].
     pub fn set_mobility(&mut self, key: StreamKey, mobility: Mobility) -> Result<(), MigrateError> {
-        self.hub.set_mobility(key, mobility)
+        let set = self.hub.set_mobility(key, mobility);
+        self.wake();
+        set
     }
 
     /// As [`Control::drain`](crate::Control::drain).
@@ -120,6 +126,7 @@ impl Behaviour {
     ) -> BoxFuture<'static, Result<(), DrainError>> {
         let (reply, drained) = oneshot::channel();
         self.hub.drain(peer, connection.key(), reply);
+        self.wake();
         drained
             .map(|drained| drained.unwrap_or(Err(DrainError::BehaviourGone)))
             .boxed()
@@ -135,12 +142,15 @@ impl Behaviour {
         peer: PeerId,
         connection: impl ConnectionName,
     ) -> Result<(), DrainError> {
-        self.hub.undrain(peer, connection.key())
+        let undrained = self.hub.undrain(peer, connection.key());
+        self.wake();
+        undrained
     }
 
     /// As [`Control::close_when_free`](crate::Control::close_when_free).
     pub fn close_when_free(&mut self, peer: PeerId, connection: impl ConnectionName) {
         self.hub.close_when_free(peer, connection.key());
+        self.wake();
     }
 
     /// The peers that are connected, in order.

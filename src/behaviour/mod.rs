@@ -14,7 +14,7 @@ mod twins;
 
 use std::{
     collections::VecDeque,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use futures::{StreamExt, channel::mpsc, future::BoxFuture, stream::FuturesUnordered};
@@ -86,6 +86,8 @@ pub struct Behaviour {
     outside: Outside,
     due: Timers<Due>,
     actions: VecDeque<ToSwarm<Event, FromBehaviour>>,
+    /// The task that polls, while it has nothing to do: a call from elsewhere gives it something.
+    waker: Option<Waker>,
 }
 
 impl Behaviour {
@@ -114,6 +116,7 @@ impl Behaviour {
             outside: Outside::default(),
             due: Timers::default(),
             actions: VecDeque::new(),
+            waker: None,
             config,
         }
     }
@@ -169,6 +172,11 @@ impl Behaviour {
             handler: NotifyHandler::One(connection.id()),
             event: FromBehaviour(command),
         });
+    }
+
+    /// Something is to be done that nobody has polled for.
+    fn wake(&mut self) {
+        self.waker.take().into_iter().for_each(Waker::wake);
     }
 
     // ---- What comes out of the rooms ---------------------------------------------------------------
@@ -266,7 +274,8 @@ impl Behaviour {
     /// Local work: one round over everything that may be ready. Returns whether anything was.
     fn work(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        while let Poll::Ready(output) = self.hub.poll(cx) {
+        // One at a time: what it wants done goes out before it thinks on.
+        if let Poll::Ready(output) = self.hub.poll(cx) {
             progress = true;
             self.output(output);
         }
@@ -412,7 +421,10 @@ impl NetworkBehaviour for Behaviour {
             }
             match self.commands.poll_next_unpin(cx) {
                 Poll::Ready(Some(command)) => self.command(command),
-                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) | Poll::Pending => {
+                    self.waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
             }
         }
     }

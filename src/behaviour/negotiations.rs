@@ -76,7 +76,10 @@ impl Behaviour {
         match &error {
             // Refused is answered.
             OpenFailure::Refused => self.hub.heard(peer, connection),
-            OpenFailure::TimedOut => self.hub.suspect(peer, connection),
+            OpenFailure::TimedOut => {
+                self.hub.suspect(peer, connection);
+                self.dial_if_none_answers(peer);
+            }
             OpenFailure::Full(_) | OpenFailure::Cancelled | OpenFailure::Io(_) => {}
         }
         match purpose {

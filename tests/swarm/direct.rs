@@ -1,13 +1,22 @@
 //! The calls of whoever has the behaviour at hand, in the loop that polls the swarm.
 
-use std::{future::Future, pin::pin};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Context,
+};
 
 use futures::{
     StreamExt,
     future::{Either, join, select},
+    task::ArcWake,
 };
 use libp2p::{
-    Multiaddr, StreamProtocol, Swarm, SwarmBuilder, noise,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, noise,
     swarm::{
         SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -192,4 +201,39 @@ async fn the_same_by_a_control() {
     };
     let both = drive(&mut nodes, join(drained, stopped)).await;
     assert_eq!(both, (Err(DrainError::Undrained(to)), Ok(())));
+}
+
+/// "My own `poll` had polled the swarm, and only then took a command." Nobody polled the swarm again.
+#[tokio::test]
+async fn a_call_wakes_whoever_polls_the_swarm() {
+    let mut nodes = [node(), node()];
+    let peer = *nodes[1].local_peer_id();
+    let tcp = listen(&mut nodes[1], "/ip4/127.0.0.1/tcp/0").await;
+    connect(&mut nodes, tcp, 1).await;
+    let _incoming = nodes[1].behaviour_mut().accept(PROTOCOL).unwrap();
+    let [here, _] = &mut nodes;
+    let woken = Arc::new(Woken::default());
+    let waker = futures::task::waker(woken.clone());
+    let mut cx = Context::from_waker(&waker);
+    let key = StreamKey::new(u64::MAX);
+    let calls: [fn(&mut Behaviour, PeerId, StreamKey); 3] = [
+        |it, peer, _| drop(it.open_stream(peer, PROTOCOL)),
+        |it, peer, key| drop(it.migrate(key, it.connections(peer)[0].key)),
+        |it, peer, _| drop(it.drain(peer, it.connections(peer)[0].key)),
+    ];
+    for call in calls {
+        while here.poll_next_unpin(&mut cx).is_ready() {}
+        woken.0.store(false, Ordering::Relaxed);
+        call(here.behaviour_mut(), peer, key);
+        assert!(woken.0.load(Ordering::Relaxed));
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl ArcWake for Woken {
+    fn wake_by_ref(woken: &Arc<Self>) {
+        woken.0.store(true, Ordering::Relaxed);
+    }
 }

@@ -100,23 +100,81 @@ impl<L: Io + Send + 'static> Hub<L> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Context;
+
     use futures::io::Cursor;
     use libp2p_core::{ConnectedPoint, Endpoint, transport::PortUse};
 
     use super::*;
-    use crate::{hub::Settings, key::StreamKey, policy::Stay, view::ConnectionInfo};
+    use crate::{
+        hub::Settings,
+        key::StreamKey,
+        policy::{Placement, Policy, Stay},
+        view::{ConnectionInfo, Mobility, PeerView, StreamInfo},
+    };
 
-    fn hub_and_peer() -> (Hub<Cursor<Vec<u8>>>, PeerId, ConnectionKey) {
-        let (local, peer) = (PeerId::random(), PeerId::random());
-        let mut hub = Hub::new(local, Settings::default(), Box::new(Stay));
+    /// A policy that is never content: it wants a stream here, and as soon as it waits for that, there.
+    struct Fickle([ConnectionKey; 2]);
+
+    impl Policy for Fickle {
+        fn place(&mut self, stream: &StreamInfo, _: &PeerView<'_>) -> Placement {
+            let [here, there] = self.0;
+            Placement::On(if stream.waiting_for == Some(here) {
+                there
+            } else {
+                here
+            })
+        }
+    }
+
+    fn connection(peer: PeerId, number: u64) -> ConnectionInfo {
         let endpoint = ConnectedPoint::Dialer {
             address: "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap(),
             role_override: Endpoint::Dialer,
             port_use: PortUse::Reuse,
         };
-        let key = ConnectionKey::new(1);
-        hub.connected(ConnectionInfo::new(key, peer, &endpoint));
-        (hub, peer, key)
+        ConnectionInfo::new(ConnectionKey::new(number), peer, &endpoint)
+    }
+
+    /// Both connections that a policy wants a stream on in turns are full. A poll never came to an end.
+    #[test]
+    fn a_fickle_policy_lets_others_have_a_turn() {
+        let (local, peer) = (PeerId::random(), PeerId::random());
+        let settings = Settings {
+            max_streams_per_connection: 2,
+            initiate: crate::hub::Initiate::Either,
+            ..Settings::default()
+        };
+        let [a, b, c] = [1, 2, 3].map(ConnectionKey::new);
+        let mut hub = Hub::new(local, settings, Box::new(Fickle([a, b])));
+        for number in 1..=3 {
+            hub.connected(connection(peer, number));
+        }
+        for (on, mobility) in [
+            (a, Mobility::Pinned),
+            (a, Mobility::Pinned),
+            (b, Mobility::Pinned),
+            (b, Mobility::Pinned),
+            (c, Mobility::Free),
+        ] {
+            let stream = hub.label(peer, on, Cursor::new(Vec::new()), mobility);
+            hub.place(stream.unwrap().key());
+        }
+        let waker = futures::task::noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        for _ in 0..3 {
+            hub.begin_round();
+            let polls = (0..1000).take_while(|_| hub.poll(&mut cx).is_ready());
+            assert!(polls.count() < 1000, "it goes on and on");
+            hub.check();
+        }
+    }
+
+    fn hub_and_peer() -> (Hub<Cursor<Vec<u8>>>, PeerId, ConnectionKey) {
+        let (local, peer) = (PeerId::random(), PeerId::random());
+        let mut hub = Hub::new(local, Settings::default(), Box::new(Stay));
+        hub.connected(connection(peer, 1));
+        (hub, peer, ConnectionKey::new(1))
     }
 
     /// A connection that is lost in the middle of a move left 160 bytes behind, each time.

@@ -314,6 +314,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     /// Begins a round: what becomes due in the course of it waits for the next, so that it ends.
     pub fn begin_round(&mut self) {
         self.due.begin_round();
+        self.queue.begin_round();
     }
 
     /// The next thing that is to be done.
@@ -324,7 +325,8 @@ impl<L: Io + Send + 'static> Hub<L> {
                 return Poll::Ready(output);
             }
             shrink::queue(&mut self.outputs);
-            if self.work(cx) {
+            let progress = self.work(cx);
+            if !self.outputs.is_empty() {
                 continue;
             }
             if let Some(peer) = self.told.pop_first() {
@@ -333,7 +335,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 // Whoever opens streams comes first.
                 self.told.insert(peer);
                 self.output(Output::Room(peer));
-            } else {
+            } else if !progress {
                 return Poll::Pending;
             }
         }

@@ -500,16 +500,17 @@ impl<L: Io + Send + 'static> Hub<L> {
     pub fn undrain(&mut self, peer: PeerId, connection: ConnectionKey) -> Result<(), DrainError> {
         let info = self.connections.get_mut(peer, connection);
         let info = info.ok_or(DrainError::UnknownConnection(connection))?;
-        if !std::mem::take(&mut info.draining) {
-            return Ok(());
-        }
+        let begun = std::mem::take(&mut info.draining);
         if let Some(record) = self.connections.record_mut(connection) {
+            record.pruning.want();
             for reply in std::mem::take(&mut record.pruning.drains) {
                 let _ = reply.send(Err(DrainError::Undrained(connection)));
             }
         }
-        self.connection_changed(peer, connection);
-        self.room_changed(peer);
+        if begun {
+            self.connection_changed(peer, connection);
+            self.room_changed(peer);
+        }
         Ok(())
     }
 

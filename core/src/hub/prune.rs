@@ -71,6 +71,11 @@ impl<L> Default for Pruning<L> {
 }
 
 impl<L> Pruning<L> {
+    /// Takes back that the connection is to be closed.
+    pub(super) fn want(&mut self) {
+        self.unwanted = false;
+    }
+
     /// Done once the connection is gone.
     pub(super) fn gone(&mut self) -> Shared<oneshot::Receiver<()>> {
         let channel = || {

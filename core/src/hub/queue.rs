@@ -144,9 +144,16 @@ pub(super) struct MigrationQueue {
     /// The number of those that wait in all lines together.
     waiting: usize,
     next_number: u64,
+    /// The number of the round.
+    round: u64,
 }
 
 impl MigrationQueue {
+    /// Begins a round: whoever waits is asked again once in each, so that it ends.
+    pub(super) fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
     /// The line of a connection that is gone. Who waited in it will be told.
     pub(super) fn forget_line(&mut self, line: &Line) {
         self.waiting -= line.keys.len();
@@ -306,8 +313,13 @@ impl<L: Io + Send + 'static> Hub<L> {
             .flat_map(|line| line.keys.values().take(ASKED_AGAIN))
             .copied()
             .collect();
+        let round = self.queue.round;
         for key in first {
-            self.place(key);
+            let moves = self.table.get_mut(key).map(|entry| entry.record.moves());
+            // A policy that changes its mind each time that it is asked is asked again in the next round.
+            if moves.is_some_and(|moves| std::mem::replace(&mut moves.asked_in, round) != round) {
+                self.place(key);
+            }
         }
     }
 

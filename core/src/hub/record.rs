@@ -52,6 +52,8 @@ pub(super) struct MoveState {
     /// The remote's last question that was passed on to somebody outside, while it is not answered: where
     /// the stream is to go, and when that has been answered.
     pub(super) asked_about: Option<(ConnectionKey, Question, TimerKey)>,
+    /// The round in which it was last asked again, while it waits.
+    pub(super) asked_in: u64,
     /// The callers that wait for its next move.
     pub(super) watchers: Vec<oneshot::Sender<Result<ConnectionKey, MigrateError>>>,
     /// The rate of the remote's `Migrate`s.
