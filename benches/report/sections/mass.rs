@@ -53,6 +53,7 @@ pub fn roomy(streams: usize) -> Setup {
     let config = Config::default()
         .with_max_streams_per_peer(4 * streams)
         .with_max_streams_per_connection(4 * streams)
+        .with_muxer_limit(4 * streams)
         .with_max_pending_opens(streams)
         .with_accept_backlog(streams)
         // What a few rounds leave behind is not to add up.
