@@ -9,7 +9,7 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::PeerId;
-use libp2p_stream_migration::{Event, Stream};
+use libp2p_stream_migration::{Action, Change, Config, Event, Mobility, PeerView, Policy, Stream};
 use testing::*;
 use tracing::{
     Level, Subscriber,
@@ -159,8 +159,12 @@ async fn story() -> Story {
     }
 }
 
-/// Runs it with everything up to this level captured, of all crates.
+/// Runs the story with everything up to this level captured, of all crates.
 fn logged(level: LevelFilter) -> (Story, Logs) {
+    captured(level, story())
+}
+
+fn captured<T>(level: LevelFilter, story: impl Future<Output = T>) -> (T, Logs) {
     let capture = Capture::default();
     let subscriber = tracing_subscriber::registry().with(capture.clone().with_filter(level));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -169,7 +173,7 @@ fn logged(level: LevelFilter) -> (Story, Logs) {
         .unwrap();
     // Of crates that use `log`, too.
     let captures = subscriber.set_default();
-    let story = runtime.block_on(story());
+    let story = runtime.block_on(story);
     drop(captures);
     drop(runtime);
     let logs = std::mem::take(&mut *capture.0.lock().unwrap());
@@ -259,6 +263,53 @@ fn not_even_trace_shows_data() {
     let ours = |line: &&Line| line.level == Level::TRACE && line.target.starts_with(OURS);
     assert!(logs.lines.iter().filter(ours).count() > 0);
     assert_nothing_revealed(&logs);
+}
+
+/// A policy that wants a pinned stream moved as soon as it has agreed on its protocol.
+struct AgainstTheRules;
+
+impl Policy for AgainstTheRules {
+    fn changed(&mut self, change: &Change, peer: &PeerView<'_>) -> Vec<Action> {
+        let Change::StreamChanged(key) = change else {
+            return Vec::new();
+        };
+        let here = peer.stream(*key).and_then(|stream| stream.connection);
+        let mut others = peer.connections().iter();
+        let other = others.find(|info| Some(info.key) != here);
+        other
+            .map(|info| Action::Move(*key, info.key))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// "My policy says `Move`, and nothing happens. Why?"
+///
+/// C13
+#[test]
+fn a_move_that_may_not_be_made_is_logged() {
+    let story = async {
+        let setup = Setup {
+            config: Config::default().with_mobility(PROTOCOL, Mobility::Pinned),
+            ..Default::default()
+        };
+        let mut net = Net::with(Node::with(setup.policy(AgainstTheRules)), Node::new());
+        let tcp = net.connect(Kind::Tcp).await;
+        net.connect(Kind::Quic).await;
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let peer = net.listener.id;
+        let (ours, _theirs) = open(&mut net.dialer, peer, &mut incoming, tcp.here).await;
+        ours.key().to_string()
+    };
+    let (key, logs) = captured(LevelFilter::DEBUG, story);
+    let said = logs.lines.iter().filter(|line| {
+        line.fields.get("message") == "a policy's move is not made" && line.fields.get("key") == key
+    });
+    let said: Vec<_> = said.collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].target.starts_with(OURS));
+    let why = said[0].fields.get("error");
+    assert!(why.contains("Pinned"), "{why}");
 }
 
 #[test]
