@@ -1,9 +1,15 @@
 //! Two real swarms on loopback, each with migratable and with plain streams, so that both kinds can be
 //! measured on the same connection.
 
-use std::time::{Duration, Instant};
+use std::{
+    option,
+    time::{Duration, Instant},
+};
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use futures::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt,
+    stream::{self, Flatten, Iter},
+};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify,
     multiaddr::Protocol,
@@ -258,11 +264,14 @@ impl Kind {
     }
 }
 
+/// Streams that a listener accepts; none without the behaviour.
+pub type Incoming = Flatten<Iter<option::IntoIter<IncomingStreams>>>;
+
 /// A dialer, a listener, and what the listener accepts.
 pub struct Net {
     pub dialer: Node,
     pub listener: Node,
-    pub incoming: IncomingStreams,
+    pub incoming: Incoming,
     pub plain_incoming: libp2p_stream::IncomingStreams,
 }
 
@@ -272,8 +281,13 @@ impl Net {
     }
 
     pub fn with(dialer: &Setup, listener: &Setup) -> Self {
+        let accepts = listener.migration;
         let (dialer, mut listener) = (Node::new(dialer), Node::new(listener));
-        let incoming = listener.control.accept(OURS).expect("registered once");
+        let incoming = match listener.control.accept(OURS) {
+            Err(_) if !accepts => None,
+            incoming => Some(incoming.expect("registered once")),
+        };
+        let incoming = stream::iter(incoming).flatten();
         let plain_incoming = listener.plain.accept(PLAIN).expect("registered once");
         Self {
             dialer,

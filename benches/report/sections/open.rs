@@ -4,12 +4,11 @@
 use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p_stream_migration::IncomingStreams;
 
 use super::on_runtime;
 use crate::{
     Effort,
-    net::{Io, Kind, Net, OURS, PLAIN, Setup},
+    net::{Incoming, Io, Kind, Net, OURS, PLAIN, Setup},
     path::Path,
     stats::{Goal, Pair, Report, Row},
 };
@@ -105,7 +104,7 @@ impl Case {
     }
 }
 
-async fn accepted(incoming: &mut IncomingStreams) -> libp2p_stream_migration::Stream {
+async fn accepted(incoming: &mut Incoming) -> libp2p_stream_migration::Stream {
     let (_, stream) = incoming.next().await.expect("a stream");
     stream
 }
