@@ -18,7 +18,6 @@ use web_time::Instant;
 
 use super::*;
 use crate::{
-    machine::{Side, StreamId},
     protocol::roles::is_designated,
     stream::LegKind,
     view::{Mobility, Streams, Transport},
@@ -96,23 +95,7 @@ fn draining(number: usize) -> ConnectionInfo {
 }
 
 fn stream_on(connection: ConnectionKey) -> StreamInfo {
-    StreamInfo {
-        key: StreamKey(1),
-        id: StreamId(0),
-        peer: PeerId::random(),
-        protocol: None,
-        opener: Side::Local,
-        connection: Some(connection),
-        sent: 0,
-        received: 0,
-        migrating: false,
-        left_relay: false,
-        moved_off_by_remote: Vec::new(),
-        barred: Vec::new(),
-        waiting_for: None,
-        mobility: Mobility::Free,
-        started: Instant::now(),
-    }
+    StreamInfo::new(StreamKey(1), PeerId::random(), connection)
 }
 
 fn view<'a>((local, peer): (PeerId, PeerId), connections: &'a [ConnectionInfo]) -> PeerView<'a> {
