@@ -251,13 +251,11 @@ impl Machine {
     }
 
     /// The application wrote `n` bytes to the leg that [`Machine::write_to`] names.
-    #[inline]
     pub fn wrote(&mut self, n: u64) {
         self.sent = self.sent.saturating_add(n);
     }
 
     /// `n` bytes were read from the leg that [`Machine::read_from`] names.
-    #[inline]
     pub fn read(&mut self, n: u64) {
         self.received = self.received.saturating_add(n);
     }

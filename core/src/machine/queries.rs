@@ -23,7 +23,6 @@ impl Machine {
     }
 
     /// The leg to which the application's bytes go.
-    #[inline]
     #[must_use]
     pub fn write_to(&self) -> WriteTo {
         match (&self.phase, self.out) {
@@ -39,7 +38,6 @@ impl Machine {
     }
 
     /// True if the old leg takes nothing more and the new one will, but does not yet.
-    #[inline]
     #[must_use]
     pub fn will_write_elsewhere(&self) -> bool {
         let agreed = matches!(&self.phase, Phase::Agreed(a) if a.out_switched.is_none());
@@ -47,7 +45,6 @@ impl Machine {
     }
 
     /// The leg from which the application's bytes come.
-    #[inline]
     #[must_use]
     pub fn read_from(&self) -> ReadFrom {
         if self.in_ended {
@@ -67,7 +64,6 @@ impl Machine {
 
     /// A leg that has to be read although the application's input has ended, or is elsewhere: its end must
     /// come, and data on it is a violation (*Half-closed streams*).
-    #[inline]
     #[must_use]
     pub fn check(&self) -> Option<Slot> {
         match &self.phase {
@@ -82,7 +78,6 @@ impl Machine {
     }
 
     /// True if the first message on the new leg, the remote's count, is being waited for.
-    #[inline]
     #[must_use]
     pub fn awaits_count(&self) -> bool {
         #[cfg(any(test, stream_migration_mutants))]
@@ -97,7 +92,6 @@ impl Machine {
     }
 
     /// True if what comes on the new leg is the application's, and it is not its turn.
-    #[inline]
     #[must_use]
     pub fn is_before_new(&self) -> bool {
         matches!(&self.phase, Phase::Agreed(a) if !a.in_switched) && !self.needs_count()
@@ -105,7 +99,6 @@ impl Machine {
 
     /// True if as much has been read as the remote's count says, and the machine has not been told:
     /// [`Input::ReadAll`].
-    #[inline]
     #[must_use]
     pub fn has_read_all(&self) -> bool {
         matches!(&self.phase, Phase::Agreed(a) if !a.in_switched && a.count == Some(self.received))
@@ -195,7 +188,6 @@ impl Machine {
     }
 
     /// True if there is anything left to do that the application does not do by reading or writing.
-    #[inline]
     #[must_use]
     pub fn has_background_work(&self) -> bool {
         match self.phase {
