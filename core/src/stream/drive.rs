@@ -182,3 +182,123 @@ impl<L: Io, S> Drop for Drive<L, S> {
         self.shared.wakers.forget(Party::Driver);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::RefCell,
+        io,
+        task::{Waker, ready},
+    };
+
+    use futures::{AsyncRead, AsyncWrite};
+
+    use super::*;
+    use crate::{
+        key::ConnectionKey,
+        machine::{Setup, StreamId},
+        stream::{Budget, Leg, LegKind, Note},
+    };
+
+    /// A leg that takes everything and brings nothing.
+    struct Silent;
+
+    impl AsyncRead for Silent {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Silent {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    thread_local! {
+        /// The other thread's doing while a timer fires.
+        static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+    }
+
+    /// A timer that fires at once, while somebody else has the stream.
+    struct Fires;
+
+    impl Sleep for Fires {
+        fn new(_: Duration) -> Self {
+            Self
+        }
+    }
+
+    impl Future for Fires {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            let meanwhile = MEANWHILE.take();
+            ready!(meanwhile.map_or(Poll::Pending, Poll::Ready))();
+            Poll::Ready(())
+        }
+    }
+
+    /// A stream whose `Migrate` is unanswered, polled once by a driver whose timer fires meanwhile.
+    fn polled_while(meanwhile: impl FnOnce(&Shared<Silent>) + 'static) -> Vec<Note> {
+        let setup = Setup {
+            designated: true,
+            verify: true,
+            peer_verifies: false,
+        };
+        let leg = |connection| Leg::new(Silent, ConnectionKey::new(connection), LegKind::Quic);
+        let budget = Budget::new(1 << 10, 1 << 10);
+        let key = StreamKey(1);
+        let shared = Shared::new(
+            key,
+            StreamId(0),
+            setup,
+            leg(0),
+            false,
+            budget,
+            Arc::default(),
+        );
+        assert!(shared.start(leg(1), StreamId(2)).is_ok());
+        assert!(shared.claim_drive());
+        let timeouts = Timeouts {
+            answer: Duration::ZERO,
+            progress: Duration::ZERO,
+        };
+        let mut drive = Drive::<_, Fires>::new(shared.clone(), timeouts);
+        let other = shared.clone();
+        MEANWHILE.set(Some(Box::new(move || meanwhile(&other))));
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut drive).poll(&mut cx);
+        shared.take_notes()
+    }
+
+    /// The answer came in the moment in which the time for it was over: the timer that has fired is not
+    /// armed any more, and says nothing.
+    #[test]
+    fn a_timer_that_was_disarmed_in_the_meantime_says_nothing() {
+        let notes = polled_while(|shared| shared.with(|core| core.timer = None));
+        assert_eq!(notes, []);
+    }
+
+    #[test]
+    fn one_that_is_armed_does() {
+        let failed = |note: &Note| matches!(note, Note::Failed { .. });
+        assert!(polled_while(|_| {}).iter().any(failed));
+    }
+}
