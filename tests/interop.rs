@@ -64,6 +64,10 @@ fn peer_before() -> Option<PathBuf> {
             .write_all(&archive.stdout)
             .unwrap();
         assert!(tar.wait().unwrap().success(), "{BEFORE} cannot be unpacked");
+        // Below another workspace, it has to be one of its own.
+        let manifest = unpacked.join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, format!("{text}\n[workspace]\n")).unwrap();
         fs::rename(&unpacked, &source).unwrap();
     }
     run(
