@@ -51,7 +51,7 @@ impl<L, R> Entry<L, R> {
     }
 }
 
-/// A `Migrate` that arrived before the label of the stream that it names.
+/// A `Migrate` of the remote, which may have come before the label of the stream that it names.
 pub struct Early<L> {
     pub leg: Leg<L>,
     pub id: StreamId,
@@ -415,13 +415,16 @@ impl<L: Io, R> Table<L, R> {
     pub fn hold(
         &mut self,
         peer: PeerId,
-        leg: Leg<L>,
-        id: StreamId,
-        from: StreamId,
-        verify: bool,
+        early: Early<L>,
     ) -> (u64, impl Future<Output = Gone> + use<L, R>) {
         self.next_early += 1;
         let number = self.next_early;
+        let Early {
+            leg,
+            id,
+            from,
+            verify,
+        } = early;
         let leg = Arc::new(Mutex::new(leg));
         let (sender, kept) = oneshot::channel();
         let gone = look_after(Arc::downgrade(&leg), kept);

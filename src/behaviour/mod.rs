@@ -225,8 +225,7 @@ impl Behaviour {
                 let _ = reply.send(self.hub.streams(peer));
             }
             Command::Connections { peer, reply } => {
-                let ranked = self.hub.ranked(peer).into_iter().cloned();
-                let _ = reply.send(ranked.collect());
+                let _ = reply.send(self.connections(peer));
             }
         }
     }

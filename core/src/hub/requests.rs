@@ -11,7 +11,7 @@ use crate::{
     machine::StreamId,
     permits::Permit,
     stream::{Io, Leg, after},
-    table::{Found, Gone},
+    table::{Early, Found, Gone},
 };
 
 /// A `Migrate` need not be kept any more.
@@ -24,23 +24,16 @@ pub(super) struct EarlyGone {
 }
 
 impl<L: Io + Send + 'static> Hub<L> {
-    pub(super) fn migrate_requested(
-        &mut self,
-        peer: PeerId,
-        mut leg: Leg<L>,
-        id: StreamId,
-        from: StreamId,
-        verify: bool,
-    ) {
-        let connection = leg.connection();
+    pub(super) fn migrate_requested(&mut self, peer: PeerId, mut early: Early<L>) {
+        let connection = early.leg.connection();
         match self.permits(peer, connection) {
-            Ok(permits) => leg.hold(permits),
+            Ok(permits) => early.leg.hold(permits),
             Err(limit) => {
-                drop(leg);
+                drop(early);
                 return self.refused(peer, Some(connection), limit);
             }
         }
-        self.migrate_admitted(peer, leg, id, from, verify);
+        self.migrate_admitted(peer, early);
     }
 
     /// Permits for one more unanswered `Migrate`, the peer's and the connection's.
@@ -63,24 +56,23 @@ impl<L: Io + Send + 'static> Hub<L> {
         let mut ids = entry.shared.ids();
         ids.retain(|id| entry.shared.may_move_from(*id));
         for id in ids {
-            for early in self.table.take_early(peer, id) {
-                self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);
-            }
+            self.admit_from(peer, id);
+        }
+    }
+
+    /// *Overtaking*: takes up what came before this ID was a stream's.
+    pub(super) fn admit_from(&mut self, peer: PeerId, id: StreamId) {
+        for early in self.table.take_early(peer, id) {
+            self.migrate_admitted(peer, early);
         }
     }
 
     /// A `Migrate` that has its permits.
-    pub(super) fn migrate_admitted(
-        &mut self,
-        peer: PeerId,
-        mut leg: Leg<L>,
-        id: StreamId,
-        from: StreamId,
-        verify: bool,
-    ) {
-        let connection = leg.connection();
+    fn migrate_admitted(&mut self, peer: PeerId, early: Early<L>) {
+        let (id, from, verify) = (early.id, early.from, early.verify);
+        let connection = early.leg.connection();
         if matches!(self.table.find(peer, id), Found::Live(_)) {
-            drop(leg);
+            drop(early);
             return self.violated(peer, Some(connection), Violation::IdInUse);
         }
         match self.table.find(peer, from) {
@@ -91,9 +83,10 @@ impl<L: Io + Send + 'static> Hub<L> {
                     .get(key)
                     .is_some_and(|entry| !entry.shared.may_move_from(from)) =>
             {
-                self.hold_early(peer, leg, id, from, verify);
+                self.hold_early(peer, early);
             }
             Found::Live(key) => {
+                let mut leg = early.leg;
                 let Some(entry) = self.table.get_mut(key) else {
                     return;
                 };
@@ -116,23 +109,16 @@ impl<L: Io + Send + 'static> Hub<L> {
                 }
             }
             // A deny proves that nothing was switched (rule 5).
-            Found::Ended => self.deny(leg),
+            Found::Ended => self.deny(early.leg),
             // Here a deny would make the remote believe in an end that may be our abort.
-            Found::Aborted => drop(leg),
-            Found::Unknown => self.hold_early(peer, leg, id, from, verify),
+            Found::Aborted => drop(early),
+            Found::Unknown => self.hold_early(peer, early),
         }
     }
 
-    fn hold_early(
-        &mut self,
-        peer: PeerId,
-        leg: Leg<L>,
-        id: StreamId,
-        from: StreamId,
-        verify: bool,
-    ) {
-        let connection = leg.connection();
-        let (number, gone) = self.table.hold(peer, leg, id, from, verify);
+    fn hold_early(&mut self, peer: PeerId, early: Early<L>) {
+        let connection = early.leg.connection();
+        let (number, gone) = self.table.hold(peer, early);
         let timeout = self.settings.answer_timeout;
         let timer = self.later(timeout, Due::Early(peer, number));
         self.tasks

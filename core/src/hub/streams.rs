@@ -13,7 +13,7 @@ use crate::{
     policy::Change,
     protocol::codec::Request,
     stream::{Io, Leg, Shared},
-    table::Rejected,
+    table::{Early, Rejected},
     view::{ConnectionInfo, Mobility, ProtocolName},
 };
 
@@ -191,7 +191,13 @@ impl<L: Io + Send + 'static> Hub<L> {
         match request {
             Request::Label { id } => self.labelled(peer, leg, id),
             Request::Migrate { id, from, verify } => {
-                self.migrate_requested(peer, leg, id, from, verify);
+                let early = Early {
+                    leg,
+                    id,
+                    from,
+                    verify,
+                };
+                self.migrate_requested(peer, early);
                 None
             }
         }
@@ -209,10 +215,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             return None;
         }
         let shared = self.start(peer, leg, id, Side::Remote, Mobility::default());
-        // *Overtaking*: what came before the label.
-        for early in self.table.take_early(peer, id) {
-            self.migrate_admitted(peer, early.leg, early.id, early.from, early.verify);
-        }
+        self.admit_from(peer, id);
         self.place(shared.key());
         Some(shared)
     }
