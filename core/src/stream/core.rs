@@ -23,7 +23,7 @@ use crate::{
 const MAX_FAREWELLS: usize = 4;
 
 /// A remote that says nothing for longer after a switch, has nothing to say.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The work to be done once the lock is released.
 pub(super) struct After<L> {
@@ -567,6 +567,17 @@ impl<L: Io> Core<L> {
             return None;
         }
         self.tidy_up()
+    }
+
+    /// A test's old leg that has ended.
+    #[cfg(test)]
+    pub(super) fn pause(&mut self, since: Instant) {
+        self.moving().paused_at = Some(since);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_moving(&self) -> bool {
+        self.moving.is_some()
     }
 
     fn stop_moving(&mut self) {

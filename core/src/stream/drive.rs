@@ -187,49 +187,15 @@ impl<L: Io, S> Drop for Drive<L, S> {
 mod tests {
     use std::{
         cell::RefCell,
-        io,
         task::{Waker, ready},
     };
-
-    use futures::{AsyncRead, AsyncWrite};
 
     use super::*;
     use crate::{
         key::ConnectionKey,
         machine::{Setup, StreamId},
-        stream::{Budget, Leg, LegKind, Note},
+        stream::{Budget, Leg, LegKind, Note, fake::Fake},
     };
-
-    /// A leg that takes everything and brings nothing.
-    struct Silent;
-
-    impl AsyncRead for Silent {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            _: &mut [u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Pending
-        }
-    }
-
-    impl AsyncWrite for Silent {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buf: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(buf.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
 
     thread_local! {
         /// The other thread's doing while a timer fires.
@@ -256,13 +222,19 @@ mod tests {
     }
 
     /// A stream whose `Migrate` is unanswered, polled once by a driver whose timer fires meanwhile.
-    fn polled_while(meanwhile: impl FnOnce(&Shared<Silent>) + 'static) -> Vec<Note> {
+    fn polled_while(meanwhile: impl FnOnce(&Shared<Fake>) + 'static) -> Vec<Note> {
         let setup = Setup {
             designated: true,
             verify: true,
             peer_verifies: false,
         };
-        let leg = |connection| Leg::new(Silent, ConnectionKey::new(connection), LegKind::Quic);
+        let leg = |connection| {
+            Leg::new(
+                Fake::default(),
+                ConnectionKey::new(connection),
+                LegKind::Quic,
+            )
+        };
         let budget = Budget::new(1 << 10, 1 << 10);
         let key = StreamKey(1);
         let shared = Shared::new(

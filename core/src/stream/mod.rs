@@ -10,6 +10,8 @@
 
 mod core;
 pub mod drive;
+#[cfg(test)]
+mod fake;
 mod half;
 mod kind;
 mod leg;
@@ -18,6 +20,8 @@ mod note;
 mod pump;
 mod read_ahead;
 mod ready;
+#[cfg(test)]
+mod tests;
 mod wakers;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

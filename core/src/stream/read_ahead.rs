@@ -235,71 +235,27 @@ impl Drop for ReadAhead {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        pin::Pin,
-        sync::atomic::{AtomicUsize, Ordering},
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::task::{ArcWake, noop_waker_ref};
+
+    use super::{
+        super::{fake::Fake, kind::LegKind},
+        *,
     };
 
-    use futures::{
-        AsyncRead, AsyncWrite,
-        task::{ArcWake, noop_waker_ref},
-    };
-
-    use super::{super::kind::LegKind, *};
-
-    /// A source of so many bytes, in pieces of so many, and then the end, or nothing.
-    struct Source {
-        left: usize,
-        piece: usize,
-        ends: bool,
-    }
-
-    impl AsyncRead for Source {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buf: &mut [u8],
-        ) -> Poll<io::Result<usize>> {
-            if self.left == 0 && !self.ends {
-                return Poll::Pending;
-            }
-            let n = buf.len().min(self.left).min(self.piece);
-            for (offset, byte) in buf[..n].iter_mut().enumerate() {
-                *byte = (self.left - offset) as u8;
-            }
-            self.left -= n;
-            Poll::Ready(Ok(n))
-        }
-    }
-
-    impl AsyncWrite for Source {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            buf: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(buf.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    fn leg(left: usize, piece: usize, ends: bool) -> Leg<Source> {
-        Leg::new(
-            Source { left, piece, ends },
-            crate::key::ConnectionKey::new(0),
-            LegKind::Yamux,
-        )
+    fn leg(left: usize, piece: usize, ends: bool) -> Leg<Fake> {
+        let fake = Fake {
+            left,
+            piece,
+            ends,
+            ..Fake::default()
+        };
+        Leg::new(fake, crate::key::ConnectionKey::new(0), LegKind::Yamux)
     }
 
     /// Fills it until nothing more comes, or there is no room. Returns which.
-    fn fill(ahead: &mut ReadAhead, leg: &mut Leg<Source>, waker: &Waker) -> bool {
+    fn fill(ahead: &mut ReadAhead, leg: &mut Leg<Fake>, waker: &Waker) -> bool {
         let mut cx = Context::from_waker(waker);
         loop {
             match ahead.poll_fill(leg, &mut cx) {
