@@ -10,6 +10,13 @@ use crate::{Initiate, LegKind, Mobility, hub::Settings, protocol};
 /// The protocol's name: `/libp2p/stream-migration` (*Stream Migration Protocol ID*).
 pub const PROTOCOL_NAME: StreamProtocol = StreamProtocol::new(protocol::PROTOCOL_NAME);
 
+/// Protocols that are about the link on which they are spoken.
+const LINK_PROTOCOLS: &[StreamProtocol] = &[
+    StreamProtocol::new("/libp2p/dcutr"),
+    StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop"),
+    StreamProtocol::new("/libp2p/circuit/relay/0.2.0/stop"),
+];
+
 /// Settings of a [`Behaviour`](crate::Behaviour).
 ///
 /// Each setter documents its default, unit, and what it bounds.
@@ -27,6 +34,9 @@ pub struct Config {
     pub(crate) wait_for_direct: Duration,
     pub(crate) mobility: HashMap<StreamProtocol, Mobility>,
     pub(crate) leg_kind: Option<LegKinds>,
+    pub(crate) link_protocols: Vec<StreamProtocol>,
+    pub(crate) layer_always: bool,
+    pub(crate) restless_layer: Option<Duration>,
 }
 
 /// The application's word on the connections that it knows better.
@@ -101,6 +111,28 @@ impl Config {
     }
 }
 
+impl Config {
+    /// A protocol whose streams stay on the connection on which they are opened, below the swarm
+    /// ([`transport`](crate::transport)): because it is about that connection, as DCUtR's and the relay's are,
+    /// which need not be named; or to spare it what moving costs.
+    #[must_use]
+    pub fn with_link_protocol(mut self, protocol: StreamProtocol) -> Self {
+        self.link_protocols.push(protocol);
+        self
+    }
+
+    /// Makes streams on direct connections movable, too, below the swarm ([`transport`](crate::transport)):
+    /// from one duplicate to the other, from Wi-Fi to cellular. Default: `false`; then those that begin on a
+    /// relayed connection move, and those that begin beside another direct one to a peer that has been met
+    /// over a relay. It costs one refused proposal on each connection to a peer without a layer, whose first
+    /// streams wait for that, and about 1 KiB for each stream.
+    #[must_use]
+    pub fn with_layer_always(mut self, always: bool) -> Self {
+        self.layer_always = always;
+        self
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -116,7 +148,20 @@ impl Default for Config {
             wait_for_direct: Duration::from_secs(10),
             mobility: HashMap::new(),
             leg_kind: None,
+            link_protocols: LINK_PROTOCOLS.to_vec(),
+            layer_always: false,
+            restless_layer: None,
         }
+    }
+}
+
+#[doc(hidden)]
+impl Config {
+    /// Moves every stream below the swarm at this interval, for the sake of it: for tests.
+    #[must_use]
+    pub fn with_restless_layer(mut self, interval: Option<Duration>) -> Self {
+        self.restless_layer = interval;
+        self
     }
 }
 

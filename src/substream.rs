@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite};
+use libp2p_core::muxing::SubstreamBox;
 use libp2p_swarm::Stream;
 
 use crate::permits::{Permit, Permits};
@@ -16,8 +17,15 @@ use crate::permits::{Permit, Permits};
 /// long as it is there, and the swarm does not count it: so the swarm's count is that of all others, and
 /// says whether anybody else uses the connection (*Pruning*).
 pub(crate) struct Substream {
-    io: Stream,
+    io: Io,
     _held: Option<Permit>,
+}
+
+enum Io {
+    /// The swarm's, of one of its connections.
+    Swarm(Stream),
+    /// A link's, below the swarm.
+    Link(SubstreamBox),
 }
 
 impl Substream {
@@ -25,19 +33,33 @@ impl Substream {
     pub(crate) fn leg(mut io: Stream, legs: &Permits) -> Self {
         io.ignore_for_keep_alive();
         Self {
-            io,
+            io: Io::Swarm(io),
             _held: Some(legs.acquire()),
         }
     }
 
     /// A substream that is the application's own.
     pub(crate) fn plain(io: Stream) -> Self {
-        Self { io, _held: None }
+        Self {
+            io: Io::Swarm(io),
+            _held: None,
+        }
+    }
+
+    /// A leg below the swarm.
+    pub(crate) fn link(io: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        Self {
+            io: Io::Link(SubstreamBox::new(io)),
+            _held: None,
+        }
     }
 
     /// The swarm's stream, of a plain one.
-    pub(crate) fn into_plain(self) -> Stream {
-        self.io
+    pub(crate) fn into_plain(self) -> Option<Stream> {
+        match self.io {
+            Io::Swarm(io) => Some(io),
+            Io::Link(_) => None,
+        }
     }
 }
 
@@ -47,6 +69,21 @@ impl fmt::Debug for Substream {
     }
 }
 
+macro_rules! delegate {
+    ($self:ident, $io:ident => $poll:expr) => {
+        match &mut $self.io {
+            Io::Swarm(io) => {
+                let $io = Pin::new(io);
+                $poll
+            }
+            Io::Link(io) => {
+                let $io = Pin::new(io);
+                $poll
+            }
+        }
+    };
+}
+
 impl AsyncRead for Substream {
     #[inline]
     fn poll_read(
@@ -54,7 +91,7 @@ impl AsyncRead for Substream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        delegate!(self, io => io.poll_read(cx, buf))
     }
 
     #[inline]
@@ -63,7 +100,7 @@ impl AsyncRead for Substream {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_read_vectored(cx, bufs)
+        delegate!(self, io => io.poll_read_vectored(cx, bufs))
     }
 }
 
@@ -74,7 +111,7 @@ impl AsyncWrite for Substream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        delegate!(self, io => io.poll_write(cx, buf))
     }
 
     #[inline]
@@ -83,16 +120,16 @@ impl AsyncWrite for Substream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        delegate!(self, io => io.poll_write_vectored(cx, bufs))
     }
 
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        delegate!(self, io => io.poll_flush(cx))
     }
 
     #[inline]
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_close(cx)
+        delegate!(self, io => io.poll_close(cx))
     }
 }

@@ -168,7 +168,7 @@ pub fn shared<L: stream::Io>(
         verify: true,
         peer_verifies: false,
     };
-    Shared::new(key, id, setup, leg, false, budget, Arc::default())
+    Shared::new(key, id, setup, leg, None, budget, Arc::default())
 }
 
 impl<L: stream::Io> Sides<L> {

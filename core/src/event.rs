@@ -30,6 +30,19 @@ pub enum Event {
         /// The connection.
         connection: ConnectionKey,
     },
+    /// Below the swarm, a connection's streams are opened on another link from now on: on the one that came with
+    /// the connection `to`. So the address that the swarm shows for it may not be where it runs.
+    #[non_exhaustive]
+    ConnectionRehomed {
+        /// The remote.
+        peer: PeerId,
+        /// The connection.
+        connection: ConnectionKey,
+        /// The link that was its home.
+        from: ConnectionKey,
+        /// The link that is.
+        to: ConnectionKey,
+    },
     /// A stream without migration was opened or accepted, because the remote does not speak the protocol.
     /// Nothing more is heard of it.
     #[non_exhaustive]

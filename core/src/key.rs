@@ -17,6 +17,14 @@ impl StreamKey {
     }
 }
 
+impl StreamKey {
+    /// The key's number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for StreamKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

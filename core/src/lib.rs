@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod hub;
 pub mod key;
+pub mod links;
 pub mod machine;
 pub mod permits;
 pub mod policy;

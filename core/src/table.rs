@@ -187,14 +187,14 @@ pub struct Table<L, R> {
 }
 
 impl<L: Io, R> Table<L, R> {
-    pub fn new(local: PeerId, caps: Caps, first_id: Option<u64>) -> Self {
+    pub fn new(local: PeerId, caps: Caps, first_id: Option<u64>, first_key: u64) -> Self {
         Self {
             local,
             caps,
             peers: HashMap::new(),
             streams: HashMap::new(),
             allocator: IdAllocator::new(first_id),
-            next_key: 0,
+            next_key: first_key,
             next_early: 0,
         }
     }
@@ -353,6 +353,10 @@ impl<L: Io, R> Table<L, R> {
             assert_eq!(peer.connected, there.contains(name));
             assert!(peer.connected || peer.streams > 0);
         }
+    }
+
+    pub fn has_streams(&self) -> bool {
+        !self.streams.is_empty()
     }
 
     /// The live streams of a peer.

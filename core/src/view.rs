@@ -96,6 +96,10 @@ pub struct ConnectionInfo {
     /// True if we dialed it from a new port, as those do who only want to see whether a peer can be
     /// reached. The remote does not see that.
     pub new_port: bool,
+    /// Below the swarm, the connections whose streams are opened on this link, which has the name of the one that
+    /// it came with ([`Event::ConnectionRehomed`](crate::event::Event::ConnectionRehomed)). Empty above, and in what
+    /// policies see.
+    pub homes: Vec<ConnectionKey>,
 }
 
 /// A reason against putting streams on a connection. What one peer alone knows may only take a
@@ -164,6 +168,7 @@ impl ConnectionInfo {
                     ..
                 }
             ),
+            homes: Vec::new(),
         }
     }
 

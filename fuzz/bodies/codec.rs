@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     machine::StreamId,
-    protocol::codec::{self, Ack, MAX_MESSAGE, Message, Request, Switched},
+    protocol::codec::{self, Ack, Control, MAX_MESSAGE, Message, Request, Switched},
 };
 
 /// The bytes are a message's body, and the numbers of messages.
@@ -25,11 +25,17 @@ pub(crate) fn codec(data: &[u8]) {
     let id = StreamId(source.number());
     let from = StreamId(source.number());
     let [deny, verify] = [source.bit(), source.bit()];
-    round_trip(Request::Label { id });
+    let route = verify.then_some(from.0);
+    round_trip(Request::Label { id, route });
     round_trip(Request::Migrate { id, from, verify });
     round_trip(Ack { deny, verify });
     round_trip(Switched::Sent(id.0));
     round_trip(Switched::Cancelled);
+
+    // What two layers say on a control substream comes out as it went in.
+    if let Ok(control) = Control::decode(data) {
+        assert_eq!(Control::decode(&control.encode()).ok(), Some(control));
+    }
 }
 
 fn decode<M: Message + Reference + Copy + PartialEq + Debug>(body: &[u8]) -> bool {

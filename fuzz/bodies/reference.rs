@@ -180,7 +180,10 @@ impl Reference for Request {
     fn opinion(body: &[u8]) -> Opinion<Self> {
         envelope(body).then(|inner| match inner {
             Some((1, label)) => match number(&label, 1) {
-                Some(id) => Is(Self::Label { id: StreamId(id) }),
+                Some(id) => Is(Self::Label {
+                    id: StreamId(id),
+                    route: number(&label, 1002),
+                }),
                 None => IsNot,
             },
             Some((2, migrate)) => flag(&migrate, 1000).then(|verify| {

@@ -23,6 +23,9 @@ pub struct Args {
     /// Do without the verified switch.
     #[arg(long)]
     pub no_verify: bool,
+    /// Also below the swarm: the transport is wrapped, and streams are opened through the layer.
+    #[arg(long)]
+    pub layer: bool,
     /// Only `wrapped`.
     #[arg(long, value_enum, default_value_t = AckForm::Wrapped)]
     ack: AckForm,
@@ -47,15 +50,19 @@ impl Args {
     /// The flags; exits with code 2 on those that nobody has, and on those that we do not have.
     pub fn read() -> Self {
         let args = Self::parse();
+        let head = "the crate only writes what the spec's head says";
         let missing = [
-            (args.ack == AckForm::Bare, "--ack bare"),
-            (args.nested, "--nested"),
+            (args.ack == AckForm::Bare, "--ack bare", head),
+            (args.nested, "--nested", head),
+            (
+                args.layer && matches!(args.security, Security::Tls),
+                "--layer with --security tls",
+                "the stack has Noise",
+            ),
         ];
-        for (asked, flag) in missing {
+        for (asked, flag, why) in missing {
             if asked {
-                eprintln!(
-                    "error: {flag} is unsupported: the crate only writes what the spec's head says"
-                );
+                eprintln!("error: {flag} is unsupported: {why}");
                 process::exit(2);
             }
         }

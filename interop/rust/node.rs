@@ -4,10 +4,10 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use libp2p::{
     PeerId, Swarm, SwarmBuilder, identify, noise, relay,
-    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, tls, yamux,
 };
-use libp2p_stream_migration as stream_migration;
+use libp2p_stream_migration::{self as stream_migration, transport};
 
 use crate::{
     args::{Args, Security},
@@ -47,12 +47,20 @@ pub async fn make(
     let id = keypair.public().to_peer_id();
     let verdicts = Verdicts::default();
     let (migration, plain, control);
+    let mut wrapped = None;
     if args.no_migration {
         let behaviour = libp2p_stream::Behaviour::new();
         control = Control::Plain(behaviour.new_control());
         (migration, plain) = (None, Some(behaviour));
     } else {
-        let behaviour = migrating(id, args, streams.clone(), verdicts.clone());
+        let (config, policy) = migrating(args, streams.clone(), verdicts.clone());
+        let behaviour = if args.layer {
+            let stack = transport::stack_with_policy(&keypair, config, policy)?;
+            wrapped = Some((stack.transport, stack.relay_client));
+            stack.migration
+        } else {
+            stream_migration::Behaviour::with_policy(id, config, policy)
+        };
         control = Control::Migration(behaviour.new_control());
         (migration, plain) = (Some(behaviour), None);
     }
@@ -85,6 +93,11 @@ pub async fn make(
                 .build()
         };
     }
+    if let Some((transport, client)) = wrapped {
+        let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
+        let swarm = Swarm::new(transport, behaviour(client), id, config);
+        return Ok((swarm, control, verdicts));
+    }
     let swarm = match args.security {
         Security::Noise => build!((noise::Config::new, tls::Config::new)),
         Security::Tls => build!((tls::Config::new, noise::Config::new)),
@@ -93,19 +106,19 @@ pub async fn make(
 }
 
 fn migrating(
-    id: PeerId,
     args: &Args,
     streams: Arc<Streams>,
     verdicts: Verdicts,
-) -> stream_migration::Behaviour {
+) -> (stream_migration::Config, impl stream_migration::Policy) {
     let config = stream_migration::Config::default()
         .with_verify(!args.no_verify)
+        .with_layer_always(true)
         .with_prune_grace(None);
     let policy = Scripted {
         verdicts,
         received: move |key| streams.say_received(key),
     };
-    stream_migration::Behaviour::with_policy(id, config, policy)
+    (config, policy)
 }
 
 fn unlimited_relay(id: PeerId) -> relay::Behaviour {

@@ -72,7 +72,7 @@ impl Behaviour {
         connection: impl ConnectionName,
     ) -> BoxFuture<'static, Result<(), MigrateError>> {
         let (reply, migrated) = oneshot::channel();
-        self.hub.migrate(key, connection.key(), reply);
+        self.migrate_to(key, connection.key(), reply);
         self.wake();
         migrated
             .map(|migrated| migrated.unwrap_or(Err(MigrateError::BehaviourGone)))
@@ -85,7 +85,7 @@ impl Behaviour {
         key: StreamKey,
     ) -> BoxFuture<'static, Result<ConnectionKey, MigrateError>> {
         let (reply, moved) = oneshot::channel();
-        self.hub.await_move(key, reply);
+        self.await_move(key, reply);
         moved
             .map(|moved| moved.unwrap_or(Err(MigrateError::BehaviourGone)))
             .boxed()
@@ -102,7 +102,7 @@ impl Behaviour {
         connection: impl ConnectionName,
         verdict: Verdict,
     ) -> Result<(), MigrateError> {
-        let answered = self.hub.answered(key, connection.key(), verdict);
+        let answered = self.answered(key, connection.key(), verdict);
         self.wake();
         answered
     }
@@ -113,7 +113,10 @@ impl Behaviour {
     ///
     /// [`MigrateError::UnknownStream`].
     pub fn set_mobility(&mut self, key: StreamKey, mobility: Mobility) -> Result<(), MigrateError> {
-        let set = self.hub.set_mobility(key, mobility);
+        let unknown = Err(MigrateError::UnknownStream(key));
+        let set = self
+            .with_hub_of(key, |hub| hub.set_mobility(key, mobility))
+            .unwrap_or(unknown);
         self.wake();
         set
     }
@@ -125,7 +128,7 @@ impl Behaviour {
         connection: impl ConnectionName,
     ) -> BoxFuture<'static, Result<(), DrainError>> {
         let (reply, drained) = oneshot::channel();
-        self.hub.drain(peer, connection.key(), reply);
+        self.drain_for(peer, connection.key(), reply);
         self.wake();
         drained
             .map(|drained| drained.unwrap_or(Err(DrainError::BehaviourGone)))
@@ -142,14 +145,18 @@ impl Behaviour {
         peer: PeerId,
         connection: impl ConnectionName,
     ) -> Result<(), DrainError> {
-        let undrained = self.hub.undrain(peer, connection.key());
+        let connection = connection.key();
+        let undrained = self.with_hub_at(peer, connection, |hub| hub.undrain(peer, connection));
         self.wake();
         undrained
     }
 
     /// As [`Control::close_when_free`](crate::Control::close_when_free).
     pub fn close_when_free(&mut self, peer: PeerId, connection: impl ConnectionName) {
-        self.hub.close_when_free(peer, connection.key());
+        let connection = connection.key();
+        self.with_hub_at(peer, connection, |hub| {
+            hub.close_when_free(peer, connection)
+        });
         self.wake();
     }
 
@@ -162,12 +169,20 @@ impl Behaviour {
     /// The migratable streams to and from this peer.
     #[must_use]
     pub fn streams(&self, peer: PeerId) -> Vec<StreamInfo> {
-        self.hub.streams(peer)
+        let mut streams = self.hub.streams(peer);
+        if let Some(layer) = &self.layer {
+            streams.extend(layer.streams(peer));
+        }
+        streams
     }
 
     /// The connections to this peer, the one that ranks first for new streams first.
     #[must_use]
     pub fn connections(&self, peer: PeerId) -> Vec<ConnectionInfo> {
-        self.hub.ranked(peer).into_iter().cloned().collect()
+        let connections = self.hub.ranked(peer).into_iter().cloned().collect();
+        match &self.layer {
+            Some(layer) => layer.connections(peer, connections),
+            None => connections,
+        }
     }
 }

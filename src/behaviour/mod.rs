@@ -6,6 +6,7 @@
 mod books;
 mod dialing;
 mod direct;
+mod layered;
 mod negotiations;
 mod offers;
 mod opens;
@@ -26,9 +27,13 @@ use libp2p_swarm::{
     THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
 };
 
-pub use self::twins::NameInUse;
 use self::{
-    dialing::Dials, negotiations::Negotiated, offers::OfferDriven, opens::Opens, outside::Outside,
+    dialing::Dials, layered::Attached, negotiations::Negotiated, offers::OfferDriven, opens::Opens,
+    outside::Outside,
+};
+pub use self::{
+    layered::{layered, layered_with_policy},
+    twins::NameInUse,
 };
 use crate::{
     Chain, Config, Event, Policy,
@@ -36,7 +41,7 @@ use crate::{
     connection::ConnectionName,
     control::{Command, Control},
     handler::{self, FromBehaviour, Handler, Purpose, ToBehaviour},
-    hub::{Hub, Output, TimerKey, Timers},
+    hub::{self, Hub, Output, TimerKey, Timers},
     key::{ConnectionKey, StreamKey},
     shrink,
     substream::Substream,
@@ -86,6 +91,8 @@ pub struct Behaviour {
     outside: Outside,
     due: Timers<Due>,
     actions: VecDeque<ToSwarm<Event, FromBehaviour>>,
+    /// The layer below the swarm.
+    layer: Option<Attached>,
     /// The task that polls, while it has nothing to do: a call from elsewhere gives it something.
     waker: Option<Waker>,
 }
@@ -116,6 +123,7 @@ impl Behaviour {
             outside: Outside::default(),
             due: Timers::default(),
             actions: VecDeque::new(),
+            layer: None,
             waker: None,
             config,
         }
@@ -130,7 +138,13 @@ impl Behaviour {
     fn handler(&mut self, peer: PeerId, id: ConnectionId) -> Result<Handler, ConnectionDenied> {
         self.refuse_twin(id)?;
         let parcel = self.handed_over(peer, id);
-        Ok(Handler::new(self.acceptors.clone(), &self.config, parcel))
+        let here = self.layer.as_ref().map(|layer| layer.here(id.key()));
+        Ok(Handler::new(
+            self.acceptors.clone(),
+            &self.config,
+            parcel,
+            here,
+        ))
     }
 
     fn later(&mut self, delay: std::time::Duration, due: Due) -> TimerKey {
@@ -188,41 +202,41 @@ impl Behaviour {
                 connection,
                 request,
             } => self.open(peer, connection, request),
-            Command::Migrate { key, to, reply } => self.hub.migrate(key, to, reply),
+            Command::Migrate { key, to, reply } => self.migrate_to(key, to, reply),
             Command::Answer {
                 key,
                 to,
                 verdict,
                 reply,
             } => {
-                let _ = reply.send(self.hub.answered(key, to, verdict));
+                let _ = reply.send(self.answered(key, to, verdict));
             }
             Command::SetMobility {
                 key,
                 mobility,
                 reply,
             } => {
-                let _ = reply.send(self.hub.set_mobility(key, mobility));
+                let _ = reply.send(self.set_mobility(key, mobility));
             }
             Command::Drain {
                 peer,
                 connection,
                 reply,
-            } => self.hub.drain(peer, connection, reply),
+            } => self.drain_for(peer, connection, reply),
             Command::Undrain {
                 peer,
                 connection,
                 reply,
             } => {
-                let _ = reply.send(self.hub.undrain(peer, connection));
+                let _ = reply.send(self.undrain(peer, connection));
             }
-            Command::AwaitMove { key, reply } => self.hub.await_move(key, reply),
+            Command::AwaitMove { key, reply } => self.await_move(key, reply),
             Command::Peers { reply } => drop(reply.send(self.hub.peers())),
             Command::CloseWhenFree { peer, connection } => {
-                self.hub.close_when_free(peer, connection);
+                self.close_when_free(peer, connection);
             }
             Command::Streams { peer, reply } => {
-                let _ = reply.send(self.hub.streams(peer));
+                let _ = reply.send(self.streams(peer));
             }
             Command::Connections { peer, reply } => {
                 let _ = reply.send(self.connections(peer));
@@ -239,6 +253,12 @@ impl Behaviour {
                     self.dial_if_none_answers(info.peer);
                 }
                 self.actions.push_back(ToSwarm::GenerateEvent(event));
+            }
+            // Below the swarm, the links are looked after.
+            Output::Open(peer, connection, hub::Purpose::Probe { number, .. })
+                if self.is_layered(peer) =>
+            {
+                self.hub.probe_over(peer, connection, number, true);
             }
             Output::Open(peer, connection, purpose) => {
                 let purpose = Purpose::Hub(purpose);
@@ -278,6 +298,7 @@ impl Behaviour {
             progress = true;
             self.output(output);
         }
+        progress |= self.poll_below(cx);
         while let Poll::Ready(Some(negotiated)) = self.negotiations.poll_next_unpin(cx) {
             progress = true;
             self.negotiated(negotiated);
@@ -389,6 +410,9 @@ impl NetworkBehaviour for Behaviour {
             handler::Event::ProtocolsChanged => {
                 self.hub.seen(peer, connection);
                 self.outside.forget(peer);
+            }
+            handler::Event::HandedBack { request, alive } => {
+                self.open_attempt(peer, connection, request, Some(alive));
             }
             handler::Event::Born { legs } => self.hub.born(peer, connection, legs),
             handler::Event::Unused => self.hub.unused(peer, connection),

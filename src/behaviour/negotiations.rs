@@ -124,7 +124,7 @@ impl Behaviour {
         request.held = None;
         let protocol = request.protocol.clone();
         let mobility = self.mobility_of(&protocol);
-        let Some(shared) = self.hub.label(peer, connection, stream, mobility) else {
+        let Some(shared) = self.hub.label(peer, connection, stream, mobility, None) else {
             let error = match self.hub.connection(peer, connection) {
                 Some(_) => OpenStreamError::TooManyStreams(self.config.hub.max_streams_per_peer),
                 None => OpenStreamError::ConnectionLost,
@@ -195,7 +195,7 @@ impl Behaviour {
 
     // ---- Negotiation -------------------------------------------------------------------------------
 
-    fn negotiate(
+    pub(super) fn negotiate(
         &mut self,
         peer: PeerId,
         connection: ConnectionKey,
@@ -236,14 +236,15 @@ impl Behaviour {
             Ok(Listened::Stream(stream)) => Ok(stream),
             Ok(Listened::Leg(leg, request)) => {
                 // The ID that the label took is free before the `Migrate` takes it.
-                self.hub.heard_from(key);
+                self.with_hub_of(key, |hub| hub.heard_from(key));
                 return self.requested(peer, connection, leg, request);
             }
             Ok(Listened::Violation) => {
-                self.hub.heard_from(key);
-                return self
-                    .hub
-                    .violated(peer, Some(connection), Violation::Message);
+                let violated = |hub: &mut hub::Hub<Substream>| {
+                    hub.heard_from(key);
+                    hub.violated(peer, Some(connection), Violation::Message);
+                };
+                return self.with_hub_of(key, violated).unwrap_or_default();
             }
             Err(error) => Err(error),
         };
@@ -252,12 +253,18 @@ impl Behaviour {
             Err(_) => None,
         };
         // It may have moved meanwhile, or be over.
-        let status = self.hub.stream(key).map(|shared| shared.status());
-        let connection = status.and_then(|it| it.connection).unwrap_or(connection);
+        let status = |hub: &mut hub::Hub<Substream>| hub.stream(key).map(|shared| shared.status());
+        let status = self.with_hub_of(key, status).flatten();
+        let here = self
+            .hub
+            .stream(key)
+            .and(status)
+            .and_then(|it| it.connection);
+        let connection = here.unwrap_or(connection);
         let mobility = agreed.as_ref().map(|agreed| self.mobility_of(agreed));
         let offered = request.as_ref().map(|request| request.protocol.clone());
         let name = agreed.or(offered).map(ProtocolName::new);
-        self.hub.negotiated(peer, key, name, mobility);
+        self.with_hub_of(key, |hub| hub.negotiated(peer, key, name, mobility));
         if status.is_some_and(|status| status.unanswered) {
             self.later(self.config.open_head_start, Due::Unheard(key));
         }
@@ -269,6 +276,6 @@ impl Behaviour {
                 tracing::debug!(%peer, %key, ?error, "no protocol agreed on an inbound stream");
             }
         }
-        self.hub.place(key);
+        self.with_hub_of(key, |hub| hub.place(key));
     }
 }

@@ -38,7 +38,9 @@ impl Behaviour {
         if request.is_canceled() {
             return self.nobody_waits(&request);
         }
-        let stream = stream.into_plain();
+        let Some(stream) = stream.into_plain() else {
+            return;
+        };
         let StreamRequest {
             protocol,
             reply,

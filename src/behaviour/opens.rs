@@ -245,6 +245,20 @@ impl Behaviour {
         request: StreamRequest,
     ) {
         self.hub.count_opening(peer, connection, 1);
+        let alive = match self.layer {
+            Some(_) => self.hub.keep_alive(connection),
+            None => None,
+        };
+        self.open_attempt(peer, connection, request, alive);
+    }
+
+    /// Opens a substream for it through the connection's handler.
+    pub(super) fn ask_handler(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        request: StreamRequest,
+    ) {
         let purpose = Purpose::Stream(request);
         self.notify(peer, connection, handler::Command::Open(purpose));
     }

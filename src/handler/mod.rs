@@ -37,7 +37,7 @@ use crate::{
     accept::Acceptors,
     hub,
     migratable::{LONGEST, after},
-    permits::{Permits, WeakPermits},
+    permits::{Permit, Permits, WeakPermits},
     protocol::codec::{self, ReadError, Request},
     request::{Inside, StreamRequest},
     shrink,
@@ -177,6 +177,12 @@ pub(crate) enum Event {
     },
     /// A change of what the remote says that it speaks.
     ProtocolsChanged,
+    /// A stream that was to be opened before anything else, below the swarm if there is a layer; meanwhile the
+    /// connection is kept alive.
+    HandedBack {
+        request: StreamRequest,
+        alive: Permit,
+    },
     /// The first of all: what keeps the connection from being idle as long as it is held.
     Born { legs: WeakPermits },
     /// An unused connection: nothing has used it for so long that nothing can be on its way there.
@@ -246,10 +252,20 @@ pub struct Handler {
     events: VecDeque<Event>,
     /// True once the behaviour has been given what keeps the connection alive.
     introduced: bool,
+    /// Tells the connection's muxer whose it is, below the swarm.
+    here: Option<Here>,
 }
 
+/// Says which connection's handler is being polled.
+pub(crate) type Here = Box<dyn Fn() + Send>;
+
 impl Handler {
-    pub(crate) fn new(acceptors: Arc<Acceptors>, config: &Config, parcel: Option<Parcel>) -> Self {
+    pub(crate) fn new(
+        acceptors: Arc<Acceptors>,
+        config: &Config,
+        parcel: Option<Parcel>,
+        here: Option<Here>,
+    ) -> Self {
         Self {
             acceptors,
             prefix: config.protocol_name.clone(),
@@ -271,6 +287,7 @@ impl Handler {
             remote: None,
             events: VecDeque::new(),
             introduced: false,
+            here,
         }
     }
 
@@ -529,10 +546,18 @@ impl ConnectionHandler for Handler {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Ask, Open, ToBehaviour>> {
+        self.here.iter().for_each(|here| here());
         if let Some(parcel) = self.parcel.take() {
-            let requests = parcel.take().into_iter();
-            let opens = requests.map(|request| Open::new(Purpose::Stream(request)));
-            self.queue.extend(opens);
+            for request in parcel.take() {
+                match self.here {
+                    // Whether it is opened below the swarm, is not for the handler to say.
+                    Some(_) => {
+                        let alive = self.legs.acquire();
+                        self.events.push_back(Event::HandedBack { request, alive });
+                    }
+                    None => self.queue.push_back(Open::new(Purpose::Stream(request))),
+                }
+            }
         }
         self.poll_unused(cx);
         if !std::mem::replace(&mut self.introduced, true) {

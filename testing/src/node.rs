@@ -13,7 +13,7 @@ use libp2p::{
     identity::Keypair,
     noise, ping, relay, request_response,
     swarm::{
-        NetworkBehaviour, SwarmEvent,
+        self, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
         dial_opts::{DialOpts, PeerCondition},
     },
@@ -21,7 +21,7 @@ use libp2p::{
 };
 use libp2p_stream_migration::{
     Behaviour, Config, ConnectionInfo, ConnectionKey, ConnectionName as _, Control, Event, Policy,
-    Stay,
+    Stay, transport,
 };
 
 use crate::{Background, Log, within};
@@ -73,7 +73,9 @@ pub type Transports = fn(&Keypair) -> Boxed<(PeerId, StreamMuxerBox)>;
 /// How a node is made.
 pub struct Setup {
     pub config: Config,
-    pub policy: Box<dyn FnOnce(PeerId, Config) -> Behaviour>,
+    pub policy: Box<dyn Policy>,
+    /// With a layer below the swarm, under which its streams move; all transports are the stack's then.
+    pub layer: bool,
     pub migration: bool,
     pub plain: bool,
     pub relay: bool,
@@ -98,7 +100,8 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             config: Config::default(),
-            policy: Box::new(|id, config| Behaviour::with_policy(id, config, Stay)),
+            policy: Box::new(Stay),
+            layer: false,
             migration: true,
             plain: false,
             relay: false,
@@ -117,7 +120,7 @@ impl Default for Setup {
 
 impl Setup {
     pub fn policy(mut self, policy: impl Policy) -> Self {
-        self.policy = Box::new(|id, config| Behaviour::with_policy(id, config, policy));
+        self.policy = Box::new(policy);
         self
     }
 }
@@ -135,88 +138,10 @@ impl Node {
 
     pub fn with(setup: Setup) -> Self {
         let id = setup.keypair.public().to_peer_id();
-        let migration = (setup.policy)(id, setup.config);
-        let control = migration.new_control();
-        let plain = setup.plain.then(libp2p_stream::Behaviour::new);
-        let plain_control = plain.as_ref().map(libp2p_stream::Behaviour::new_control);
-        let migration = setup.migration.then_some(migration);
-        let relay = setup.relay.then(|| {
-            let mut config = relay::Config::default();
-            if !setup.limits {
-                config.max_circuit_bytes = u64::MAX;
-                config.max_circuit_duration = Duration::from_secs(3600);
-            }
-            relay::Behaviour::new(id, config)
-        });
-        let muxer = || {
-            let mut config = yamux::Config::default();
-            config.set_max_num_streams(setup.max_yamux_streams);
-            config
+        let (swarm, control, plain) = match setup.layer {
+            true => layered(setup),
+            false => by_builder(setup),
         };
-        let swarm = SwarmBuilder::with_existing_identity(setup.keypair)
-            .with_tokio()
-            .with_tcp(
-                tcp::Config::default().nodelay(true),
-                noise::Config::new,
-                muxer,
-            )
-            .unwrap()
-            .with_quic()
-            .with_other_transport(|keypair| match setup.transports {
-                Some(transports) => OptionalTransport::some(transports(keypair)),
-                None => OptionalTransport::none(),
-            })
-            .unwrap()
-            .with_relay_client(noise::Config::new, yamux::Config::default)
-            .unwrap()
-            .with_behaviour(|keypair, client| All {
-                migration: migration.into(),
-                plain: plain.into(),
-                relay: relay.into(),
-                client,
-                identify: setup
-                    .identify
-                    .then(|| {
-                        let config = identify::Config::new("/test".to_owned(), keypair.public());
-                        identify::Behaviour::new(config)
-                    })
-                    .into(),
-                dcutr: setup.dcutr.then(|| dcutr::Behaviour::new(id)).into(),
-                ping: setup.dcutr.then(ping::Behaviour::default).into(),
-                gossip: setup
-                    .neighbours
-                    .then(|| {
-                        let authenticity = gossipsub::MessageAuthenticity::Signed(keypair.clone());
-                        let mut gossip =
-                            gossipsub::Behaviour::new(authenticity, Default::default()).unwrap();
-                        gossip.subscribe(&topic()).unwrap();
-                        gossip
-                    })
-                    .into(),
-                requests: setup
-                    .neighbours
-                    .then(|| {
-                        request_response::cbor::Behaviour::new(
-                            [(
-                                StreamProtocol::new("/requests/1.0.0"),
-                                request_response::ProtocolSupport::Full,
-                            )],
-                            Default::default(),
-                        )
-                    })
-                    .into(),
-            })
-            .unwrap()
-            .with_swarm_config(|config| {
-                let config = config.with_idle_connection_timeout(setup.idle);
-                match setup.lazy {
-                    true => {
-                        config.with_substream_upgrade_protocol_override(upgrade::Version::V1Lazy)
-                    }
-                    false => config,
-                }
-            })
-            .build();
         let log = Log::<Vec<_>>::default();
         let ours = log.clone();
         let swarm = Background::run(swarm, move |swarm, event| {
@@ -227,7 +152,7 @@ impl Node {
         Self {
             id,
             control,
-            plain: plain_control,
+            plain,
             log,
             swarm,
         }
@@ -237,6 +162,11 @@ impl Node {
     pub async fn wait<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
         let found = self.log.until(|log| log.iter().find_map(&mut find));
         within(what, found).await
+    }
+
+    /// True if the log holds something of this kind.
+    pub fn read(&self, is: impl FnMut(&Seen) -> bool) -> bool {
+        self.log.read().iter().any(is)
     }
 
     pub fn events(&self) -> Vec<Event> {
@@ -267,6 +197,13 @@ impl Node {
     pub fn close(&self, connection: ConnectionKey) {
         self.swarm.tell(move |swarm| {
             swarm.close_connection(connection.id());
+        });
+    }
+
+    /// Closes all connections to a peer.
+    pub fn disconnect(&self, peer: PeerId) {
+        self.swarm.tell(move |swarm| {
+            let _ = swarm.disconnect_peer_id(peer);
         });
     }
 
@@ -362,6 +299,111 @@ impl Node {
         let connections = self.control.connections(peer).await;
         connections.into_iter().find(|c| c.key == id).unwrap()
     }
+}
+
+type Made = (Swarm<All>, Control, Option<libp2p_stream::Control>);
+
+fn behaviours(
+    setup: &Setup,
+    migration: Behaviour,
+    client: relay::client::Behaviour,
+) -> (All, Control, Option<libp2p_stream::Control>) {
+    let id = setup.keypair.public().to_peer_id();
+    let keypair = &setup.keypair;
+    let control = migration.new_control();
+    let plain = setup.plain.then(libp2p_stream::Behaviour::new);
+    let plain_control = plain.as_ref().map(libp2p_stream::Behaviour::new_control);
+    let relay = setup.relay.then(|| {
+        let mut config = relay::Config::default();
+        if !setup.limits {
+            config.max_circuit_bytes = u64::MAX;
+            config.max_circuit_duration = Duration::from_secs(3600);
+        }
+        relay::Behaviour::new(id, config)
+    });
+    let identify = || {
+        let config = identify::Config::new("/test".to_owned(), keypair.public());
+        identify::Behaviour::new(config)
+    };
+    let gossip = || {
+        let authenticity = gossipsub::MessageAuthenticity::Signed(keypair.clone());
+        let mut gossip = gossipsub::Behaviour::new(authenticity, Default::default()).unwrap();
+        gossip.subscribe(&topic()).unwrap();
+        gossip
+    };
+    let requests = || {
+        let protocol = StreamProtocol::new("/requests/1.0.0");
+        let full = request_response::ProtocolSupport::Full;
+        request_response::cbor::Behaviour::new([(protocol, full)], Default::default())
+    };
+    let all = All {
+        migration: setup.migration.then_some(migration).into(),
+        plain: plain.into(),
+        relay: relay.into(),
+        client,
+        identify: setup.identify.then(identify).into(),
+        dcutr: setup.dcutr.then(|| dcutr::Behaviour::new(id)).into(),
+        ping: setup.dcutr.then(ping::Behaviour::default).into(),
+        gossip: setup.neighbours.then(gossip).into(),
+        requests: setup.neighbours.then(requests).into(),
+    };
+    (all, control, plain_control)
+}
+
+fn swarm_config(setup: &Setup, config: swarm::Config) -> swarm::Config {
+    let config = config.with_idle_connection_timeout(setup.idle);
+    match setup.lazy {
+        true => config.with_substream_upgrade_protocol_override(upgrade::Version::V1Lazy),
+        false => config,
+    }
+}
+
+/// A swarm whose transport is wrapped.
+fn layered(mut setup: Setup) -> Made {
+    let policy = std::mem::replace(&mut setup.policy, Box::new(Stay));
+    let stack = transport::stack_with_policy(&setup.keypair, setup.config.clone(), policy).unwrap();
+    let (all, control, plain) = behaviours(&setup, stack.migration, stack.relay_client);
+    let config = swarm_config(&setup, swarm::Config::with_tokio_executor());
+    let swarm = Swarm::new(stack.transport, all, stack.local_peer_id, config);
+    (swarm, control, plain)
+}
+
+fn by_builder(mut setup: Setup) -> Made {
+    let policy = std::mem::replace(&mut setup.policy, Box::new(Stay));
+    let id = setup.keypair.public().to_peer_id();
+    let migration = Behaviour::with_policy(id, setup.config.clone(), policy);
+    let muxer = || {
+        let mut config = yamux::Config::default();
+        config.set_max_num_streams(setup.max_yamux_streams);
+        config
+    };
+    let mut controls = None;
+    let swarm = SwarmBuilder::with_existing_identity(setup.keypair.clone())
+        .with_tokio()
+        .with_tcp(
+            tcp::Config::default().nodelay(true),
+            noise::Config::new,
+            muxer,
+        )
+        .unwrap()
+        .with_quic()
+        .with_other_transport(|keypair| match setup.transports {
+            Some(transports) => OptionalTransport::some(transports(keypair)),
+            None => OptionalTransport::none(),
+        })
+        .unwrap()
+        .with_relay_client(noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_, client| {
+            let (all, control, plain) = behaviours(&setup, migration, client);
+            controls = Some((control, plain));
+            all
+        })
+        .unwrap()
+        .with_swarm_config(|config| swarm_config(&setup, config))
+        .build();
+    let (control, plain) = controls.unwrap();
+    (swarm, control, plain)
 }
 
 /// What an event is to the log.

@@ -70,7 +70,7 @@ fn bytes_on_record() {
         match vector["message"].as_str().unwrap() {
             "label" => {
                 let id = StreamId(number(vector, "id"));
-                check(bytes, Request::Label { id }, true);
+                check(bytes, Request::Label { id, route: None }, true);
             }
             "migrate" => {
                 let (id, from) = (number(vector, "id"), number(vector, "from"));

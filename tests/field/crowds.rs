@@ -6,7 +6,7 @@ use futures::{AsyncReadExt, FutureExt, StreamExt, future::join_all};
 use libp2p::{PeerId, StreamProtocol};
 use libp2p_stream_migration::ConnectionKey;
 use libp2p_stream_migration::{
-    Behaviour, Chain, Config, Control, Event, IncomingStreams, Initiate, Obstacle, OpenStreamError,
+    Chain, Config, Control, Event, IncomingStreams, Initiate, Obstacle, OpenStreamError,
     PROTOCOL_NAME, PreferDirect, PreferTransport, Stream,
 };
 use testing::*;
@@ -227,7 +227,7 @@ async fn the_second_best_takes_what_the_best_has_no_room_for() {
         let policy = || Chain::new(PreferDirect).then(PreferTransport::default());
         let dialer = Setup {
             config,
-            policy: Box::new(move |id, config| Behaviour::with_policy(id, config, policy())),
+            policy: Box::new(policy()),
             ..Default::default()
         };
         let mut net = Net::with(Node::with(dialer), Node::new());
@@ -270,7 +270,7 @@ async fn who_waits_for_room_is_told_of() {
         .with_max_streams_per_connection(2);
     let dialer = Setup {
         config,
-        policy: Box::new(|id, config| Behaviour::with_policy(id, config, PreferDirect)),
+        policy: Box::new(PreferDirect),
         ..Default::default()
     };
     let mut net = Net::with(Node::with(dialer), Node::new());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all, join};
 use libp2p_stream_migration::{
-    Behaviour, Chain, Config, Event, Initiate, MigrateError, Mobility, Obstacle, Stay, Stream,
+    Chain, Config, Event, Initiate, MigrateError, Mobility, Obstacle, Stay, Stream,
 };
 use testing::*;
 
@@ -18,10 +18,10 @@ fn node(policy: bool, config: Config, identify: bool, lazy: bool) -> Node {
         config,
         identify,
         lazy,
-        policy: Box::new(move |id, config| match policy {
-            true => Behaviour::with_policy(id, config, Chain::default()),
-            false => Behaviour::with_policy(id, config, Stay),
-        }),
+        policy: match policy {
+            true => Box::new(Chain::default()),
+            false => Box::new(Stay),
+        },
         ..Default::default()
     })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::join;
 use libp2p::identity::Keypair;
-use libp2p_stream_migration::{Behaviour, Config, Event, Initiate, Stream, designated_peer};
+use libp2p_stream_migration::{Chain, Config, Event, Initiate, Stream, designated_peer};
 use testing::*;
 
 /// Two nodes with the default policy; whether the first is the designated one.
@@ -19,7 +19,7 @@ fn two(first_is_designated: bool, config: &Config) -> Net {
     let node = |keypair| {
         Node::with(Setup {
             config: config.clone(),
-            policy: Box::new(Behaviour::new),
+            policy: Box::new(Chain::default()),
             keypair,
             ..Default::default()
         })

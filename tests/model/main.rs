@@ -14,6 +14,7 @@ mod check;
 mod config;
 mod judge;
 mod leg;
+mod links;
 mod world;
 
 use libp2p_stream_migration_core::machine;

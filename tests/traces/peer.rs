@@ -81,7 +81,7 @@ impl Peer {
         // Reading ahead is not what is looked at here.
         let budget = Budget::new(1000, 1000);
         without(disobeyed);
-        let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, ready.clone());
+        let shared = Shared::new(key, StreamId(0), setup, leg, None, budget, ready.clone());
         without(None);
         Self {
             side,

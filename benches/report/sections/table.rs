@@ -84,7 +84,7 @@ impl World {
             read_ahead_per_peer: 1 << 26,
         };
         let mut world = Self {
-            table: StreamTable(Table::new(local, caps, Some(0))),
+            table: StreamTable(Table::new(local, caps, Some(0), 0)),
             policy: Chain::default(),
             local,
             peer,

@@ -61,7 +61,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let target = self.connections.get(entry.peer(), to);
         let target = target.filter(|target| !target.closing);
         let target = target.ok_or(MigrateError::UnknownConnection(to))?;
-        if entry.shared.status().connection == Some(to) {
+        if entry.shared.status().connection == Some(to) && !self.settings.restless {
             return Err(MigrateError::AlreadyThere(to));
         }
         if target.draining {

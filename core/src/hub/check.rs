@@ -157,7 +157,7 @@ mod tests {
             (b, Mobility::Pinned),
             (c, Mobility::Free),
         ] {
-            let stream = hub.label(peer, on, Cursor::new(Vec::new()), mobility);
+            let stream = hub.label(peer, on, Cursor::new(Vec::new()), mobility, None);
             hub.place(stream.unwrap().key());
         }
         let waker = futures::task::noop_waker();

@@ -162,7 +162,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             calls: HashMap::new(),
             connections: Connections::default(),
             queue: MigrationQueue::default(),
-            table: Table::new(local, caps, settings.first_id),
+            table: Table::new(local, caps, settings.first_id, settings.first_key),
             ready: Arc::default(),
             changed: BTreeSet::new(),
             told: BTreeSet::new(),
@@ -192,6 +192,11 @@ impl<L: Io + Send + 'static> Hub<L> {
     /// The peer's live migratable streams.
     pub fn streams(&self, peer: PeerId) -> Vec<StreamInfo> {
         Streams::of_peer(&self.table, peer)
+    }
+
+    /// True if there is a stream, be it one whose connections are gone and that its application still holds.
+    pub fn has_streams(&self) -> bool {
+        self.table.has_streams()
     }
 
     /// All peers that are connected, in order.

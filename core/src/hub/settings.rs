@@ -41,6 +41,10 @@ pub struct Settings {
     pub proving_time: Duration,
     pub probe_interval: Option<Duration>,
     pub first_id: Option<u64>,
+    /// The number before the first stream's key.
+    pub first_key: u64,
+    /// Streams may be moved onto the connection on which they are: for tests that move all the time.
+    pub restless: bool,
 }
 
 impl Default for Settings {
@@ -68,6 +72,8 @@ impl Default for Settings {
             proving_time: Duration::from_millis(1200),
             probe_interval: Some(Duration::from_secs(15)),
             first_id: None,
+            first_key: 0,
+            restless: false,
         }
     }
 }

@@ -54,6 +54,22 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.place_all(peer);
     }
 
+    /// Below the swarm, this connection's streams are opened on another link from now on.
+    pub fn rehomed(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        from: ConnectionKey,
+        to: ConnectionKey,
+    ) {
+        self.event(Event::ConnectionRehomed {
+            peer,
+            connection,
+            from,
+            to,
+        });
+    }
+
     /// A connection is gone, and all that was on it.
     pub fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey) {
         let (record, last) = self.connections.remove(peer, connection);
@@ -120,10 +136,11 @@ impl<L: Io + Send + 'static> Hub<L> {
         peer: PeerId,
         leg: Leg<L>,
         id: StreamId,
-        opener: Side,
+        label: Option<Request>,
         mobility: Mobility,
     ) -> Arc<Shared<L>> {
         let connection = leg.connection();
+        let opener = Side::of(label.is_some());
         let setup = Setup {
             designated: self.table.is_designated(peer),
             verify: self.settings.verify,
@@ -135,7 +152,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             id,
             setup,
             leg,
-            opener == Side::Local,
+            label,
             self.table.budget(peer),
             self.ready.clone(),
         );
@@ -164,18 +181,20 @@ impl<L: Io + Send + 'static> Hub<L> {
     }
 
     /// *Opening*: a new stream of ours, whose first message is its label. `None` if the peer has as many
-    /// streams as it may, or the connection is gone.
+    /// streams as it may, or the connection is gone. Between two layers, `route` says for which connection of
+    /// the remote's it is.
     pub fn label(
         &mut self,
         peer: PeerId,
         connection: ConnectionKey,
         io: L,
         mobility: Mobility,
+        route: Option<u64>,
     ) -> Option<Arc<Shared<L>>> {
         let id = self.table.allocate(peer);
         let leg = self.leg(peer, connection, io)?;
         self.table.admits(peer, id).ok()?;
-        Some(self.start(peer, leg, id, Side::Local, mobility))
+        Some(self.start(peer, leg, id, Some(Request::Label { id, route }), mobility))
     }
 
     /// The remote's first message on a substream. Returns the stream if that is a new one, whose protocol has
@@ -189,7 +208,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     ) -> Option<Arc<Shared<L>>> {
         let leg = self.leg(peer, connection, io)?;
         match request {
-            Request::Label { id } => self.labelled(peer, leg, id),
+            Request::Label { id, .. } => self.labelled(peer, leg, id),
             Request::Migrate { id, from, verify } => {
                 let early = Early {
                     leg,
@@ -214,10 +233,18 @@ impl<L: Io + Send + 'static> Hub<L> {
             }
             return None;
         }
-        let shared = self.start(peer, leg, id, Side::Remote, Mobility::default());
+        let shared = self.start(peer, leg, id, None, Mobility::default());
         self.admit_from(peer, id);
         self.place(shared.key());
         Some(shared)
+    }
+
+    /// Lets go of a stream that its application still holds: its connection is closed.
+    pub fn let_go(&mut self, key: StreamKey) {
+        if let Some(entry) = self.table.get(key) {
+            entry.shared.let_go();
+            self.heard_from(key);
+        }
     }
 
     /// A stream's protocol is agreed, or was at least offered; with the mobility that its streams have unless

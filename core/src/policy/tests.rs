@@ -70,6 +70,7 @@ fn connection(number: usize) -> ConnectionInfo {
         suspected: false,
         proven: true,
         new_port: false,
+        homes: Vec::new(),
     }
 }
 

@@ -17,15 +17,15 @@ use quick_protobuf::{BytesReader, MessageRead, MessageWrite, Writer};
 use super::generated::streammigration::{self as proto, mod_StreamMigration::OneOftype_pb as Type};
 use crate::machine::StreamId;
 
-/// The longest message accepted, in bytes, its length prefix not counted. Checked before anything is
-/// allocated, so a peer cannot make us reserve memory by announcing a long message.
+/// The longest message on a leg.
 pub const MAX_MESSAGE: usize = 256;
 
 /// The first message on a leg, in the direction of its dialer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// Labels a new stream.
-    Label { id: StreamId },
+    /// Labels a new stream; between two layers (*Streams of a connection*), `route` is the receiver's
+    /// connection.
+    Label { id: StreamId, route: Option<u64> },
     /// Asks to move the stream `from` onto this leg, under the new ID `id`.
     Migrate {
         id: StreamId,
@@ -56,8 +56,8 @@ pub enum ReadError {
     /// The transport failed, or ended in the middle of a message.
     #[error("the leg failed while a message was read")]
     Io(#[source] io::Error),
-    /// The message is longer than [`MAX_MESSAGE`].
-    #[error("a message of {0} bytes exceeds the limit of {MAX_MESSAGE}")]
+    /// The message is longer than [`Message::MAX`].
+    #[error("a message of {0} bytes exceeds the limit")]
     TooLong(usize),
     /// The length prefix or the protobuf is malformed.
     #[error("a message is malformed")]
@@ -76,6 +76,10 @@ impl ReadError {
 
 /// A message that can be written.
 pub trait Message: Sized {
+    /// The longest one accepted, in bytes, its length prefix not counted. Checked before anything is
+    /// allocated, so a peer cannot make us reserve memory by announcing a long message.
+    const MAX: usize = MAX_MESSAGE;
+
     /// Reads the body of a message.
     fn decode(body: &[u8]) -> Result<Self, ReadError>;
     /// The body as protobuf.
@@ -87,6 +91,7 @@ impl Message for Request {
         match parse::<proto::StreamMigration>(body, INNER)?.type_pb {
             Type::label(label) => Ok(Self::Label {
                 id: StreamId(label.id.ok_or(ReadError::Missing("Label.id"))?),
+                route: label.route,
             }),
             Type::migrate(migrate) => Ok(Self::Migrate {
                 id: StreamId(migrate.id.ok_or(ReadError::Missing("Migrate.id"))?),
@@ -99,7 +104,10 @@ impl Message for Request {
 
     fn encode(&self) -> Vec<u8> {
         let type_pb = match *self {
-            Self::Label { id } => Type::label(proto::Label { id: Some(id.0) }),
+            Self::Label { id, route } => Type::label(proto::Label {
+                id: Some(id.0),
+                route,
+            }),
             Self::Migrate { id, from, verify } => Type::migrate(proto::Migrate {
                 id: Some(id.0),
                 from: Some(from.0),
@@ -156,6 +164,52 @@ impl Message for Switched {
                 sent: None,
                 cancelled: Some(true),
             },
+        })
+    }
+}
+
+/// A message on a control substream (*Control*).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Control {
+    /// In the first message, and in no other.
+    pub hello: Option<Hello>,
+    /// Connections of the writer's that are closed, or have never been.
+    pub closed: Vec<u64>,
+}
+
+/// The writer's end of a link: who is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Hello {
+    /// The process.
+    pub epoch: u64,
+    /// The connection that came with the link; without it there is no layer.
+    pub connection: Option<u64>,
+}
+
+impl Message for Control {
+    const MAX: usize = 4096;
+
+    fn decode(body: &[u8]) -> Result<Self, ReadError> {
+        let control = parse::<proto::Control>(body, &[1 << 3 | 2])?;
+        let hello = |hello: proto::Hello| {
+            Ok(Hello {
+                epoch: hello.epoch.ok_or(ReadError::Missing("Hello.epoch"))?,
+                connection: hello.connection,
+            })
+        };
+        Ok(Self {
+            hello: control.hello.map(hello).transpose()?,
+            closed: control.closed,
+        })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        serialize(&proto::Control {
+            hello: self.hello.map(|hello| proto::Hello {
+                epoch: Some(hello.epoch),
+                connection: hello.connection,
+            }),
+            closed: self.closed.clone(),
         })
     }
 }
@@ -298,14 +352,12 @@ pub fn frame(message: &impl Message) -> BytesMut {
 /// Reads one message. Not cancel-safe: use [`Reader`] where the future may be dropped.
 pub async fn read<M: Message>(mut io: impl AsyncRead + Unpin) -> Result<M, ReadError> {
     let length = read_length(&mut io).await?;
-    if length > MAX_MESSAGE {
+    if length > M::MAX {
         return Err(ReadError::TooLong(length));
     }
-    let mut body = [0; MAX_MESSAGE];
-    io.read_exact(&mut body[..length])
-        .await
-        .map_err(ReadError::Io)?;
-    M::decode(&body[..length])
+    let mut body = vec![0; length];
+    io.read_exact(&mut body).await.map_err(ReadError::Io)?;
+    M::decode(&body)
 }
 
 /// Reads a length: at most three bytes, and no more than are needed.
@@ -390,6 +442,10 @@ mod tests {
 
     use super::*;
 
+    fn labels(id: StreamId) -> Request {
+        Request::Label { id, route: None }
+    }
+
     fn read_now<M: Message>(bytes: &[u8]) -> (Result<M, ReadError>, usize) {
         let mut cursor = Cursor::new(bytes);
         let result = read(&mut cursor)
@@ -403,11 +459,8 @@ mod tests {
         let id = StreamId(300);
         let from = StreamId(7);
         for (bytes, frame) in [
-            (
-                &[4, 0x0a, 2, 8, 0][..],
-                frame(&Request::Label { id: StreamId(0) }),
-            ),
-            (&[5, 0x0a, 3, 8, 0xac, 2][..], frame(&Request::Label { id })),
+            (&[4, 0x0a, 2, 8, 0][..], frame(&labels(StreamId(0)))),
+            (&[5, 0x0a, 3, 8, 0xac, 2][..], frame(&labels(id))),
             (
                 &[7, 0x12, 5, 8, 0xac, 2, 16, 7][..],
                 frame(&Request::Migrate {
@@ -458,17 +511,17 @@ mod tests {
         ] {
             assert_eq!(read_now::<Ack>(bytes).0.unwrap(), Ack { deny, verify });
         }
-        let label = frame(&Request::Label { id: StreamId(0) });
+        let label = frame(&labels(StreamId(0)));
         assert!(read_now::<Ack>(&label).0.is_err());
     }
 
     #[test]
     fn not_a_byte_past_the_message_is_read() {
-        let mut bytes = frame(&Request::Label { id: StreamId(5) });
+        let mut bytes = frame(&labels(StreamId(5)));
         let length = bytes.len();
         bytes.extend_from_slice(b"\x13/multistream/1.0.0\n");
         let (request, position) = read_now::<Request>(&bytes);
-        assert_eq!(request.unwrap(), Request::Label { id: StreamId(5) });
+        assert_eq!(request.unwrap(), labels(StreamId(5)));
         assert_eq!(position, length);
     }
 
@@ -487,7 +540,7 @@ mod tests {
         }
         let bytes = [8, 0x0a, 4, 8, 1, 0x50, 9, 0x58, 3];
         let request = read_now::<Request>(&bytes).0.unwrap();
-        assert_eq!(request, Request::Label { id: StreamId(1) });
+        assert_eq!(request, labels(StreamId(1)));
         for bytes in [&[0][..], &[2, 16, 0], &[4, 8, 1, 16, 1]] {
             assert!(read_now::<Switched>(bytes).0.unwrap_err().is_violation());
         }
@@ -515,7 +568,7 @@ mod tests {
         let label = read_now::<Request>(&[6, 0x0a, 0x84, 0, 8, 0x85, 0]).0;
         assert!(label.is_err(), "{label:?}");
         let label = read_now::<Request>(&[6, 0x0a, 0x83, 0, 8, 0x85, 0]).0;
-        assert_eq!(label.unwrap(), Request::Label { id: StreamId(5) });
+        assert_eq!(label.unwrap(), labels(StreamId(5)));
         let count = read_now::<Switched>(&[5, 8, 5, 0x0a, 1, 0xff]).0;
         assert_eq!(count.unwrap(), Switched::Sent(5));
     }
@@ -523,7 +576,7 @@ mod tests {
     /// F1: gogo and prost skip a group that they do not know, wherever it is and whatever is in it.
     #[test]
     fn groups_are_unknown_fields() {
-        let label = Request::Label { id: StreamId(5) };
+        let label = labels(StreamId(5));
         // Field 9 as a group: empty; with every kind of value; with groups in it, one of its own number.
         let empty = [0x4b, 0x4c].to_vec();
         let full = [
@@ -572,7 +625,7 @@ mod tests {
         let mut at_cap = vec![0x80, 2, 0x0a, 2, 8, 1, 0x62, 249, 1];
         at_cap.resize(2 + MAX_MESSAGE, 0);
         let request = read_now::<Request>(&at_cap).0.unwrap();
-        assert_eq!(request, Request::Label { id: StreamId(1) });
+        assert_eq!(request, labels(StreamId(1)));
 
         let (result, position) = read_now::<Request>(&[0x81, 2, 0, 0, 0]);
         assert!(matches!(result, Err(ReadError::TooLong(257))));

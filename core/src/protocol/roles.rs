@@ -82,6 +82,12 @@ fn bytes(peer: &PeerId) -> Vec<u8> {
     peer.to_bytes()
 }
 
+/// Draws the name of a process, or of a hub in it.
+pub fn new_epoch() -> u64 {
+    // Without a source of randomness there would be no keys either.
+    getrandom::u64().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

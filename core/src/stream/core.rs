@@ -516,6 +516,22 @@ impl<L: Io> Core<L> {
         }
     }
 
+    /// The application does not want the stream any more.
+    pub(super) fn let_go(&mut self) {
+        if std::mem::replace(&mut self.dropped, true) {
+            return;
+        }
+        self.read_ahead.discard();
+        self.touch();
+        let closed = self.close_reported;
+        // A yamux leg that is dropped after our close says nothing, and the remote may write.
+        let slot = self.machine.closes();
+        let leg = self.leg(slot);
+        let told = leg.is_some_and(|leg| leg.kind().may_tell_of_drops());
+        let answered = !self.unanswered || !told;
+        self.handle(Input::Dropped { closed, answered });
+    }
+
     pub(super) fn has_background_work(&self) -> bool {
         self.machine.has_background_work()
             || self

@@ -242,7 +242,7 @@ mod tests {
             StreamId(0),
             setup,
             leg(0),
-            false,
+            None,
             budget,
             Arc::default(),
         );

@@ -19,7 +19,7 @@ pub(super) struct Fake {
     pub(super) ends: bool,
     /// True if what is written never goes out.
     pub(super) stuck: bool,
-    /// What its drop does.
+    /// The doing of its drop.
     pub(super) _on_drop: OnDrop,
 }
 

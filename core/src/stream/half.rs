@@ -281,17 +281,6 @@ impl<L: Io> Drop for Migratable<L> {
     fn drop(&mut self) {
         self.shared.wakers.forget(Party::Reader);
         self.shared.wakers.forget(Party::Writer);
-        self.shared.with(|core| {
-            core.dropped = true;
-            core.read_ahead.discard();
-            core.touch();
-            let closed = core.close_reported;
-            // A yamux leg that is dropped after our close says nothing, and the remote may write.
-            let slot = core.machine.closes();
-            let leg = core.leg(slot);
-            let told = leg.is_some_and(|leg| leg.kind().may_tell_of_drops());
-            let answered = !core.unanswered || !told;
-            core.handle(Input::Dropped { closed, answered });
-        });
+        self.shared.with(Core::let_go);
     }
 }

@@ -70,12 +70,12 @@ impl<L: Io> Shared<L> {
         id: StreamId,
         setup: Setup,
         mut leg: Leg<L>,
-        opener: bool,
+        label: Option<Request>,
         budget: Budget,
         ready: Arc<ReadyQueue>,
     ) -> Arc<Self> {
-        if opener {
-            leg.queue(&codec::frame(&Request::Label { id }));
+        if let Some(label) = label {
+            leg.queue(&codec::frame(&label));
         }
         Arc::new(Self {
             key,
@@ -118,6 +118,13 @@ impl<L: Io> Shared<L> {
             }
             Ok(())
         })
+    }
+
+    /// Does as if the application let go of the stream, which it still holds: aborts it, or if it was closed,
+    /// finishes it in the background. Reads and writes fail from now on.
+    pub fn let_go(&self) {
+        self.with(Core::let_go);
+        self.wakers.wake_all();
     }
 
     /// Ends the stream and gives back its only leg, if that is all it has.

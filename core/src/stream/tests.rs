@@ -35,7 +35,7 @@ fn stream(first: Leg<Fake>) -> Arc<Shared<Fake>> {
         StreamId(0),
         setup,
         first,
-        false,
+        None,
         budget,
         Arc::default(),
     )

@@ -106,7 +106,7 @@ impl Peer {
         };
         let budget = Budget::new(case.read_ahead.0, case.read_ahead.1);
         let key = StreamKey::new(side);
-        let shared = Shared::new(key, StreamId(0), setup, leg, false, budget, ready.clone());
+        let shared = Shared::new(key, StreamId(0), setup, leg, None, budget, ready.clone());
         Self {
             shared,
             ready,

@@ -68,6 +68,7 @@ impl Default for OneOftype_pb {
 #[derive(Debug, Default, PartialEq, Clone)]
 pub struct Label {
     pub id: Option<u64>,
+    pub route: Option<u64>,
 }
 
 impl<'a> MessageRead<'a> for Label {
@@ -76,6 +77,7 @@ impl<'a> MessageRead<'a> for Label {
         while !r.is_eof() {
             match r.next_tag(bytes) {
                 Ok(8) => msg.id = Some(r.read_uint64(bytes)?),
+                Ok(8016) => msg.route = Some(r.read_uint64(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
                 Err(e) => return Err(e),
             }
@@ -88,10 +90,12 @@ impl MessageWrite for Label {
     fn get_size(&self) -> usize {
         0
         + self.id.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.route.as_ref().map_or(0, |m| 2 + sizeof_varint(*(m) as u64))
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.id { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.route { w.write_with_tag(8016, |w| w.write_uint64(*s))?; }
         Ok(())
     }
 }
@@ -204,6 +208,78 @@ impl MessageWrite for Switched {
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.sent { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
         if let Some(ref s) = self.cancelled { w.write_with_tag(16, |w| w.write_bool(*s))?; }
+        Ok(())
+    }
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct Control {
+    pub hello: Option<Hello>,
+    pub closed: Vec<u64>,
+}
+
+impl<'a> MessageRead<'a> for Control {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(10) => msg.hello = Some(r.read_message::<Hello>(bytes)?),
+                Ok(40) => msg.closed.push(r.read_uint64(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for Control {
+    fn get_size(&self) -> usize {
+        0
+        + self.hello.as_ref().map_or(0, |m| 1 + sizeof_len((m).get_size()))
+        + self.closed.iter().map(|s| 1 + sizeof_varint(*(s) as u64)).sum::<usize>()
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.hello { w.write_with_tag(10, |w| w.write_message(s))?; }
+        for s in &self.closed { w.write_with_tag(40, |w| w.write_uint64(*s))?; }
+        Ok(())
+    }
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct Hello {
+    pub epoch: Option<u64>,
+    pub connection: Option<u64>,
+}
+
+impl<'a> MessageRead<'a> for Hello {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(9) => msg.epoch = Some(r.read_fixed64(bytes)?),
+                Ok(24) => msg.connection = Some(r.read_uint64(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for Hello {
+    fn get_size(&self) -> usize {
+        0
+        + self.epoch.as_ref().map_or(0, |_| 1 + 8)
+        + self.connection.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.epoch { w.write_with_tag(9, |w| w.write_fixed64(*s))?; }
+        if let Some(ref s) = self.connection { w.write_with_tag(24, |w| w.write_uint64(*s))?; }
         Ok(())
     }
 }

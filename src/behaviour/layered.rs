@@ -1,0 +1,342 @@
+//! The behaviour of a swarm whose transport is wrapped by a layer: streams are opened through the layer where the
+//! remote has one, and what happens there is told as if it were here.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::{StreamExt, channel::oneshot, future::BoxFuture, stream::FuturesUnordered};
+use libp2p_identity::PeerId;
+use libp2p_swarm::ToSwarm;
+
+use super::Behaviour;
+use crate::{
+    Chain, Config, ConnectionInfo, DrainError, Event, MigrateError, OpenStreamError, Policy,
+    StreamInfo, Verdict,
+    handler::Here,
+    hub::Hub,
+    key::{ConnectionKey, StreamKey},
+    layer::{Labelled, Layer, NotOpened, Opening, Shared, SharedPolicy, Told},
+    negotiate::{self, Listened, Unagreed},
+    permits::Permit,
+    request::{Inside, StreamRequest},
+    stream::SwarmShared,
+    substream::Substream,
+};
+
+/// A layer with the default policy, and the behaviour that goes with it. The behaviour may be left out of the
+/// swarm: with [`Layer::wrap`] alone streams move as the default policy says; the behaviour brings events,
+/// [`Control`](crate::Control), and a policy of one's own.
+#[must_use]
+pub fn layered(local_peer_id: PeerId, config: Config) -> (Layer, Behaviour) {
+    layered_with_policy(local_peer_id, config, Chain::default())
+}
+
+/// As [`new`](crate::transport::new), with another policy: one for streams above and below the swarm. It is asked
+/// about links, which have the names of the connections that they came with.
+#[must_use]
+pub fn layered_with_policy(
+    local_peer_id: PeerId,
+    config: Config,
+    policy: impl Policy,
+) -> (Layer, Behaviour) {
+    let policy = SharedPolicy::new(policy);
+    let layer = Layer::new(local_peer_id, &config, policy.clone());
+    let mut behaviour = Behaviour::with_policy(local_peer_id, config, policy);
+    behaviour.layer = Some(Attached::new(layer.0.clone()));
+    (layer, behaviour)
+}
+
+/// A stream that is being opened through the layer.
+struct Below {
+    peer: PeerId,
+    connection: ConnectionKey,
+    request: StreamRequest,
+    alive: Option<Permit>,
+    result: Result<Arc<SwarmShared>, NotOpened>,
+}
+
+/// The layer, as long as there is a behaviour that listens.
+pub(super) struct Attached {
+    layer: Arc<Shared>,
+    opening: FuturesUnordered<BoxFuture<'static, Below>>,
+    /// Streams of no connection, of which each keeps one alive: the swarm does not see them.
+    alive: HashMap<StreamKey, Permit>,
+}
+
+impl Attached {
+    fn new(layer: Arc<Shared>) -> Self {
+        layer.attach(true);
+        Self {
+            layer,
+            opening: FuturesUnordered::new(),
+            alive: HashMap::new(),
+        }
+    }
+
+    /// A call by which this connection's handler tells its muxer who they are.
+    pub(super) fn here(&self, connection: ConnectionKey) -> Here {
+        let layer = self.layer.clone();
+        Box::new(move || layer.here(connection.number()))
+    }
+
+    /// Streams below the swarm.
+    pub(super) fn streams(&self, peer: PeerId) -> Vec<StreamInfo> {
+        let peer = self.layer.peer(peer);
+        peer.map(|peer| peer.with(|state| state.streams()))
+            .unwrap_or_default()
+    }
+
+    /// The links to a peer, in place of the connections that came with them, and other connections.
+    pub(super) fn connections(
+        &self,
+        peer: PeerId,
+        connections: Vec<ConnectionInfo>,
+    ) -> Vec<ConnectionInfo> {
+        match self.layer.peer(peer) {
+            Some(peer) => peer.with(|state| state.views(connections)),
+            None => connections,
+        }
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.layer.attach(false);
+    }
+}
+
+impl Behaviour {
+    // ---- Which hub ---------------------------------------------------------------------------------
+
+    /// Runs `f` with the hub that has the stream, above the swarm or below.
+    pub(super) fn with_hub_of<R>(
+        &mut self,
+        key: StreamKey,
+        f: impl FnOnce(&mut Hub<Substream>) -> R,
+    ) -> Option<R> {
+        if self.hub.stream(key).is_none()
+            && let Some(layer) = &self.layer
+            && let Some(peer) = layer.layer.peer_of(key)
+        {
+            let result = peer.with(|state| state.hub_of_stream(key).map(f));
+            peer.waker.rouse();
+            return result;
+        }
+        Some(f(&mut self.hub))
+    }
+
+    /// Runs `f` with the hub that decides about this connection: its link's, if that has a layer at the other
+    /// end.
+    pub(super) fn with_hub_at<R>(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        f: impl FnOnce(&mut Hub<Substream>) -> R,
+    ) -> R {
+        let Some(below) = self.layer.as_ref().and_then(|it| it.layer.peer(peer)) else {
+            return f(&mut self.hub);
+        };
+        let mut f = Some(f);
+        let result = below.with(|state| {
+            let hub = state.hub_of(connection.number())?;
+            f.take().map(|f| f(hub))
+        });
+        below.waker.rouse();
+        match (result, f) {
+            (Some(result), _) => result,
+            (None, Some(f)) => f(&mut self.hub),
+            (None, None) => unreachable!("whoever ran it has its result"),
+        }
+    }
+
+    /// True if the peer is known to have a layer, too.
+    pub(super) fn is_layered(&self, peer: PeerId) -> bool {
+        let below = self.layer.as_ref().and_then(|it| it.layer.peer(peer));
+        below.is_some_and(|below| below.with(|state| state.is_layered()))
+    }
+
+    pub(super) fn migrate_to(
+        &mut self,
+        key: StreamKey,
+        to: ConnectionKey,
+        reply: oneshot::Sender<Result<(), MigrateError>>,
+    ) {
+        self.with_hub_of(key, |hub| hub.migrate(key, to, reply));
+    }
+
+    pub(super) fn await_move(
+        &mut self,
+        key: StreamKey,
+        reply: oneshot::Sender<Result<ConnectionKey, MigrateError>>,
+    ) {
+        self.with_hub_of(key, |hub| hub.await_move(key, reply));
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        key: StreamKey,
+        to: ConnectionKey,
+        verdict: Verdict,
+    ) -> Result<(), MigrateError> {
+        let answered = self.with_hub_of(key, |hub| hub.answered(key, to, verdict));
+        answered.unwrap_or(Err(MigrateError::UnknownStream(key)))
+    }
+
+    pub(super) fn drain_for(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        reply: oneshot::Sender<Result<(), DrainError>>,
+    ) {
+        self.with_hub_at(peer, connection, |hub| hub.drain(peer, connection, reply));
+    }
+
+    // ---- Opening -----------------------------------------------------------------------------------
+
+    /// Opens a stream for somebody who waits for it: through the layer if there is one at both ends, else
+    /// through the connection's handler.
+    pub(super) fn open_attempt(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        request: StreamRequest,
+        alive: Option<Permit>,
+    ) {
+        let mobility = self.mobility_of(&request.protocol);
+        let below = self
+            .layer
+            .as_mut()
+            .and_then(|it| Some((it.layer.peer(peer)?, it)));
+        let Some((below, layer)) = below else {
+            return self.ask_handler(peer, connection, request);
+        };
+        let number = connection.number();
+        // What was refused there may be served by something else than this crate: by a plain stream, which the
+        // layer moves as well.
+        let inside = request.inside == Inside::Unknown;
+        if !inside || !below.with(|state| state.may_open(number)) {
+            return self.ask_handler(peer, connection, request);
+        }
+        layer.opening.push(Box::pin(async move {
+            let (mut opening, mut request) = (Opening::default(), request);
+            // Lent as a whole: what it holds is not to be shared.
+            let waiting = &mut request;
+            let opened = poll_fn(move |cx| match waiting.poll_canceled(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(NotOpened::Cancelled)),
+                Poll::Pending => {
+                    below.with(|state| state.poll_open(number, mobility, &mut opening, cx))
+                }
+            });
+            let result = opened.await;
+            Below {
+                peer,
+                connection,
+                request,
+                alive,
+                result,
+            }
+        }));
+        self.wake();
+    }
+
+    fn opened_below(&mut self, below: Below) {
+        let Below {
+            peer,
+            connection,
+            request,
+            alive,
+            result,
+        } = below;
+        let shared = match result {
+            Ok(shared) => shared,
+            // It turned out that there is no layer.
+            Err(NotOpened::NoLayer) => return self.ask_handler(peer, connection, request),
+            Err(not_opened) => {
+                self.attempt_settled(peer, connection);
+                let error = match not_opened {
+                    NotOpened::Cancelled => return self.nobody_waits(&request),
+                    NotOpened::Full => {
+                        OpenStreamError::TooManyStreams(self.config.hub.max_streams_per_peer)
+                    }
+                    NotOpened::NoLayer | NotOpened::Lost => OpenStreamError::ConnectionLost,
+                };
+                return self.not_opened(connection, request, error);
+            }
+        };
+        self.attempt_settled(peer, connection);
+        self.keep_alive_for(shared.key(), alive);
+        let key = shared.key();
+        let name = self.hub.name(peer);
+        let protocol = request.protocol.clone();
+        let dial = async move {
+            let dialed = negotiate::dial(shared, name, protocol, false).await;
+            dialed.map(Listened::Stream)
+        };
+        self.negotiate(peer, connection, key, Some(request), dial);
+    }
+
+    fn keep_alive_for(&mut self, key: StreamKey, alive: Option<Permit>) {
+        if let (Some(layer), Some(alive)) = (&mut self.layer, alive) {
+            layer.alive.insert(key, alive);
+        }
+    }
+
+    // ---- What the layer tells ----------------------------------------------------------------------
+
+    /// Goes on with what concerns the layer. Returns whether there was anything.
+    pub(super) fn poll_below(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut progress = false;
+        while let Some(layer) = &mut self.layer {
+            if let Poll::Ready(Some(below)) = layer.opening.poll_next_unpin(cx) {
+                self.opened_below(below);
+            } else if let Poll::Ready(told) = layer.layer.poll_told(cx) {
+                self.told(told);
+            } else {
+                break;
+            }
+            progress = true;
+        }
+        progress
+    }
+
+    fn told(&mut self, told: Told) {
+        match told {
+            Told::Event(event) => {
+                if let (Event::StreamEnded { key, .. }, Some(layer)) = (&event, &mut self.layer) {
+                    layer.alive.remove(key);
+                }
+                self.actions.push_back(ToSwarm::GenerateEvent(event));
+            }
+            Told::Labelled(labelled) => self.labelled_below(labelled),
+        }
+    }
+
+    /// The remote has opened a stream that belongs to no connection.
+    fn labelled_below(&mut self, labelled: Labelled) {
+        let Labelled {
+            peer,
+            connection,
+            shared,
+        } = labelled;
+        let key = shared.key();
+        let any = self
+            .hub
+            .connections(peer)
+            .iter()
+            .map(|info| info.key)
+            .next_back();
+        let alive = any.and_then(|any| self.hub.keep_alive(any));
+        self.keep_alive_for(key, alive);
+        let name = self.hub.name(peer);
+        let acceptors = self.acceptors.clone();
+        let listen = async move {
+            let listened = negotiate::listen(shared, name, acceptors).await;
+            listened.map_err(|error| Unagreed::Unanswered(error.into(), None))
+        };
+        self.negotiate(peer, connection, key, None, listen);
+    }
+}

@@ -1,0 +1,335 @@
+//! A connection as the swarm has it: virtual, at home on a link.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use futures::{FutureExt, channel::oneshot};
+use libp2p_core::Multiaddr;
+
+use super::{ConnectionKey, State};
+use crate::{
+    layer::{
+        io::Physical,
+        link::Open,
+        peek::{Lines, proposals},
+        substream::Virtual,
+        wakers::PeerWaker,
+    },
+    links::Readiness,
+    stream::SwarmShared,
+    substream::Substream,
+    view::{Mobility, ProtocolName},
+};
+
+/// The part of a connection that its streams share.
+#[derive(Debug)]
+pub(in crate::layer) struct ConnectionShared {
+    pub(in crate::layer) number: u64,
+    /// Streams that the swarm has.
+    live: AtomicUsize,
+    /// True once it is closed, and with it what it has.
+    closed: AtomicBool,
+    waker: Arc<PeerWaker>,
+}
+
+impl ConnectionShared {
+    pub(in crate::layer) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(in crate::layer) fn begin(&self) {
+        self.live.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(in crate::layer) fn end(&self) {
+        if self.live.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // The connection may have waited for that.
+            self.waker.rouse();
+        }
+    }
+
+    pub(super) fn live(&self) -> usize {
+        self.live.load(Ordering::SeqCst)
+    }
+}
+
+pub(super) struct Connection {
+    pub(super) shared: Arc<ConnectionShared>,
+    pub(super) inbound: VecDeque<Virtual>,
+    /// Why its home is lost.
+    pub(super) lost: Option<io::Error>,
+    /// Why it is over.
+    pub(super) error: Option<io::Error>,
+    /// The own link's new address.
+    pub(super) moved: Option<Multiaddr>,
+    /// The task that polls it.
+    task: Option<Waker>,
+}
+
+impl Connection {
+    pub(super) fn new(number: u64, waker: &Arc<PeerWaker>) -> Self {
+        Self {
+            shared: Arc::new(ConnectionShared {
+                number,
+                live: AtomicUsize::new(0),
+                closed: AtomicBool::new(false),
+                waker: waker.clone(),
+            }),
+            inbound: VecDeque::new(),
+            lost: None,
+            error: None,
+            moved: None,
+            task: None,
+        }
+    }
+
+    pub(super) fn waker(&self) -> Option<Waker> {
+        self.task.clone()
+    }
+}
+
+/// The lot of a substream that the swarm has opened, once its first proposal is known.
+pub(in crate::layer) enum Decision {
+    /// A stream that moves.
+    Labelled(Arc<SwarmShared>),
+    /// A plain one, on this substream.
+    Plain(Physical),
+    /// A plain one, on the connection's own link, where there is one still to be opened.
+    Own(oneshot::Receiver<Physical>),
+}
+
+/// Why no stream is opened through the layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotOpened {
+    /// There is no layer at the other end.
+    NoLayer,
+    /// The connection is gone.
+    Lost,
+    /// The peer has as many streams as it may.
+    Full,
+    /// Nobody waits for it any more.
+    Cancelled,
+}
+
+/// A stream that is being opened through the layer: the link, and the substream on it.
+#[derive(Default)]
+pub(crate) struct Opening(Option<(u64, oneshot::Receiver<Physical>)>);
+
+impl State {
+    // ---- Streams of no connection ------------------------------------------------------------------
+
+    /// True if a stream may be opened through the layer on this connection's home, as far as is known.
+    pub(crate) fn may_open(&self, number: u64) -> bool {
+        let home = self
+            .books
+            .home(number)
+            .and_then(|home| self.books.readiness(home));
+        matches!(home, Some(Readiness::Asked | Readiness::Ready { .. }))
+    }
+
+    /// Opens a stream of no connection's on this connection's home.
+    pub(crate) fn poll_open(
+        &mut self,
+        number: u64,
+        mobility: Mobility,
+        opening: &mut Opening,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Arc<SwarmShared>, NotOpened>> {
+        if opening.0.is_none() {
+            let Some(home) = self.books.home(number) else {
+                return Poll::Ready(Err(NotOpened::Lost));
+            };
+            let Some(link) = self.links.get_mut(&home) else {
+                return Poll::Ready(Err(NotOpened::Lost));
+            };
+            match self.books.readiness(home) {
+                Some(Readiness::Asked) => {
+                    link.wait(cx.waker());
+                    return Poll::Pending;
+                }
+                Some(Readiness::Ready { .. }) => {}
+                Some(Readiness::Unasked | Readiness::Silent | Readiness::Plain) | None => {
+                    return Poll::Ready(Err(NotOpened::NoLayer));
+                }
+            }
+            let (reply, opened) = oneshot::channel();
+            link.open(Open::Plain(reply));
+            self.waker.rouse();
+            opening.0 = Some((home, opened));
+        }
+        let Some((home, opened)) = &mut opening.0 else {
+            return Poll::Ready(Err(NotOpened::Lost));
+        };
+        let Ok(io) = ready!(opened.poll_unpin(cx)) else {
+            return Poll::Ready(Err(NotOpened::Lost));
+        };
+        let (id, name, key) = (self.id, self.layer.names.link, ConnectionKey::new(*home));
+        let Some(hub) = self.hub_of(*home) else {
+            return Poll::Ready(Err(NotOpened::Lost));
+        };
+        let leg = Substream::link(io.leg().propose(name));
+        let labelled = hub.label(id, key, leg, mobility, None);
+        self.waker.rouse();
+        Poll::Ready(labelled.ok_or(NotOpened::Full))
+    }
+
+    // ---- The swarm's connections -------------------------------------------------------------------
+
+    /// The swarm polls the connection.
+    pub(in crate::layer) fn poll_connection(
+        &mut self,
+        number: u64,
+        waker: &Waker,
+    ) -> Poll<io::Result<Multiaddr>> {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        match &mut connection.task {
+            Some(task) => task.clone_from(waker),
+            task => *task = Some(waker.clone()),
+        }
+        if let Some(error) = connection.error.take() {
+            // It is asked again by nobody, and told the same.
+            connection.error = Some(error.kind().into());
+            return Poll::Ready(Err(error));
+        }
+        match connection.moved.take() {
+            Some(address) => Poll::Ready(Ok(address)),
+            None => Poll::Pending,
+        }
+    }
+
+    pub(in crate::layer) fn poll_inbound(&mut self, number: u64) -> Poll<io::Result<Virtual>> {
+        let connection = self.connections.get_mut(&number);
+        let stream = connection.and_then(|connection| connection.inbound.pop_front());
+        stream.map_or(Poll::Pending, |stream| Poll::Ready(Ok(stream)))
+    }
+
+    /// A substream on the connection's home, for something that has not been said yet. It is looked at unless
+    /// it can but be plain.
+    pub(in crate::layer) fn poll_outbound(
+        &mut self,
+        number: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Physical, u64, bool)>> {
+        let Some(home) = self.books.home(number) else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        if !self.books.is_open(number) {
+            return Poll::Pending;
+        }
+        let looked_at = home != number || self.books.may_move(home);
+        let limit = self.layer.link_limit;
+        let Some(link) = self.links.get_mut(&home) else {
+            return Poll::Pending;
+        };
+        if link.closing || !link.load.has_room(limit) {
+            return Poll::Pending;
+        }
+        match link.poll_outbound(cx) {
+            Poll::Ready(Ok(io)) => Poll::Ready(Ok((io, home, looked_at))),
+            Poll::Ready(Err(error)) => {
+                self.lost.push_back((home, error));
+                self.waker.rouse();
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Decides what becomes of a substream of this connection's on this link, from the first bytes that the
+    /// swarm has written on it.
+    pub(in crate::layer) fn poll_decide(
+        &mut self,
+        connection: u64,
+        number: u64,
+        first: &[u8],
+        io: &mut Option<Physical>,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<Decision>> {
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        if !self.connections.contains_key(&connection) {
+            return Poll::Ready(Err(gone()));
+        }
+        let remote = self.books.remote(connection);
+        let protocol = match proposals(first) {
+            Lines::Proposal(protocol) => Some(protocol),
+            Lines::Nothing | Lines::Header | Lines::None => None,
+        };
+        let excluded = protocol.is_none_or(|protocol| self.is_excluded(protocol));
+        let Some(link) = self.links.get_mut(&number) else {
+            return Poll::Ready(Err(gone()));
+        };
+        let readiness = self.books.readiness(number);
+        if excluded && number != connection {
+            let Some(own) = self.links.get_mut(&connection) else {
+                return Poll::Ready(Err(gone()));
+            };
+            *io = None;
+            let (reply, substream) = oneshot::channel();
+            own.open(Open::Plain(reply));
+            self.waker.rouse();
+            return Poll::Ready(Ok(Decision::Own(substream)));
+        }
+        if !excluded && readiness == Some(Readiness::Asked) {
+            link.wait(cx.waker());
+            return Poll::Pending;
+        }
+        let Some(io) = io.take() else {
+            return Poll::Ready(Err(gone()));
+        };
+        let (Some(protocol), Some(Readiness::Ready { epoch, .. }), false) =
+            (protocol, readiness, excluded)
+        else {
+            return Poll::Ready(Ok(Decision::Plain(io)));
+        };
+        let Some((_, route)) = remote.filter(|(of, _)| *of == epoch) else {
+            return Poll::Ready(Err(gone()));
+        };
+        let mobility = self.mobility(protocol);
+        let (id, name) = (self.id, self.layer.names.link);
+        let key = ConnectionKey::new(number);
+        let Some(hub) = self.hub_of(number) else {
+            return Poll::Ready(Err(gone()));
+        };
+        let leg = Substream::link(io.leg().propose(name));
+        let Some(shared) = hub.label(id, key, leg, mobility, Some(route)) else {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        };
+        let stream = shared.key();
+        hub.negotiated(
+            id,
+            stream,
+            Some(ProtocolName::new(protocol)),
+            Some(mobility),
+        );
+        hub.place(stream);
+        self.routes.insert(stream, connection);
+        self.waker.rouse();
+        Poll::Ready(Ok(Decision::Labelled(shared)))
+    }
+
+    /// Takes a connection out, and ends what it has. Returns whether it was there.
+    pub(super) fn take_connection(&mut self, number: u64) -> bool {
+        let Some(mut connection) = self.connections.remove(&number) else {
+            return false;
+        };
+        connection.shared.closed.store(true, Ordering::Release);
+        connection.inbound.clear();
+        let of = |(_, route): &(&crate::StreamKey, &u64)| **route == number;
+        let streams: Vec<_> = self.routes.iter().filter(of).map(|(key, _)| *key).collect();
+        for key in streams {
+            if let Some(hub) = self.hub_of_stream(key) {
+                hub.let_go(key);
+            }
+        }
+        true
+    }
+}
