@@ -66,8 +66,9 @@ impl Report {
             check(direction.old_leg > 0, "nothing on the old leg".to_owned());
             check(direction.new_leg > 0, "nothing on the new leg".to_owned());
         }
-        if self.migrations != 1 {
-            faults.push(format!("{} migrations instead of 1", self.migrations));
+        // Hole punching over QUIC leaves two direct connections, and a run that takes long sees them merged.
+        if self.migrations == 0 {
+            faults.push("no migration".to_owned());
         }
         if !self.relayed_connection_closed {
             faults.push("the relayed connection was not closed within 10 s".to_owned());

@@ -88,7 +88,7 @@ fn bad_addresses_are_named() {
     }
 }
 
-/// Asserts that the dialer's report is one of an exact transfer of so many bytes each way, with one
+/// Asserts that the dialer's report is one of an exact transfer of so many bytes each way, with a
 /// migration and an end of the relayed connection.
 pub(crate) fn assert_exact(report: &serde_json::Value, bytes: u64) {
     for direction in ["dial_to_listen", "listen_to_dial"] {
@@ -100,7 +100,7 @@ pub(crate) fn assert_exact(report: &serde_json::Value, bytes: u64) {
         assert!(leg("new_leg_bytes") > 0, "{report}");
     }
     assert_eq!(report["sha256_match"], true, "{report}");
-    assert_eq!(report["migrations"], 1, "{report}");
+    assert!(report["migrations"].as_u64() >= Some(1), "{report}");
     assert_eq!(report["relayed_connection_closed"], true, "{report}");
 }
 
