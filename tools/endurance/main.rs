@@ -26,6 +26,7 @@ mod restart;
 mod rests;
 mod rounds;
 mod side;
+mod slope;
 mod traffic;
 mod watch;
 mod world;
