@@ -22,10 +22,20 @@ const (
 	fieldDeny                          = 1
 	fieldSent, fieldCancelled          = 1, 2
 	fieldVerify                        = 1000
+	fieldRoute                         = 1002
+	fieldHello, fieldClosed            = 1, 5
+	fieldEpoch, fieldConnection        = 1, 3
 )
 
-// Label is the first message of a new stream.
-type Label struct{ ID uint64 }
+// maxControl is the largest message on a control substream (*Control*).
+const maxControl = 4096
+
+// Label is the first message of a new stream. Below the swarm it may have a route, the number of
+// the receiver's connection that it is for.
+type Label struct {
+	ID, Route uint64
+	Routed    bool
+}
 
 // Migrate is the first message of a new leg.
 type Migrate struct {
@@ -41,6 +51,19 @@ type Ack struct{ Deny, Verify bool }
 type Switched struct {
 	Sent      uint64
 	Cancelled bool
+}
+
+// Hello is who speaks on a link: a process, and the number of its connection that came with the
+// link. Not Layered is one that has no layer there, and no number.
+type Hello struct {
+	Epoch, Connection uint64
+	Layered           bool
+}
+
+// Control is any message on a control substream.
+type Control struct {
+	Hello  *Hello
+	Closed []uint64
 }
 
 // frame puts the length before a message.
@@ -67,7 +90,11 @@ func appendTrue(b []byte, field protowire.Number, v bool) []byte {
 
 // Encode returns the message with its length.
 func (l Label) Encode() []byte {
-	return frame(wrap(fieldLabel, appendUint(nil, fieldID, l.ID)))
+	b := appendUint(nil, fieldID, l.ID)
+	if l.Routed {
+		b = appendUint(b, fieldRoute, l.Route)
+	}
+	return frame(wrap(fieldLabel, b))
 }
 
 // Encode returns the message with its length.
@@ -94,7 +121,23 @@ func (s Switched) Encode() []byte {
 	return frame(appendUint(nil, fieldSent, s.Sent))
 }
 
-// field is one field of a message; num is v of a varint and body that of a length-delimited one.
+// Encode returns the message with its length.
+func (c Control) Encode() (b []byte) {
+	if h := c.Hello; h != nil {
+		inner := protowire.AppendFixed64(protowire.AppendTag(nil, fieldEpoch, protowire.Fixed64Type), h.Epoch)
+		if h.Layered {
+			inner = appendUint(inner, fieldConnection, h.Connection)
+		}
+		b = wrap(fieldHello, inner)
+	}
+	for _, n := range c.Closed {
+		b = appendUint(b, fieldClosed, n)
+	}
+	return frame(b)
+}
+
+// field is one field of a message; num is what a varint or a fixed64 says, body a length-delimited
+// one's.
 type field struct {
 	number protowire.Number
 	kind   protowire.Type
@@ -114,6 +157,8 @@ func fields(b []byte, f func(field) error) error {
 		switch kind {
 		case protowire.VarintType:
 			one.num, n = protowire.ConsumeVarint(b)
+		case protowire.Fixed64Type:
+			one.num, n = protowire.ConsumeFixed64(b)
 		case protowire.BytesType:
 			one.body, n = protowire.ConsumeBytes(b)
 		default:
@@ -164,17 +209,22 @@ func decodeFirst(b []byte) (label *Label, migrate *Migrate, err error) {
 		if f.number == fieldAck {
 			return nil
 		}
-		v, err := uints(f.body, fieldID, fieldFrom, fieldVerify)
+		numbers := []protowire.Number{fieldID, fieldFrom, fieldVerify}
+		if f.number == fieldLabel {
+			numbers = []protowire.Number{fieldID, fieldRoute}
+		}
+		v, err := uints(f.body, numbers...)
 		if err != nil {
 			return err
 		}
 		id, hasID := v[fieldID]
 		from, hasFrom := v[fieldFrom]
+		route, routed := v[fieldRoute]
 		switch {
 		case !hasID:
 			return fmt.Errorf("%w: no id", ErrMessage)
 		case f.number == fieldLabel:
-			label = &Label{ID: id}
+			label = &Label{ID: id, Route: route, Routed: routed}
 		case !hasFrom:
 			return fmt.Errorf("%w: no from", ErrMessage)
 		default:
@@ -228,9 +278,54 @@ func decodeSwitched(b []byte) (Switched, error) {
 	return Switched{Sent: sent, Cancelled: cancelled}, nil
 }
 
+func decodeHello(b []byte) (*Hello, error) {
+	h, hasEpoch := &Hello{}, false
+	err := fields(b, func(f field) error {
+		switch {
+		case f.number == fieldEpoch && f.kind == protowire.Fixed64Type:
+			h.Epoch, hasEpoch = f.num, true
+		case f.number == fieldConnection && f.kind == protowire.VarintType:
+			h.Connection, h.Layered = f.num, true
+		case f.number == fieldEpoch || f.number == fieldConnection:
+			return fmt.Errorf("%w: field %d of a hello", ErrMessage, f.number)
+		}
+		return nil
+	})
+	if err == nil && !hasEpoch {
+		err = fmt.Errorf("%w: no epoch", ErrMessage)
+	}
+	return h, err
+}
+
+// decodeControl decodes a message of a control substream. What is repeated may come packed.
+func decodeControl(b []byte) (c Control, err error) {
+	err = fields(b, func(f field) (err error) {
+		switch {
+		case f.number == fieldHello && f.kind == protowire.BytesType && c.Hello == nil:
+			c.Hello, err = decodeHello(f.body)
+		case f.number == fieldClosed && f.kind == protowire.VarintType:
+			c.Closed = append(c.Closed, f.num)
+		case f.number == fieldClosed && f.kind == protowire.BytesType:
+			for rest := f.body; len(rest) > 0; {
+				v, n := protowire.ConsumeVarint(rest)
+				if n < 0 {
+					return fmt.Errorf("%w: %w", ErrMessage, protowire.ParseError(n))
+				}
+				c.Closed, rest = append(c.Closed, v), rest[n:]
+			}
+		case f.number == fieldHello || f.number == fieldClosed:
+			return fmt.Errorf("%w: field %d of a control message", ErrMessage, f.number)
+		}
+		return err
+	})
+	return c, err
+}
+
 // readMessage reads one message and not a byte more: what follows belongs to the inner
 // negotiation or to the application.
-func readMessage(r io.Reader) ([]byte, error) {
+func readMessage(r io.Reader) ([]byte, error) { return readAtMost(r, MaxMessage) }
+
+func readAtMost(r io.Reader, max uint64) ([]byte, error) {
 	var length uint64
 	var one [1]byte
 	for shift := 0; ; shift += 7 {
@@ -248,7 +343,7 @@ func readMessage(r io.Reader) ([]byte, error) {
 			return nil, fmt.Errorf("%w: length too long", ErrMessage)
 		}
 	}
-	if length > MaxMessage {
+	if length > max {
 		return nil, fmt.Errorf("%w: %d bytes", ErrMessage, length)
 	}
 	body := make([]byte, length)

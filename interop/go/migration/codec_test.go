@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/multiformats/go-multistream"
@@ -161,6 +163,7 @@ func TestBadMessages(t *testing.T) {
 	first := func(b []byte) error { _, _, err := decodeFirst(b); return err }
 	ack := func(b []byte) error { _, err := decodeAck(b); return err }
 	switched := func(b []byte) error { _, err := decodeSwitched(b); return err }
+	control := func(b []byte) error { _, err := decodeControl(b); return err }
 	for _, c := range []struct {
 		name   string
 		decode func([]byte) error
@@ -176,6 +179,14 @@ func TestBadMessages(t *testing.T) {
 		{"cut", first, "\x0a\x02\x08"},
 		{"label as an answer", ack, "\x0a\x02\x08\x01"},
 		{"migrate as an answer", ack, "\x12\x04\x08\x01\x10\x02"},
+		{"route as bytes", first, "\x0a\x06\x08\x01\xd2\x3e\x01a"},
+		{"hello without epoch", control, "\x0a\x02\x18\x01"},
+		{"epoch as a varint", control, "\x0a\x02\x08\x01"},
+		{"hello as a varint", control, "\x08\x01"},
+		{"hello twice", control, strings.Repeat("\x0a\x09\x0912345678", 2)},
+		{"connection as bytes", control, "\x0a\x0c\x0912345678\x1a\x01a"},
+		{"closed as a fixed32", control, "\x2d1234"},
+		{"closed, packed and cut", control, "\x2a\x01\x80"},
 		{"neither sent nor cancelled", switched, ""},
 		{"both", switched, "\x08\x01\x10\x01"},
 		{"not cancelled", switched, "\x10\x00"},
@@ -196,6 +207,47 @@ func TestUnknownFieldsAreSkipped(t *testing.T) {
 	}
 	if a, err := decodeAck([]byte(unknown + "\x08\x01")); err != nil || !a.Deny {
 		t.Error(a, err)
+	}
+}
+
+// What goes between two layers (*Below the swarm*).
+func TestControlMessages(t *testing.T) {
+	label := Label{ID: 5, Route: 0, Routed: true}
+	if got := label.Encode(); string(got) != "\x07\x0a\x05\x08\x05\xd0\x3e\x00" {
+		t.Errorf("%x", got)
+	}
+	if got, _, err := decodeFirst(label.Encode()[1:]); err != nil || *got != label {
+		t.Error(got, err)
+	}
+	// A Migrate knows nothing of routes.
+	if _, m, err := decodeFirst([]byte("\x12\x07\x08\x07\x10\x05\xd0\x3e\x09")); err != nil || *m != (Migrate{ID: 7, From: 5}) {
+		t.Error(m, err)
+	}
+	unknown := "\x78\x01" + "\x79abcdefgh" + "\x7a\x02hi" + "\x7b\x78\x05\x7c" + "\x7dabcd"
+	for _, c := range []struct {
+		control Control
+		wire    string // its only form if one is given
+		body    string
+	}{
+		{control: Control{}, wire: "\x00"},
+		{control: Control{Hello: &Hello{Epoch: 1}}, wire: "\x0b\x0a\x09\x09\x01\x00\x00\x00\x00\x00\x00\x00"},
+		{control: Control{Hello: &Hello{Epoch: 1 << 63, Layered: true}}, wire: "\x0d\x0a\x0b\x09\x00\x00\x00\x00\x00\x00\x00\x80\x18\x00"},
+		{control: Control{Closed: []uint64{0, 300}}, wire: "\x05\x28\x00\x28\xac\x02"},
+		{control: Control{Closed: []uint64{0, 300}}, body: "\x2a\x03\x00\xac\x02"},
+		{control: Control{Hello: &Hello{Epoch: 1, Connection: 9, Layered: true}, Closed: []uint64{2}},
+			body: "\x28\x02" + unknown + "\x0a\x23\x18\x09" + unknown + "\x09\x01\x00\x00\x00\x00\x00\x00\x00"},
+	} {
+		if c.wire != "" {
+			if got := c.control.Encode(); string(got) != c.wire {
+				t.Errorf("%+v: encoded as %x", c.control, got)
+			}
+			c.body = c.wire[1:]
+		}
+		got, err := decodeControl([]byte(c.body))
+		same := (got.Hello == nil) == (c.control.Hello == nil) && slices.Equal(got.Closed, c.control.Closed)
+		if err != nil || !same || got.Hello != nil && *got.Hello != *c.control.Hello {
+			t.Errorf("%x: decoded as %+v, %+v, %v", c.body, got, got.Hello, err)
+		}
 	}
 }
 
@@ -241,6 +293,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		decodeAck(b)
 		decodeSwitched(b)
+		decodeControl(b)
 		readMessage(bytes.NewReader(b))
 	})
 }

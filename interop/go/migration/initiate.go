@@ -30,7 +30,7 @@ func (s *Stream) Migrate(ctx context.Context, conn network.Conn, hooks Hooks) er
 	}
 	ack, err := s.ask(ctx, mig, conn, hooks)
 	if ack != nil && ack.Verify && s.m.cfg.Verify {
-		s.m.table.with(s.peer, func(st *peerState) { st.verifies = true })
+		s.m.table.with(s.party, func(st *peerState) { st.verifies = true })
 	}
 	if !s.settle(mig, ack, err) {
 		// Denied, failed or yielded: the leg goes, the stream stays.
@@ -82,7 +82,7 @@ func (s *Stream) begin(ctx context.Context) (*migration, error) {
 	case s.denied:
 		return nil, ErrDenied
 	}
-	id, err := s.m.table.reserve(s.local, s.peer, s)
+	id, err := s.m.table.reserve(s.local, s.party, s)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
@@ -101,7 +101,7 @@ func (s *Stream) ask(ctx context.Context, mig *migration, conn network.Conn, hoo
 	if over {
 		return nil, errYielded
 	}
-	l, err := s.m.openLeg(ctx, conn)
+	l, err := s.m.openLeg(ctx, conn, s.party)
 	if err != nil {
 		return nil, err // nothing was sent: no doubt
 	}
@@ -157,7 +157,7 @@ func (s *Stream) settle(mig *migration, ack *Ack, err error) bool {
 
 // giveUp ends our unanswered attempt. Called under mu.
 func (s *Stream) giveUp(mig *migration, err error) {
-	s.m.table.drop(s.peer, mig.newID)
+	s.m.table.drop(s.party, mig.newID)
 	s.over(mig, err)
 }
 
@@ -166,7 +166,7 @@ func (s *Stream) giveUp(mig *migration, err error) {
 // (*Failure*).
 func (m *Manager) dropLeg(l *leg, mayHaveAcked bool) {
 	known := false
-	m.table.with(l.Conn().RemotePeer(), func(st *peerState) { known = st.verifies })
+	m.table.with(l.party, func(st *peerState) { known = st.verifies })
 	if !mayHaveAcked || !known || !m.cfg.Verify {
 		go l.Reset()
 		return

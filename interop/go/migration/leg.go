@@ -29,13 +29,19 @@ func isTimeout(err error) bool {
 // leg is one substream on one connection.
 type leg struct {
 	network.Stream
-	pre []byte // arrived already, comes before what the substream still has
+	party party  // in whose table its IDs are
+	pre   []byte // arrived already, comes before what the substream still has
 
 	// Guarded by the Stream's mu.
 	finSent     bool // our FIN is on its way
 	eofAfterFin bool // the remote's EOF was read after our FIN was sent
 	probed      bool // alive has been found out
 	alive       bool // the remote had not let go of the leg when its EOF was read
+}
+
+// newLeg makes a leg above the swarm.
+func newLeg(raw network.Stream) *leg {
+	return &leg{Stream: raw, party: party{id: raw.Conn().RemotePeer()}}
 }
 
 func (l *leg) Read(p []byte) (int, error) {
@@ -71,17 +77,20 @@ func openSubstream(ctx context.Context, conn network.Conn, protocols []protocol.
 		raw.Reset()
 		return nil, "", err
 	}
-	return &leg{Stream: raw}, name, nil
+	return newLeg(raw), name, nil
 }
 
 // openLeg opens a leg for a migration, up to where the Migrate goes.
-func (m *Manager) openLeg(ctx context.Context, conn network.Conn) (*leg, error) {
+func (m *Manager) openLeg(ctx context.Context, conn network.Conn, p party) (*leg, error) {
+	if p.layered {
+		return m.openLinkLeg(ctx, conn, p)
+	}
 	l, _, err := openSubstream(ctx, conn, m.names())
 	if err != nil || !m.cfg.Nested {
 		return l, err
 	}
 	// As the proof of concept: a label, and the prefix again inside the labelled stream.
-	label := m.table.unusedID(conn.LocalPeer(), conn.RemotePeer())
+	label := m.table.unusedID(conn.LocalPeer(), p)
 	err = interruptible(ctx, l, func() error {
 		if _, err := l.Write(Label{ID: label}.Encode()); err != nil {
 			return err

@@ -5,7 +5,7 @@
 // The order in which to read it: codec.go (messages), ids.go, leg.go (one substream), table.go
 // (who has which ID), manager.go (opening and accepting), stream.go (what the application holds),
 // pump.go (the in side), initiate.go and respond.go (a migration's two roles), switch.go (what
-// both do once it is agreed).
+// both do once it is agreed), layer.go (*Below the swarm*: control substreams and routes).
 //
 // What go-libp2p makes simpler than docs/legs.md says of rust-libp2p: a reset and a lost connection
 // are errors on every kind of leg, never io.EOF, so an EOF is always a FIN that the remote's muxer
@@ -48,13 +48,16 @@ const (
 	ResetAfterAck
 )
 
-// Event is something that happened to a stream. What does not apply is zero.
+// Event is something that happened to a stream or to a link. What does not apply is zero.
 type Event struct {
 	Kind      EventKind
 	Stream    *Stream
 	Initiator bool
 	From, To  network.Conn
 	Reason    error
+	Conn      network.Conn // whose link it is, or on which it was said
+	Link      Link
+	Numbers   []uint64 // of connections
 }
 
 // EventKind says what happened.
@@ -65,6 +68,11 @@ const (
 	MigrateReceived EventKind = iota
 	Migrated
 	MigrationFailed
+	LinkReady
+	LinkPlain        // for good, or Silent
+	ClosedRead       // the remote says that connections of its are closed, or have never been
+	RouteUnknown     // a leg for a connection of ours that is not there was dropped
+	ConnectionClosed // since its counterpart is: ours that came with Conn
 )
 
 // Config configures a Manager. Zero values mean the defaults.
@@ -74,6 +82,9 @@ type Config struct {
 	BareAck  bool        // write the earlier revision's form
 	Nested   bool        // initiate as the proof of concept does
 	Disabled bool        // a peer that has never heard of the protocol
+	Layer    bool        // below the swarm as well
+
+	Relayed func(network.Conn) bool // says on which links Hello is said at once; default: on none
 
 	Accept func(*Stream)          // gets the streams that the remote opened
 	Decide func(*Stream) Decision // may block; default: accept
@@ -82,7 +93,8 @@ type Config struct {
 	AckTimeout    time.Duration // from the start to the answer; 10 s
 	HoldTimeout   time.Duration // for a held Migrate; 8 s
 	PrefixTimeout time.Duration // for the first message, and for the inner negotiation; 10 s
-	Linger        time.Duration // for a released stream to finish in; 30 s
+	HelloTimeout  time.Duration // for the other's Hello; 5 s
+	Linger        time.Duration // for a released stream, and for those of a closed connection; 30 s
 	MaxStreams    int           // labelled streams per peer; 16384
 	MaxHeld       int           // held Migrates per peer; 64
 	MaxRate       int           // Migrates per second per stream; 1000
@@ -94,6 +106,7 @@ func (c *Config) defaults() {
 	def(&c.AckTimeout, 10*time.Second)
 	def(&c.HoldTimeout, 8*time.Second)
 	def(&c.PrefixTimeout, 10*time.Second)
+	def(&c.HelloTimeout, 5*time.Second)
 	def(&c.Linger, 30*time.Second)
 	def(&c.MaxStreams, 16384)
 	def(&c.MaxHeld, 64)
@@ -109,6 +122,9 @@ func (c *Config) defaults() {
 	if c.Event == nil {
 		c.Event = func(Event) {}
 	}
+	if c.Relayed == nil {
+		c.Relayed = func(network.Conn) bool { return false }
+	}
 }
 
 func def[T comparable](v *T, d T) {
@@ -123,6 +139,7 @@ func def[T comparable](v *T, d T) {
 type Manager struct {
 	cfg   Config
 	table *table
+	layer *layer // nil: there is none
 
 	// InUse counts legs that were aborted because they named an ID in use, Violations streams
 	// that were aborted because the remote broke the protocol.
@@ -132,14 +149,18 @@ type Manager struct {
 // New makes a Manager.
 func New(cfg Config) *Manager {
 	cfg.defaults()
-	return &Manager{cfg: cfg, table: newTable(cfg.MaxStreams)}
+	m := &Manager{cfg: cfg, table: newTable(cfg.MaxStreams)}
+	if cfg.Layer {
+		m.layer = newLayer(m)
+	}
+	return m
 }
 
 // Attach makes the manager serve a host: the application's protocol plain, for peers without the
 // prefix, and behind the prefix under both names (*Opening*).
 func (m *Manager) Attach(h host.Host) {
 	h.SetStreamHandler(m.cfg.Protocol, func(raw network.Stream) {
-		s := m.newStream(&leg{Stream: raw}, false, false)
+		s := m.newStream(newLeg(raw), false, false)
 		s.start()
 		m.cfg.Accept(s)
 	})
@@ -147,7 +168,10 @@ func (m *Manager) Attach(h host.Host) {
 		return
 	}
 	for _, name := range m.names() {
-		h.SetStreamHandler(name, func(raw network.Stream) { m.accept(&leg{Stream: raw}) })
+		h.SetStreamHandler(name, func(raw network.Stream) { m.accept(newLeg(raw)) })
+	}
+	if m.layer != nil {
+		m.layer.attach(h)
 	}
 	h.Network().Notify(&network.NotifyBundle{
 		DisconnectedF: func(_ network.Network, c network.Conn) {
@@ -177,12 +201,19 @@ func (m *Manager) Open(ctx context.Context, conn network.Conn) (*Stream, error) 
 		s.start()
 		return s, nil
 	}
-	if s.id, err = m.table.reserve(conn.LocalPeer(), s.peer, s); err != nil {
+	return m.openLabelled(ctx, s, Label{})
+}
+
+// openLabelled labels a new stream of ours, and negotiates the application's protocol on it.
+func (m *Manager) openLabelled(ctx context.Context, s *Stream, label Label) (_ *Stream, err error) {
+	l := s.out
+	if s.id, err = m.table.reserve(s.local, s.party, s); err != nil {
 		l.Reset()
 		return nil, err
 	}
+	label.ID = s.id
 	err = interruptible(ctx, l, func() error {
-		_, err := l.Write(Label{ID: s.id}.Encode())
+		_, err := l.Write(label.Encode())
 		return err
 	})
 	if err != nil {
@@ -236,11 +267,20 @@ func readFirst(ctx context.Context, l *leg) (label *Label, migrate *Migrate, err
 }
 
 // labelled negotiates what a labelled stream carries: the application's protocol, or, from a
-// proof of concept, the prefix again and then a Migrate.
+// proof of concept, the prefix again and then a Migrate; but not on a stream with a route, where
+// whatever has a name is the swarm's.
 func (m *Manager) labelled(ctx context.Context, l *leg, label Label) {
 	s := m.newStream(l, false, true)
 	s.id = label.ID
-	if err := m.table.put(s.peer, label.ID, s); err != nil {
+	offer := append(m.names(), m.cfg.Protocol)
+	if l.party.layered && label.Routed {
+		if s.of = m.layer.route(l.Conn(), label.Route); s.of == nil {
+			l.Reset()
+			return
+		}
+		offer = offer[len(offer)-1:]
+	}
+	if err := m.table.put(s.party, label.ID, s); err != nil {
 		if errors.Is(err, errInUse) {
 			m.InUse.Add(1)
 		}
@@ -251,7 +291,7 @@ func (m *Manager) labelled(ctx context.Context, l *leg, label Label) {
 	var chosen protocol.ID
 	err := s.within(ctx, func() (err error) {
 		mux := multistream.NewMultistreamMuxer[protocol.ID]()
-		for _, name := range append(m.names(), m.cfg.Protocol) {
+		for _, name := range offer {
 			mux.AddHandler(name, nil)
 		}
 		chosen, _, err = mux.Negotiate(&negotiation{s, s})

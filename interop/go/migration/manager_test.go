@@ -230,7 +230,7 @@ func TestReadAheadOfAPeer(t *testing.T) {
 	}
 	sent.Wait()
 	time.Sleep(100 * time.Millisecond)
-	b.m.table.with(a.conns[0].LocalPeer(), func(st *peerState) {
+	b.m.table.with(party{id: a.conns[0].LocalPeer()}, func(st *peerState) {
 		if most := 100<<10 + len(streams)*2*chunk; st.ahead > most {
 			t.Error("read ahead:", st.ahead)
 		}

@@ -81,7 +81,7 @@ func (s *Stream) room() int {
 }
 
 func (s *Stream) peerAhead() (n int) {
-	s.m.table.with(s.peer, func(st *peerState) { n = st.ahead })
+	s.m.table.with(s.party, func(st *peerState) { n = st.ahead })
 	return n
 }
 
@@ -89,7 +89,7 @@ func (s *Stream) peerAhead() (n int) {
 func (s *Stream) chargeAhead() {
 	delta := s.buf.Len() - s.aheadCount
 	s.aheadCount += delta
-	s.m.table.with(s.peer, func(st *peerState) { st.ahead += delta })
+	s.m.table.with(s.party, func(st *peerState) { st.ahead += delta })
 }
 
 // next decides what the end of the in side's leg means, waits for whatever that depends on, and
@@ -189,7 +189,7 @@ func (s *Stream) finish(l *leg) {
 	s.finished = true
 	s.cond.Broadcast()
 	if s.migratable {
-		s.m.table.end(s.peer, s.id, s.writeErr == nil)
+		s.m.table.end(s.party, s.id, s.writeErr == nil)
 	}
 	go l.Close() // both FINs are through; this frees the object
 }

@@ -18,9 +18,8 @@ const (
 
 // respond serves a new leg on which Migrate has been read.
 func (m *Manager) respond(l *leg, msg Migrate) {
-	remote := l.Conn().RemotePeer()
 	deadline := time.Now().Add(m.cfg.HoldTimeout)
-	if s, _, _ := m.table.find(remote, msg.ID); s != nil {
+	if s, _, _ := m.table.find(l.party, msg.ID); s != nil {
 		m.inUse(l)
 		return
 	}
@@ -57,7 +56,7 @@ func (m *Manager) writeAck(l *leg, ack Ack) bool {
 
 // heldSlot takes one of the peer's places for a Migrate that waits; false: there is none.
 func (m *Manager) heldSlot(l *leg) (ok bool) {
-	m.table.with(l.Conn().RemotePeer(), func(st *peerState) {
+	m.table.with(l.party, func(st *peerState) {
 		if ok = st.held < m.cfg.MaxHeld; ok {
 			st.held++
 		}
@@ -66,14 +65,13 @@ func (m *Manager) heldSlot(l *leg) (ok bool) {
 }
 
 func (m *Manager) freeSlot(l *leg) {
-	m.table.with(l.Conn().RemotePeer(), func(st *peerState) { st.held-- })
+	m.table.with(l.party, func(st *peerState) { st.held-- })
 }
 
 // awaitStream finds the stream, or what is remembered of it. A Migrate may overtake the label on
 // a slower connection: it is held until the label comes (*Overtaking*).
 func (m *Manager) awaitStream(l *leg, msg Migrate, deadline time.Time) (*Stream, *ended) {
-	remote := l.Conn().RemotePeer()
-	s, e, changed := m.table.find(remote, msg.From)
+	s, e, changed := m.table.find(l.party, msg.From)
 	if s != nil || e != nil || !m.heldSlot(l) {
 		return s, e
 	}
@@ -83,7 +81,7 @@ func (m *Manager) awaitStream(l *leg, msg Migrate, deadline time.Time) (*Stream,
 	for s == nil && e == nil {
 		select {
 		case <-changed:
-			s, e, changed = m.table.find(remote, msg.From)
+			s, e, changed = m.table.find(l.party, msg.From)
 		case <-late.C:
 			return nil, nil
 		}
@@ -205,7 +203,7 @@ func (s *Stream) accept(l *leg, msg Migrate, thenReset bool) bool {
 		l.Reset()
 		return true
 	}
-	if err := s.m.table.put(s.peer, msg.ID, s); err != nil {
+	if err := s.m.table.put(s.party, msg.ID, s); err != nil {
 		s.mu.Unlock()
 		if errors.Is(err, errInUse) {
 			s.m.inUse(l)
@@ -233,7 +231,7 @@ func (s *Stream) accept(l *leg, msg Migrate, thenReset bool) bool {
 		return true
 	case !left:
 		// The initiator has dropped the leg, and cannot have read an answer.
-		s.m.table.drop(s.peer, mig.newID)
+		s.m.table.drop(s.party, mig.newID)
 		s.over(mig, fmt.Errorf("%w: the new leg was gone", ErrFailed))
 		s.mu.Unlock()
 		l.Reset()

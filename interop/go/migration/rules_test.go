@@ -66,7 +66,7 @@ func TestMigrateBeforeLabel(t *testing.T) {
 	early := rawLeg(t, a.conns[1], Migrate{ID: 2, From: 0}.Encode())
 	never := rawLeg(t, a.conns[1], Migrate{ID: 6, From: 4}.Encode())
 	eventually(t, "both held", func() (full bool) {
-		b.m.table.with(a.conns[0].LocalPeer(), func(st *peerState) { full = st.held == 2 })
+		b.m.table.with(party{id: a.conns[0].LocalPeer()}, func(st *peerState) { full = st.held == 2 })
 		return full
 	})
 	wantDropped(t, rawLeg(t, a.conns[1], Migrate{ID: 10, From: 8}.Encode())) // no room
@@ -97,7 +97,7 @@ func TestMigrateAfterTheEnd(t *testing.T) {
 
 	// What is remembered is bounded.
 	for i := range uint64(2 * maxEnded) {
-		b.m.table.end("peer", i, true)
+		b.m.table.end(party{id: "peer"}, i, true)
 	}
 	if len(b.m.table.ended) > maxEnded || len(b.m.table.order) > maxEnded {
 		t.Error(len(b.m.table.ended), len(b.m.table.order))

@@ -20,6 +20,8 @@ type Stream struct {
 	m          *Manager
 	local      peer.ID
 	peer       peer.ID
+	party      party // whose table it is in
+	of         *link // below the swarm: of whose connection it is; nil: of none
 	opener     bool
 	migratable bool
 
@@ -57,7 +59,7 @@ type Stream struct {
 
 func (m *Manager) newStream(l *leg, opener, migratable bool) *Stream {
 	s := &Stream{
-		m: m, local: l.Conn().LocalPeer(), peer: l.Conn().RemotePeer(),
+		m: m, local: l.Conn().LocalPeer(), peer: l.Conn().RemotePeer(), party: l.party,
 		opener: opener, migratable: migratable,
 		in: l, out: l, pumpEnded: make(chan struct{}),
 	}
@@ -81,6 +83,25 @@ func (s *Stream) ID() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.id
+}
+
+// Layered says whether the stream is one of the layer, and Of of which connection it is: nil for one
+// of the application's own.
+func (s *Stream) Layered() bool { return s.party.layered }
+
+// Of is what Layered says.
+func (s *Stream) Of() network.Conn {
+	if s.of == nil {
+		return nil
+	}
+	return s.of.conn
+}
+
+// InConn is the connection that the in side is on.
+func (s *Stream) InConn() network.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.in.Conn()
 }
 
 // Conn is the connection that the out side is on.
@@ -238,11 +259,11 @@ func (s *Stream) abort(err error) {
 	legs := map[*leg]bool{s.in: true, s.out: true}
 	if mig := s.mig; mig != nil {
 		legs[mig.old], legs[mig.new] = true, true
-		s.m.table.end(s.peer, mig.newID, false)
+		s.m.table.end(s.party, mig.newID, false)
 		s.over(mig, err)
 	}
 	if s.migratable {
-		s.m.table.end(s.peer, s.id, false)
+		s.m.table.end(s.party, s.id, false)
 	}
 	if !s.eof || s.byUs {
 		s.buf = bytes.Buffer{}
@@ -291,6 +312,6 @@ func (s *Stream) detach() *leg {
 	l.pre = append([]byte(nil), s.buf.Bytes()...)
 	s.buf = bytes.Buffer{}
 	s.chargeAhead()
-	s.m.table.drop(s.peer, s.id)
+	s.m.table.drop(s.party, s.id)
 	return l
 }

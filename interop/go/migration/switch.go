@@ -148,7 +148,7 @@ func (s *Stream) complete(mig *migration) {
 	if !mig.inDone || !mig.outDone || s.mig != mig {
 		return
 	}
-	s.m.table.end(s.peer, s.id, false) // the old ID is retired; who is late for it may try again
+	s.m.table.end(s.party, s.id, false) // the old ID is retired; who is late for it may try again
 	s.id = mig.newID
 	s.doubt = false // "a later migration completes"
 	s.over(mig, nil)
@@ -172,7 +172,7 @@ func (s *Stream) readCount(mig *migration) {
 		s.abortLocked(fmt.Errorf("%w: new leg ended before the count: %w", ErrReset, err))
 	case msg.Cancelled:
 		// Nothing was switched, the old leg goes on, and a doubt that was there stays.
-		s.m.table.drop(s.peer, mig.newID)
+		s.m.table.drop(s.party, mig.newID)
 		s.over(mig, fmt.Errorf("%w: cancelled", ErrFailed))
 		go mig.new.Close()
 	default:

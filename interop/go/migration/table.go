@@ -20,9 +20,17 @@ const (
 	maxEnded = 4096
 )
 
+// party is the other side of a table: a peer, and below the swarm one life of it (*Streams of a
+// connection*).
+type party struct {
+	id      peer.ID
+	layered bool
+	epoch   uint64
+}
+
 type key struct {
-	peer peer.ID
-	id   uint64
+	party party
+	id    uint64
 }
 
 type ended struct {
@@ -31,7 +39,7 @@ type ended struct {
 	until time.Time
 }
 
-// peerState lasts as long as the table: an ID is unique between two peers across all their
+// peerState lasts as long as the table: an ID is unique between two parties across all their
 // connections.
 type peerState struct {
 	counter  uint64
@@ -41,13 +49,13 @@ type peerState struct {
 	ahead    int  // bytes read ahead for its streams
 }
 
-// table holds the streams under the peer and the ID: no peer can name another's stream
+// table holds the streams under the party and the ID: no peer can name another's stream
 // (*Hostile or broken peers*).
 type table struct {
 	mu      sync.Mutex // protects all below; nothing is called under it
 	max     int        // labelled streams per peer
 	streams map[key]*Stream
-	peers   map[peer.ID]*peerState
+	peers   map[party]*peerState
 	ended   map[key]ended
 	order   []ended       // of ended, oldest first
 	changed chan struct{} // closed and replaced when a stream comes in
@@ -57,14 +65,14 @@ func newTable(max int) *table {
 	return &table{
 		max:     max,
 		streams: make(map[key]*Stream),
-		peers:   make(map[peer.ID]*peerState),
+		peers:   make(map[party]*peerState),
 		ended:   make(map[key]ended),
 		changed: make(chan struct{}),
 	}
 }
 
 // state is called under mu.
-func (t *table) state(p peer.ID) *peerState {
+func (t *table) state(p party) *peerState {
 	st := t.peers[p]
 	if st == nil {
 		st = &peerState{}
@@ -74,21 +82,21 @@ func (t *table) state(p peer.ID) *peerState {
 }
 
 // with runs f on what is known of a peer.
-func (t *table) with(p peer.ID, f func(*peerState)) {
+func (t *table) with(p party, f func(*peerState)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f(t.state(p))
 }
 
 // unusedID returns an ID for a label that names no stream for long.
-func (t *table) unusedID(local, p peer.ID) uint64 {
+func (t *table) unusedID(local peer.ID, p party) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.unusedIDLocked(local, p)
 }
 
 // reserve enters s under a new ID of ours.
-func (t *table) reserve(local, p peer.ID, s *Stream) (uint64, error) {
+func (t *table) reserve(local peer.ID, p party, s *Stream) (uint64, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id := t.unusedIDLocked(local, p)
@@ -96,10 +104,10 @@ func (t *table) reserve(local, p peer.ID, s *Stream) (uint64, error) {
 }
 
 // unusedIDLocked skips IDs in use: the remote may have taken some of our parity.
-func (t *table) unusedIDLocked(local, p peer.ID) uint64 {
+func (t *table) unusedIDLocked(local peer.ID, p party) uint64 {
 	st := t.state(p)
 	for {
-		id := streamID(st.counter, local, p)
+		id := streamID(st.counter, local, p.id)
 		st.counter++
 		if _, used := t.streams[key{p, id}]; !used {
 			return id
@@ -108,13 +116,13 @@ func (t *table) unusedIDLocked(local, p peer.ID) uint64 {
 }
 
 // put enters s under an ID that the remote chose, of whatever parity.
-func (t *table) put(p peer.ID, id uint64, s *Stream) error {
+func (t *table) put(p party, id uint64, s *Stream) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.putLocked(p, id, s)
 }
 
-func (t *table) putLocked(p peer.ID, id uint64, s *Stream) error {
+func (t *table) putLocked(p party, id uint64, s *Stream) error {
 	st := t.state(p)
 	if _, used := t.streams[key{p, id}]; used {
 		return errInUse
@@ -130,7 +138,7 @@ func (t *table) putLocked(p peer.ID, id uint64, s *Stream) error {
 }
 
 // drop takes an ID out that names nothing any more.
-func (t *table) drop(p peer.ID, id uint64) {
+func (t *table) drop(p party, id uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dropLocked(key{p, id})
@@ -139,12 +147,12 @@ func (t *table) drop(p peer.ID, id uint64) {
 func (t *table) dropLocked(k key) {
 	if _, ok := t.streams[k]; ok {
 		delete(t.streams, k)
-		t.state(k.peer).live--
+		t.state(k.party).live--
 	}
 }
 
 // end takes an ID out whose stream has ended, and remembers it for a while.
-func (t *table) end(p peer.ID, id uint64, clean bool) {
+func (t *table) end(p party, id uint64, clean bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := key{p, id}
@@ -164,7 +172,7 @@ func (t *table) end(p peer.ID, id uint64, clean bool) {
 
 // find returns the stream, or what is remembered of it, and a channel that is closed when
 // another answer may be had.
-func (t *table) find(p peer.ID, id uint64) (s *Stream, e *ended, changed <-chan struct{}) {
+func (t *table) find(p party, id uint64) (s *Stream, e *ended, changed <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := key{p, id}

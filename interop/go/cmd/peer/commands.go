@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"sync"
 	"time"
 
@@ -27,6 +28,13 @@ type command struct {
 	EOF    bool            `json:"eof"`
 	Reset  string          `json:"reset"`
 	Next   []string        `json:"next"`
+
+	// Below the swarm.
+	Layer    bool    `json:"layer"`
+	Of       string  `json:"of"`
+	Route    *uint64 `json:"route"`
+	Unrouted bool    `json:"unrouted"`
+	Quietly  bool    `json:"quietly"`
 }
 
 type peerProgram struct {
@@ -48,6 +56,8 @@ func newPeer(f flags, out *output) (*peerProgram, error) {
 		BareAck:  f.ack == "bare",
 		Nested:   f.nested,
 		Disabled: f.noMigration,
+		Layer:    f.layer,
+		Relayed:  isRelayed,
 		Accept:   p.accepted,
 		Decide:   p.decide,
 		Event:    p.event,
@@ -58,13 +68,57 @@ func newPeer(f flags, out *output) (*peerProgram, error) {
 }
 
 func (p *peerProgram) accepted(s *migration.Stream) {
-	p.out.emit(object{
+	event := object{
 		"event": "accepted", "stream": p.streams.name(s).name, "peer": s.Peer().String(),
 		"conn": p.hosts.nameOf(s.Conn()), "migratable": s.Migratable(),
-	})
+	}
+	p.belowTheSwarm(event, s)
+	p.out.emit(event)
+}
+
+// belowTheSwarm says of a stream of the layer that it is one, and of which connection.
+func (p *peerProgram) belowTheSwarm(o object, s *migration.Stream) {
+	if !s.Layered() {
+		return
+	}
+	o["layer"] = true
+	if of := s.Of(); of != nil {
+		o["of"] = p.hosts.nameOf(of)
+	}
+}
+
+// addLink says what there is to know of a link. Epochs are text: not every reader of JSON has 64 bits.
+func addLink(o object, l migration.Link) {
+	o["link"], o["number"], o["epoch"], o["closed"] = l.State, l.Connection, fmt.Sprintf("%016x", l.Epoch), l.Closed
+	if l.State == migration.Ready {
+		o["remote_number"], o["remote_epoch"] = l.Remote, fmt.Sprintf("%016x", l.RemoteEpoch)
+	}
+}
+
+func (p *peerProgram) linkEvent(e migration.Event) {
+	line := object{"conn": p.hosts.nameOf(e.Conn)}
+	switch e.Kind {
+	case migration.LinkReady:
+		line["event"] = "link_ready"
+		addLink(line, e.Link)
+	case migration.LinkPlain:
+		line["event"], line["reason"] = "link_plain", e.Reason.Error()
+		addLink(line, e.Link)
+	case migration.ClosedRead:
+		line["event"], line["numbers"] = "closed_read", e.Numbers
+	case migration.RouteUnknown:
+		line["event"], line["route"] = "route_unknown", e.Numbers[0]
+	case migration.ConnectionClosed:
+		line["event"], line["number"] = "connection_closed", e.Numbers[0]
+	}
+	p.out.emit(line)
 }
 
 func (p *peerProgram) event(e migration.Event) {
+	if e.Stream == nil {
+		p.linkEvent(e)
+		return
+	}
 	line := object{"stream": p.streams.name(e.Stream).name}
 	switch e.Kind {
 	case migration.MigrateReceived:
@@ -153,13 +207,27 @@ func (p *peerProgram) networkCommand(c command) (object, error) {
 		}
 		return object{"conn": p.hosts.nameOf(conn), "peer": conn.RemotePeer().String()}, nil
 	case "connections":
-		return object{"connections": p.hosts.connections(c.Peer)}, nil
+		list := p.hosts.connections(c.Peer)
+		for _, one := range list {
+			if l, ok := p.manager.Link(p.hosts.known(one["conn"].(string))); ok {
+				addLink(one, l)
+			}
+		}
+		return object{"connections": list}, nil
 	case "close_connection":
 		conn, err := p.hosts.conn(c.Conn)
 		if err != nil {
 			return nil, err
 		}
 		return nil, conn.Close()
+	case "hello":
+		conn, err := p.hosts.conn(c.Conn)
+		if err != nil {
+			return nil, err
+		}
+		return nil, p.manager.Hello(conn)
+	case "close_number":
+		return nil, p.manager.CloseConnection(p.hosts.known(c.Conn), c.Quietly)
 	case "open":
 		conn, err := p.hosts.conn(c.Conn)
 		if err != nil {
@@ -168,7 +236,17 @@ func (p *peerProgram) networkCommand(c command) (object, error) {
 		if c.Peer != "" && c.Peer != conn.RemotePeer().String() {
 			return nil, badCommand("connection %q is to another peer", c.Conn)
 		}
-		s, err := p.manager.Open(ctx, conn)
+		var s *migration.Stream
+		if c.Of != "" && p.hosts.known(c.Of) == nil {
+			return nil, badCommand("no connection %q", c.Of)
+		}
+		if c.Layer {
+			s, err = p.manager.OpenThrough(ctx, conn, migration.Through{
+				Of: p.hosts.known(c.Of), Route: c.Route, Unrouted: c.Unrouted,
+			})
+		} else {
+			s, err = p.manager.Open(ctx, conn)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -178,8 +256,9 @@ func (p *peerProgram) networkCommand(c command) (object, error) {
 		for _, s := range p.streams.list() {
 			one := object{
 				"stream": s.name, "peer": s.Peer().String(), "opener": s.Opener(),
-				"conn": p.hosts.nameOf(s.Conn()),
+				"conn": p.hosts.nameOf(s.Conn()), "in_conn": p.hosts.nameOf(s.InConn()),
 			}
+			p.belowTheSwarm(one, s.Stream)
 			if s.Migratable() {
 				one["id"] = s.ID()
 			}

@@ -216,6 +216,18 @@ func (h *hosts) conn(name string) (network.Conn, error) {
 	return nil, badCommand("no connection %q", name)
 }
 
+// known is conn, also for one that has gone; nil if there was none.
+func (h *hosts) known(name string) network.Conn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for c, n := range h.names {
+		if n == name {
+			return c
+		}
+	}
+	return nil
+}
+
 func (h *hosts) connections(p string) []object {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -24,8 +24,9 @@ func main() {
 	flag.BoolVar(&f.noVerify, "no-verify", false, "without the verified switch")
 	flag.StringVar(&f.ack, "ack", "wrapped", "wrapped or bare, the form of the answer")
 	flag.BoolVar(&f.nested, "nested", false, "initiate as the proof of concept does")
+	flag.BoolVar(&f.layer, "layer", false, "below the swarm as well")
 	flag.Parse() // exits with 2 for an unknown flag
-	if flag.NArg() > 0 || f.security != "noise" && f.security != "tls" || f.ack != "wrapped" && f.ack != "bare" {
+	if flag.NArg() > 0 || f.security != "noise" && f.security != "tls" || f.ack != "wrapped" && f.ack != "bare" || f.layer && f.noMigration {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -39,6 +40,7 @@ type flags struct {
 	seed                                 uint64
 	security, ack                        string
 	relay, noMigration, noVerify, nested bool
+	layer                                bool
 }
 
 // object is a JSON object.
@@ -82,7 +84,8 @@ func kindOf(err error) string {
 		return "failed"
 	case errors.Is(err, migration.ErrReset):
 		return "reset"
-	case errors.Is(err, migration.ErrUnsupported), errors.Is(err, migration.ErrNotMigratable):
+	case errors.Is(err, migration.ErrUnsupported), errors.Is(err, migration.ErrNotMigratable),
+		errors.Is(err, migration.ErrNotReady):
 		return "unsupported"
 	}
 	return "other"
