@@ -2,12 +2,14 @@
 // Hand-written, so that required fields, the cap and both forms of the answer are in one place.
 
 export const MAX_MESSAGE = 256 // bytes of body; the length itself comes on top
+export const MAX_CONTROL = 4096 // likewise, of a layer's Control
 
 export class CodecError extends Error {
   name = 'CodecError'
 }
 
-const FIELD = { label: 1, migrate: 2, ackMigrate: 3, id: 1, from: 2, deny: 1, sent: 1, cancelled: 2, verify: 1000 }
+const FIELD = { label: 1, migrate: 2, ackMigrate: 3, id: 1, from: 2, deny: 1, sent: 1, cancelled: 2, verify: 1000, route: 1002 }
+const CONTROL = { hello: 1, closed: 5, epoch: 1, connection: 3 }
 const VARINT = 0
 const I64 = 1
 const LEN = 2
@@ -35,7 +37,11 @@ const varintField = (field, value) => [...encodeVarint(field << 3 | VARINT), ...
 const lenField = (field, body) => [...encodeVarint(field << 3 | LEN), ...encodeVarint(body.length), ...body]
 const framed = (body) => Uint8Array.from([...encodeVarint(body.length), ...body])
 
-export const encodeLabel = ({ id }) => framed(lenField(FIELD.label, varintField(FIELD.id, id)))
+export function encodeLabel ({ id, route }) {
+  const body = varintField(FIELD.id, id)
+  if (route !== undefined) body.push(...varintField(FIELD.route, route))
+  return framed(lenField(FIELD.label, body))
+}
 
 export function encodeMigrate ({ id, from, verify = false }) {
   const body = [...varintField(FIELD.id, id), ...varintField(FIELD.from, from)]
@@ -53,6 +59,22 @@ export function encodeAck ({ deny = false, verify = false, wrapped = true } = {}
 
 export const encodeSwitched = ({ sent, cancelled = false }) =>
   framed(cancelled ? varintField(FIELD.cancelled, 1) : varintField(FIELD.sent, sent))
+
+/** *Control*: what one layer says to another. */
+export function encodeControl ({ hello, closed = [] }) {
+  const body = []
+  if (hello !== undefined) body.push(...lenField(CONTROL.hello, helloBody(hello)))
+  for (const number of closed) body.push(...varintField(CONTROL.closed, number))
+  return framed(body)
+}
+
+function helloBody ({ epoch, connection }) {
+  const fixed = new Uint8Array(8)
+  new DataView(fixed.buffer).setBigUint64(0, epoch, true)
+  const body = [...encodeVarint(CONTROL.epoch << 3 | I64), ...fixed]
+  if (connection !== undefined) body.push(...varintField(CONTROL.connection, connection))
+  return body
+}
 
 // ---- reading
 
@@ -159,8 +181,9 @@ export function decodeStreamMigration (bytes) {
   const { member, body } = decodeOneof(bytes)
   switch (member) {
     case FIELD.label: {
-      const fields = varintFields(body, [FIELD.id])
-      return { type: 'label', id: required(fields, FIELD.id, 'Label.id') }
+      const fields = varintFields(body, [FIELD.id, FIELD.route])
+      const label = { type: 'label', id: required(fields, FIELD.id, 'Label.id') }
+      return fields.has(FIELD.route) ? { ...label, route: fields.get(FIELD.route) } : label
     }
     case FIELD.migrate: {
       const fields = varintFields(body, [FIELD.id, FIELD.from, FIELD.verify])
@@ -192,11 +215,45 @@ export function decodeSwitched (bytes) {
   return cancelled ? { type: 'switched', cancelled } : { type: 'switched', sent: fields.get(FIELD.sent), cancelled }
 }
 
+/** The body of a Control: `hello` is null if it is absent. */
+export function decodeControl (bytes) {
+  const reader = new Reader(bytes)
+  const message = { hello: null, closed: [] }
+  while (!reader.done) {
+    const { field, wire } = reader.tag()
+    if (field === CONTROL.hello && wire === LEN) {
+      if (message.hello !== null) throw new CodecError('Hello comes twice')
+      message.hello = decodeHello(reader.take(reader.varint()))
+    } else if (field === CONTROL.closed && wire === VARINT) {
+      message.closed.push(reader.varint())
+    } else if (field === CONTROL.closed && wire === LEN) { // packed, as a reader has to understand as well
+      const packed = new Reader(reader.take(reader.varint()))
+      while (!packed.done) message.closed.push(packed.varint())
+    } else {
+      reader.skip(field, wire)
+    }
+  }
+  return message
+}
+
+function decodeHello (bytes) {
+  const reader = new Reader(bytes)
+  const hello = {}
+  while (!reader.done) {
+    const { field, wire } = reader.tag()
+    if (field === CONTROL.epoch && wire === I64) hello.epoch = Buffer.from(reader.take(8n)).readBigUInt64LE()
+    else if (field === CONTROL.connection && wire === VARINT) hello.connection = reader.varint()
+    else reader.skip(field, wire)
+  }
+  if (hello.epoch === undefined) throw new CodecError('required field Hello.epoch is absent')
+  return hello
+}
+
 /**
  * Reads one length-prefixed body from `source.readExactly(n)` and not a byte more: what follows
  * belongs to the inner negotiation or to the application.
  */
-export async function readFrame (source) {
+export async function readFrame (source, max = MAX_MESSAGE) {
   let length = 0
   for (let i = 0; ; i++) {
     const [byte] = await source.readExactly(1)
@@ -207,6 +264,6 @@ export async function readFrame (source) {
     }
     if (i === 1) throw new CodecError('length above the cap')
   }
-  if (length > MAX_MESSAGE) throw new CodecError(`message of ${length} bytes is above the cap`)
+  if (length > max) throw new CodecError(`message of ${length} bytes is above the cap`)
   return length === 0 ? new Uint8Array(0) : await source.readExactly(length)
 }

@@ -7,6 +7,9 @@ import { fillPattern, firstMismatch } from './pattern.js'
 
 const CHUNK = 64 * 1024
 const DIAL_MS = 15_000
+const jsonNumber = (n) => n > BigInt(Number.MAX_SAFE_INTEGER) ? n.toString() : Number(n)
+const jsonEpoch = (n) => n.toString(16).padStart(16, '0')
+const LINK_STATES = { new: 'pending', said: 'pending', silent: 'silent', ready: 'ready', plain: 'plain' }
 const ANSWERS = ['accept', 'deny', 'ignore', 'reset_before_ack', 'reset_after_ack', 'hold']
 
 /** Names that are given once per object: "s1", "c1". */
@@ -70,6 +73,20 @@ export class Commands {
     hub.on('migration_failed', (stream, { initiator, reason }) => {
       this.emit({ event: 'migration_failed', stream: this.#streams.of(stream), initiator, reason })
     })
+    for (const event of ['link_ready', 'link_plain']) {
+      hub.on(event, ({ connection }) => {
+        this.emit({ event, conn: this.#connections.of(connection), ...this.#describeLink(connection) })
+      })
+    }
+    hub.on('closed_read', ({ connection }, { numbers }) => {
+      this.emit({ event: 'closed_read', conn: this.#connections.of(connection), numbers: numbers.map(jsonNumber) })
+    })
+    hub.on('route_unknown', ({ connection }, { route }) => {
+      this.emit({ event: 'route_unknown', conn: this.#connections.of(connection), route: jsonNumber(route) })
+    })
+    hub.on('connection_closed', ({ connection, number }) => {
+      this.emit({ event: 'connection_closed', conn: this.#connections.of(connection), number: jsonNumber(number) })
+    })
   }
 
   #connected (connection) {
@@ -97,7 +114,23 @@ export class Commands {
     return {
       stream: this.#streams.of(stream),
       peer: stream.connection.remotePeer.toString(),
-      conn: this.#connections.of(stream.connection)
+      conn: this.#connections.of(stream.connection),
+      layer: stream.layered,
+      ...stream.owner !== null && { of: this.#connections.of(stream.owner.connection) }
+    }
+  }
+
+  #describeLink (connection) {
+    if (this.hub.layer === null) return {}
+    const { state, number, closed, remote, reason } = this.hub.layer.describe(connection)
+    if (state === undefined) return {}
+    return {
+      link: LINK_STATES[state],
+      number: jsonNumber(number),
+      epoch: jsonEpoch(this.hub.layer.epoch),
+      closed,
+      ...state === 'ready' && { remote_number: jsonNumber(remote.connection), remote_epoch: jsonEpoch(remote.epoch) },
+      ...state === 'plain' && { reason }
     }
   }
 
@@ -159,7 +192,8 @@ export class Commands {
 
   connections ({ peer }) {
     const connections = this.node.getConnections().filter((c) => c.status === 'open' && c.remotePeer.toString() === peer)
-    return { connections: connections.map((connection) => this.#describeConnection(connection)) }
+    const describe = (connection) => ({ ...this.#describeConnection(connection), ...this.#describeLink(connection) })
+    return { connections: connections.map(describe) }
   }
 
   async closeConnection ({ conn }) {
@@ -176,14 +210,28 @@ export class Commands {
     this.#onRelayed = action
   }
 
-  async open ({ peer, conn }) {
+  async open ({ peer, conn, layer = false, of, unrouted, route }) {
     const connection = this.#connections.get(conn)
     if (peer !== undefined && connection.remotePeer.toString() !== peer) {
       throw new PeerError('bad_command', `${conn} is a connection to another peer`)
     }
-    const stream = await this.hub.open(connection)
+    if (route !== undefined && !Number.isSafeInteger(route)) throw new PeerError('bad_command', 'route is a number')
+    const stream = await this.hub.open(connection, {
+      layer,
+      of: of === undefined ? undefined : this.#connections.get(of),
+      unrouted,
+      route: route === undefined ? undefined : BigInt(route)
+    })
     if (!stream.gone) this.#known.add(stream)
     return { stream: this.#streams.of(stream), migratable: stream.migratable }
+  }
+
+  hello ({ conn }) {
+    this.hub.theLayer.hello(this.#connections.get(conn))
+  }
+
+  closeNumber ({ conn, quietly }) {
+    this.hub.theLayer.closeNumber(this.#connections.get(conn), { quietly })
   }
 
   write ({ stream: name, bytes, seed }) {
@@ -266,7 +314,8 @@ export class Commands {
   listStreams () {
     const streams = [...this.#known].filter((stream) => !stream.gone).map((stream) => ({
       ...this.#describe(stream),
-      id: stream.id === null || stream.id > BigInt(Number.MAX_SAFE_INTEGER) ? stream.id?.toString() ?? null : Number(stream.id),
+      in_conn: this.#connections.of(stream.inLeg.connection),
+      id: stream.id === null ? null : jsonNumber(stream.id),
       opener: stream.opener
     }))
     return { streams }
@@ -279,6 +328,8 @@ export class Commands {
     close_connection: Commands.prototype.closeConnection,
     on_relayed: Commands.prototype.onRelayed,
     open: Commands.prototype.open,
+    hello: Commands.prototype.hello,
+    close_number: Commands.prototype.closeNumber,
     write: Commands.prototype.write,
     read: Commands.prototype.read,
     close: Commands.prototype.close,

@@ -1,7 +1,7 @@
 // The flags of interop/README.md. What is refused is refused with a reason; peer.js exits with code 2.
 
 export function parseFlags (args) {
-  const flags = { seed: null, security: 'noise', relay: false, migration: true, verify: true, wrapped: true }
+  const flags = { seed: null, security: 'noise', relay: false, migration: true, verify: true, wrapped: true, layer: false }
   const rest = [...args]
   const value = (flag) => {
     if (rest.length === 0) throw new Error(`${flag} needs a value`)
@@ -28,6 +28,7 @@ export function parseFlags (args) {
       }
       case '--relay': flags.relay = true; break
       case '--no-migration': flags.migration = false; break
+      case '--layer': flags.layer = true; break
       case '--no-verify': flags.verify = false; break
       case '--nested': throw new Error('--nested is not supported: this peer speaks the spec only, not the proof of concept')
       default: throw new Error(`unknown flag ${flag}`)

@@ -2,6 +2,7 @@
 import { EventEmitter } from 'node:events'
 import { decodeStreamMigration, encodeLabel, readFrame } from './codec.js'
 import { failedError, PeerError } from './errors.js'
+import { Layer, LINK } from './layer.js'
 import { Leg } from './leg.js'
 import { accept, deny, initiate } from './migration.js'
 import { handle, select } from './mss.js'
@@ -12,11 +13,11 @@ import { PeerTable } from './table.js'
 export const PREFIX = '/libp2p/stream-migration'
 const MANY = 100_000
 const LIMITS = { streamsPerPeer: 4096, holdsPerStream: 4, holdsPerPeer: 64, migratesPerSecond: 50 }
-const DEADLINES = { ack: 10_000, prefix: 10_000, early: 10_000, held: 60_000, oldLeg: 10_000, probe: 5_000 }
+const DEADLINES = { ack: 10_000, prefix: 10_000, early: 10_000, held: 60_000, oldLeg: 10_000, probe: 5_000, hello: 5_000, closed: 30_000 }
 
 export class Hub extends EventEmitter {
   /** Migrates are answered by `policy(stream)`: see `answer` in interop/README.md. */
-  constructor (node, { protocol, migration = true, verify = true, wrapped = true, policy = () => 'accept', deadlines = {} }) {
+  constructor (node, { protocol, migration = true, verify = true, wrapped = true, layer = false, policy = () => 'accept', deadlines = {} }) {
     super()
     this.node = node
     this.protocol = protocol
@@ -28,19 +29,23 @@ export class Hub extends EventEmitter {
     this.table = new PeerTable(node.peerId)
     this.violations = []
     this.kept = new Set() // what the policy told us to hold
+    this.layer = layer ? new Layer(this) : null
   }
 
   async start () {
     const options = { maxInboundStreams: MANY, maxOutboundStreams: MANY, runOnLimitedConnection: true }
     await this.node.handle(this.protocol, (stream, connection) => { this.#acceptPlain(stream, connection) }, options)
-    if (!this.migration) return
-    await this.node.handle(PREFIX, (stream, connection) => {
+    const serve = (layer) => (stream, connection) => {
       const leg = new Leg(stream, connection)
-      this.#firstMessage(leg).catch((err) => {
+      this.#firstMessage(leg, layer).catch((err) => {
         this.violation(err.message)
         leg.abort(err.message)
       })
-    }, options)
+    }
+    if (this.migration) await this.node.handle(PREFIX, serve(null), options)
+    if (this.layer === null) return
+    await this.node.handle(LINK, serve(this.layer), options)
+    await this.layer.start(options)
   }
 
   violation (what) {
@@ -76,15 +81,34 @@ export class Hub extends EventEmitter {
   // ---- opening
 
   /** *Opening*: `[stream-migration, P]` in one negotiation, so that a peer without it costs no stream. */
-  async open (connection) {
+  async open (connection, { layer = false, ...label } = {}) {
+    if (layer) return await this.#openLayered(connection, label)
     const offered = this.migration ? [PREFIX, this.protocol] : [this.protocol]
     const substream = await this.#newStream(connection, offered)
     if (substream.protocol !== PREFIX) return this.#plain(substream, connection, true)
-    const peer = this.table.get(connection.remotePeer)
-    const leg = new Leg(substream, connection)
+    return await this.#begin(this.table.get(connection.remotePeer), new Leg(substream, connection))
+  }
+
+  /** *Streams of a connection*: on this link, for the connection that came `of` it or of another, or for none. */
+  async #openLayered (connection, { of = connection, unrouted = false, route }) {
+    const { remotePeer } = connection
+    const { epoch } = this.theLayer.mustBeReady(connection).remote
+    const owner = unrouted ? null : this.layer.ownerOf(of, remotePeer, epoch)
+    if (route === undefined && (owner?.closed || owner?.remoteClosed)) throw new PeerError('unsupported', 'that connection is closed')
+    const substream = await this.#newStream(connection, [LINK])
+    const peer = this.table.get(remotePeer, epoch)
+    return await this.#begin(peer, new Leg(substream, connection), { owner, route: route ?? owner?.remote.connection })
+  }
+
+  get theLayer () {
+    if (this.layer === null) throw new PeerError('unsupported', 'no layer here: see --layer')
+    return this.layer
+  }
+
+  async #begin (peer, leg, { owner, route } = {}) {
     const id = peer.nextId()
-    leg.send(encodeLabel({ id }))
-    const stream = this.#label(peer, leg, id, true)
+    leg.send(encodeLabel({ id, route }))
+    const stream = this.#label(peer, leg, { id, opener: true, owner })
     try {
       await withTimeout(select(stream, this.protocol), this.deadlines.prefix, 'no answer to the inner negotiation')
     } catch (err) {
@@ -94,9 +118,10 @@ export class Hub extends EventEmitter {
     return stream
   }
 
-  #label (peer, leg, id, opener) {
-    const stream = new MigratableStream({ hub: this, peer, leg, id, opener })
+  #label (peer, leg, { id, opener, owner }) {
+    const stream = new MigratableStream({ hub: this, peer, leg, id, opener, owner })
     peer.ids.set(id, stream)
+    owner?.streams.add(stream)
     return stream
   }
 
@@ -111,19 +136,22 @@ export class Hub extends EventEmitter {
 
   // ---- the first message of a leg that the remote opened
 
-  async #firstMessage (leg) {
+  /** `layer` is null for the specification's prefix: no routes, and the table that knows of no epoch. */
+  async #firstMessage (leg, layer) {
     const body = await withTimeout(readFrame(leg), this.deadlines.prefix, 'no first message in time')
     const message = decodeStreamMigration(body)
-    const peer = this.table.get(leg.connection.remotePeer)
-    if (message.type === 'label') return await this.#acceptLabelled(peer, leg, message.id)
+    const place = layer === null ? { epoch: null } : await layer.placeOf(leg, message)
+    if (place === null) return leg.abort('no such connection')
+    const peer = this.table.get(leg.connection.remotePeer, place.epoch)
+    if (message.type === 'label') return await this.#acceptLabelled(peer, leg, message.id, place.owner)
     if (message.type === 'migrate') return this.#dispatch({ peer, leg, message, announced: false })
     throw new Error('an answer that nobody asked for')
   }
 
-  async #acceptLabelled (peer, leg, id) {
+  async #acceptLabelled (peer, leg, id, owner) {
     if (peer.ids.has(id)) throw new Error(`Label: ID ${id} is in use`)
     if (peer.ids.size >= LIMITS.streamsPerPeer) throw new Error('too many streams')
-    const stream = this.#label(peer, leg, id, false)
+    const stream = this.#label(peer, leg, { id, opener: false, owner })
     for (const held of [...peer.early]) {
       if (held.message.from === id) { this.#unhold(held); this.#dispatch(held) }
     }
@@ -139,6 +167,7 @@ export class Hub extends EventEmitter {
     const { peer } = stream
     if (peer !== null) {
       peer.ids.delete(stream.id)
+      stream.owner?.streams.delete(stream)
       if (cleanly) peer.end(stream.id)
       for (const held of [...stream.held]) {
         this.#unhold(held)
@@ -272,7 +301,8 @@ export class Hub extends EventEmitter {
     check()
     let substream
     try {
-      substream = await this.#newStream(connection, [PREFIX])
+      if (stream.layered) this.layer.mustBeReady(connection, stream.peer.epoch)
+      substream = await this.#newStream(connection, [stream.layered ? LINK : PREFIX])
     } catch (err) {
       this.emit('migration_failed', stream, { initiator: true, reason: err.message })
       throw failedError(err.message) // nothing was sent: no doubt

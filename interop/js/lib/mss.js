@@ -26,6 +26,16 @@ async function readLine (stream) {
 /** As dialer: one protocol, sent together with the header. */
 export async function select (stream, protocol) {
   await stream.write(Buffer.concat([line(HEADER), line(protocol)]))
+  await answered(stream, protocol)
+}
+
+/** As dialer, on a leg: what is said first leaves with the proposal. Resolves with the answer, if it comes. */
+export function propose (leg, protocol, first) {
+  leg.send(Buffer.concat([line(HEADER), line(protocol), first]))
+  return answered(leg, protocol)
+}
+
+async function answered (stream, protocol) {
   if (await readLine(stream) !== HEADER) throw new PeerError('other', 'multistream-select: no header')
   if (await readLine(stream) !== protocol) throw new PeerError('unsupported', `the remote does not speak ${protocol}`)
 }

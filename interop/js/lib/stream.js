@@ -14,12 +14,16 @@ export class MigratableStream {
   #changed = new Signal()
   #detached = false
 
-  /** `peer` is the table's entry of the remote, or null for a plain stream, which never migrates. */
-  constructor ({ hub, peer, leg, id = null, opener }) {
+  /**
+   * `peer` is the table's entry of the remote, or null for a plain stream, which never migrates. `owner`
+   * is the link whose connection the stream belongs to, if a layer's label has named one.
+   */
+  constructor ({ hub, peer, leg, id = null, opener, owner = null }) {
     this.hub = hub
     this.peer = peer
     this.id = id
     this.opener = opener
+    this.owner = owner
     this.sent = 0 // stream bytes written: every byte after the label, over all legs
     this.received = 0
     this.closed = false // our write side
@@ -37,6 +41,7 @@ export class MigratableStream {
   }
 
   get migratable () { return this.peer !== null }
+  get layered () { return this.migratable && this.peer.epoch !== null }
   get gone () { return this.error !== null || this.finished }
   get connection () { return this.outLeg.connection }
   get readAheadIsFull () { return !this.#detached && this.#buffer.length >= READ_AHEAD }

@@ -18,9 +18,10 @@ class Recent {
 }
 
 class Peer {
-  constructor (id, localBytes) {
+  constructor (id, localBytes, epoch) {
     const remoteBytes = id.toMultihash().bytes
     this.id = id
+    this.epoch = epoch // of its layer; null: the table of the streams that know of none
     this.designated = isDesignated(localBytes, remoteBytes) // are we?
     this.verifies = false // an ack of its said so
     this.ids = new Map() // ID → stream: current IDs, and those of open migrations
@@ -32,12 +33,15 @@ class Peer {
   #allocator
   #ended = new Recent()
   #retired = new Recent()
+  #closed = new Recent()
 
   nextId () { return this.#allocator.next((id) => this.ids.has(id)) }
   end (id) { this.#ended.add(id) }
   hasEnded (id) { return this.#ended.has(id) }
   retire (id) { this.#retired.add(id) }
   wasRetired (id) { return this.#retired.has(id) }
+  close (connection) { this.#closed.add(connection) }
+  hasClosed (connection) { return this.#closed.has(connection) }
 }
 
 export class PeerTable {
@@ -47,10 +51,11 @@ export class PeerTable {
     this.localBytes = localId.toMultihash().bytes
   }
 
-  get (peerId) {
-    const key = peerId.toString()
+  /** One table for each peer, and one for each epoch of its layer. */
+  get (peerId, epoch = null) {
+    const key = epoch === null ? peerId.toString() : `${peerId}/${epoch}`
     let peer = this.#peers.get(key)
-    if (peer === undefined) this.#peers.set(key, peer = new Peer(peerId, this.localBytes))
+    if (peer === undefined) this.#peers.set(key, peer = new Peer(peerId, this.localBytes, epoch))
     return peer
   }
 }

@@ -102,6 +102,29 @@ export async function pair (t, { from = 'tcp', to = 'tcp', seeds = [1, 2], aFlag
   return { a, b, c0, c1, sa: opened.stream, sb: accepted.stream, opened, accepted }
 }
 
+/** `a` and `b` with a relayed connection, `b` also listens itself: `direct` is where. */
+export async function onRelay (t, { aFlags = [], bFlags = [], to = 'tcp' } = {}) {
+  const [relay, a, b] = await Promise.all([
+    PeerProcess.start(9, '--relay'), PeerProcess.start(1, ...aFlags), PeerProcess.start(2, ...bFlags)])
+  t.after(async () => { await Promise.all([a.quit(), b.quit(), relay.quit()]) })
+  const { addrs: [there] } = await relay.do('listen', { addr: ADDRESSES.tcp })
+  const { addrs: [circuit] } = await b.do('listen', { addr: `${there}/p2p-circuit` })
+  const { addrs: [direct] } = await b.do('listen', { addr: ADDRESSES[to] })
+  const { conn } = await a.do('dial', { addr: circuit })
+  const { conn: connB } = await b.event('connected', { peer: a.id, relayed: true })
+  return { relay, a, b, conn, connB, circuit, direct }
+}
+
+/** … and a stream on it. */
+export async function relayed (t) {
+  const p = await onRelay(t)
+  if (!p.circuit.endsWith(`/p2p-circuit/p2p/${p.b.id}`)) throw new Error(p.circuit)
+  const { stream: sa, migratable } = await p.a.do('open', { peer: p.b.id, conn: p.conn })
+  if (!migratable) throw new Error('not migratable')
+  const { stream: sb } = await p.b.event('accepted')
+  return { ...p, sa, sb }
+}
+
 /** Writes `bytes` at one side while the other reads them. */
 export async function transfer (from, fromStream, seed, to, toStream, bytes) {
   const [, read] = await Promise.all([

@@ -5,6 +5,7 @@ import { createNode } from '../lib/node.js'
 import { Leg } from '../lib/leg.js'
 import { isDesignated } from '../lib/roles.js'
 import { PeerProcess } from './peer-process.js'
+import { line } from '../lib/mss.js'
 import { peerIdFromString } from '@libp2p/peer-id'
 
 export const PREFIX = '/libp2p/stream-migration'
@@ -27,8 +28,17 @@ export class RawLeg extends Leg {
   }
 }
 
+/** Lazily: header, proposal and `hex` in one flight; then the answer, which must be yes. */
+export async function lazily (connection, protocol, hex) {
+  const leg = new RawLeg(await connection.muxer.createStream(), connection)
+  const proposal = Buffer.concat([line('/multistream/1.0.0'), line(protocol)])
+  leg.send(Buffer.concat([proposal, bytes(hex)]))
+  if (await leg.hex(proposal.length) !== proposal.toString('hex')) throw new Error(`refused: ${protocol}`)
+  return leg
+}
+
 /** A raw node with two connections to a peer process; `designated` says which of the two is. */
-export async function raw (t, { flags = [], designated = 'peer' } = {}) {
+export async function raw (t, { flags = [], designated = 'peer', protocols = [PREFIX] } = {}) {
   const peer = await PeerProcess.start(1, ...flags)
   const [{ addrs: [first] }, { addrs: [second] }] = [
     await peer.do('listen', { addr: '/ip4/127.0.0.1/tcp/0' }), await peer.do('listen', { addr: '/ip4/127.0.0.1/tcp/0/ws' })]
@@ -40,11 +50,15 @@ export async function raw (t, { flags = [], designated = 'peer' } = {}) {
     await node.stop()
   }
   t.after(async () => { await Promise.all([peer.quit(), node.stop()]) })
-  const inbound = []
-  const waiting = []
-  const accept = (leg) => { waiting.length > 0 ? waiting.shift()(leg) : inbound.push(leg) }
-  await node.handle(PREFIX, (stream, connection) => { accept(new RawLeg(stream, connection)) },
-    { runOnLimitedConnection: true, maxOutboundStreams: 1000 })
+  const inbound = new Map()
+  for (const protocol of protocols) {
+    const queue = { legs: [], waiting: [] }
+    inbound.set(protocol, queue)
+    await node.handle(protocol, (stream, connection) => {
+      const leg = new RawLeg(stream, connection)
+      queue.waiting.length > 0 ? queue.waiting.shift()(leg) : queue.legs.push(leg)
+    }, { runOnLimitedConnection: true, maxOutboundStreams: 1000 })
+  }
   const c0 = await node.dial(multiaddr(first), { force: true })
   const conn0 = (await peer.event('connected')).conn
   const c1 = await node.dial(multiaddr(second), { force: true })
@@ -53,7 +67,11 @@ export async function raw (t, { flags = [], designated = 'peer' } = {}) {
   return {
     peer, node, c0, c1, conn0, conn1, leg,
     higher: Buffer.compare(node.peerId.toMultihash().bytes, peerBytes) > 0,
-    accepted: () => inbound.length > 0 ? Promise.resolve(inbound.shift()) : new Promise((resolve) => { waiting.push(resolve) }),
+    inbound,
+    accepted (protocol = PREFIX) {
+      const { legs, waiting } = inbound.get(protocol)
+      return legs.length > 0 ? Promise.resolve(legs.shift()) : new Promise((resolve) => { waiting.push(resolve) })
+    },
     /** A stream labelled `id` (one byte) on the first connection, its inner negotiation done. */
     async label (id = '04') {
       const old = await leg(c0)

@@ -116,10 +116,47 @@ test('the cap, and not a byte further', async () => {
   await assert.rejects(codec.readFrame(source(bytes('80 00'))), codec.CodecError)
 })
 
+test('a label with a route', async () => {
+  assert.equal(hex(codec.encodeLabel({ id: 5n, route: 0n })), '070a050805d03e00')
+  const label = await read('08 0a 06 08 05 d0 3e ac 02', codec.decodeStreamMigration)
+  assert.deepEqual(label, { type: 'label', id: 5n, route: 300n })
+})
+
+const EPOCH = '01 02 03 04 05 06 07 08'
+const hello = { epoch: 0x0807060504030201n, connection: 7n }
+const control = async (text) => codec.decodeControl(await codec.readFrame(source(bytes(text)), codec.MAX_CONTROL))
+
+test('Control', async () => {
+  const said = `0d 0a 0b 09 ${EPOCH} 18 07`
+  assert.equal(hex(codec.encodeControl({ hello })), said.replaceAll(' ', ''))
+  assert.deepEqual(await control(said), { hello, closed: [] })
+  assert.equal(hex(codec.encodeControl({ closed: [1n, 300n] })), '05 28 01 28 ac 02'.replaceAll(' ', ''))
+  assert.deepEqual(await control('05 28 01 28 ac 02'), { hello: null, closed: [1n, 300n] })
+  assert.deepEqual(await control('05 2a 03 01 ac 02'), { hello: null, closed: [1n, 300n] }) // packed
+  assert.deepEqual(await control('00'), { hello: null, closed: [] })
+  const withoutConnection = `0b 0a 09 09 ${EPOCH}`
+  assert.deepEqual(await control(withoutConnection), { hello: { epoch: hello.epoch }, closed: [] })
+  // Unknown fields, in both.
+  assert.deepEqual(await control(`13 48 05 0a 0d 09 ${EPOCH} 10 01 18 07 50 01`), { hello, closed: [] })
+  const full = `80 20 5a fd 1f ${'00'.repeat(4093)}`
+  assert.deepEqual(await control(full), { hello: null, closed: [] })
+})
+
+test('a Hello that is none', async () => {
+  const wrong = {
+    'no epoch': '04 0a 02 18 07',
+    'an epoch that is a varint': '06 0a 04 08 01 18 07',
+    'a cut epoch': '06 0a 04 09 01 02 03',
+    'twice in one message': `16 0a 09 09 ${EPOCH} 0a 09 09 ${EPOCH}`,
+    'too long': '81 20'
+  }
+  for (const [what, text] of Object.entries(wrong)) await assert.rejects(control(text), codec.CodecError, what)
+})
+
 // ---- the vectors that all implementations share
 
 const encoders = {
-  label: (v) => codec.encodeLabel({ id: BigInt(v.id) }),
+  label: (v) => codec.encodeLabel({ id: BigInt(v.id), route: v.route === undefined ? undefined : BigInt(v.route) }),
   migrate: (v) => codec.encodeMigrate({ id: BigInt(v.id), from: BigInt(v.from), verify: v.verify }),
   ack: (v) => codec.encodeAck(v),
   switched: (v) => codec.encodeSwitched(v)

@@ -1,24 +1,8 @@
 import assert from 'node:assert/strict'
-import { finish, PeerProcess, transfer } from '../support/peer-process.js'
+import { finish, relayed, transfer } from '../support/peer-process.js'
 import { test } from '../support/timed.js'
 
 const MIB = 1024 * 1024
-
-/** `a` and `b` with a relayed connection and a stream on it; `b` also listens itself. */
-async function relayed (t) {
-  const [relay, a, b] = await Promise.all([PeerProcess.start(9, '--relay'), PeerProcess.start(1), PeerProcess.start(2)])
-  t.after(async () => { await Promise.all([a.quit(), b.quit(), relay.quit()]) })
-  const { addrs: [there] } = await relay.do('listen', { addr: '/ip4/127.0.0.1/tcp/0' })
-  const { addrs: [circuit] } = await b.do('listen', { addr: `${there}/p2p-circuit` })
-  const { addrs: [direct] } = await b.do('listen', { addr: '/ip4/127.0.0.1/tcp/0' })
-  assert.ok(circuit.endsWith(`/p2p-circuit/p2p/${b.id}`))
-  const { conn } = await a.do('dial', { addr: circuit })
-  await b.event('connected', { peer: a.id, relayed: true })
-  const { stream: sa, migratable } = await a.do('open', { peer: b.id, conn })
-  assert.equal(migratable, true)
-  const { stream: sb } = await b.event('accepted')
-  return { relay, a, b, sa, sb, conn, direct }
-}
 
 test('from a relayed connection to a direct one, under load', async (t) => {
   const p = await relayed(t)
