@@ -55,6 +55,11 @@ impl Net {
         self.dialer.dial(&self.listener, address).await
     }
 
+    /// Stops the relay, and with it all that goes through it.
+    pub fn stop_relay(&mut self) {
+        self.relay = None;
+    }
+
     /// The listener's address at a relay.
     pub async fn circuit(&mut self) -> Multiaddr {
         if let Some((_, address)) = &self.relay {

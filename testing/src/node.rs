@@ -4,6 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
+    connection_limits::{self, ConnectionLimits},
     core::{
         muxing::StreamMuxerBox,
         transport::{Boxed, OptionalTransport},
@@ -39,6 +40,7 @@ struct All {
     ping: Toggle<ping::Behaviour>,
     gossip: Toggle<gossipsub::Behaviour>,
     requests: Toggle<request_response::cbor::Behaviour<Vec<u8>, Vec<u8>>>,
+    limits: connection_limits::Behaviour,
 }
 
 /// What all subscribe to that gossip.
@@ -51,6 +53,8 @@ pub fn topic() -> gossipsub::IdentTopic {
 pub enum Seen {
     Connected(PeerId, ConnectionKey),
     Closed(ConnectionKey),
+    /// A connection that came to nothing.
+    Failed,
     Listening(Multiaddr),
     Identified(PeerId),
     Subscribed(PeerId),
@@ -86,6 +90,8 @@ pub struct Setup {
     pub dcutr: bool,
     /// Gossip, and requests that are answered with themselves.
     pub neighbours: bool,
+    /// Connections that it has to one peer, at most.
+    pub per_peer: Option<u32>,
     pub idle: Duration,
     /// Whether substreams are negotiated lazily.
     pub lazy: bool,
@@ -109,6 +115,7 @@ impl Default for Setup {
             identify: false,
             dcutr: false,
             neighbours: false,
+            per_peer: None,
             idle: Duration::from_secs(60),
             lazy: false,
             max_yamux_streams: 512,
@@ -267,6 +274,15 @@ impl Node {
         self.dial_with(other, opts).await
     }
 
+    /// Dials, and does not wait for what becomes of it.
+    pub fn dial_in_vain(&self, other: &Node, address: Multiaddr) {
+        let opts = DialOpts::peer_id(other.id)
+            .condition(PeerCondition::Always)
+            .addresses(vec![address])
+            .build();
+        self.swarm.tell(|swarm| swarm.dial(opts).unwrap());
+    }
+
     /// Dials one more connection as AutoNAT does, to see whether the other can be reached.
     pub async fn dial_back(&self, other: &Node, address: Multiaddr) -> Pair {
         let opts = DialOpts::peer_id(other.id)
@@ -346,6 +362,9 @@ fn behaviours(
         ping: setup.dcutr.then(ping::Behaviour::default).into(),
         gossip: setup.neighbours.then(gossip).into(),
         requests: setup.neighbours.then(requests).into(),
+        limits: connection_limits::Behaviour::new(
+            ConnectionLimits::default().with_max_established_per_peer(setup.per_peer),
+        ),
     };
     (all, control, plain_control)
 }
@@ -415,6 +434,9 @@ fn see(swarm: &mut Swarm<All>, event: SwarmEvent<AllEvent>) -> Option<Seen> {
             connection_id,
             ..
         } => Seen::Connected(peer_id, connection_id.key()),
+        SwarmEvent::OutgoingConnectionError { .. } | SwarmEvent::IncomingConnectionError { .. } => {
+            Seen::Failed
+        }
         SwarmEvent::ConnectionClosed { connection_id, .. } => Seen::Closed(connection_id.key()),
         SwarmEvent::Behaviour(AllEvent::Migration(event)) => Seen::Migration(event),
         SwarmEvent::Behaviour(AllEvent::Gossip(event)) => match event {

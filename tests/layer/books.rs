@@ -7,14 +7,18 @@ use libp2p_stream_migration::{Chain, Config, ConnectionKey, Event, Initiate};
 use testing::*;
 
 fn node(idle: Duration) -> Node {
-    Node::with(Setup {
+    Node::with(setup(idle))
+}
+
+fn setup(idle: Duration) -> Setup {
+    Setup {
         layer: true,
         plain: true,
         idle,
         config: Config::default().with_initiate(Initiate::Either),
         policy: Box::new(Chain::default()),
         ..Default::default()
-    })
+    }
 }
 
 async fn closed(node: &Node, connection: ConnectionKey) {
@@ -115,5 +119,57 @@ async fn idle_connections_close() {
     for pair in [relayed, direct] {
         closed(&net.dialer, pair.here).await;
         closed(&net.listener, pair.there).await;
+    }
+}
+
+/// "The relay died, and with it the connection that had long been on a direct path."
+#[tokio::test]
+async fn a_relay_that_dies_takes_nothing_along() {
+    let (mut net, relayed, direct) = two_connections(Duration::from_secs(60)).await;
+    net.stop_relay();
+    for node in [&net.dialer, &net.listener] {
+        // Theirs to the relay.
+        let ours = [relayed, direct]
+            .map(|pair| [pair.here, pair.there])
+            .concat();
+        node.wait("the relay's end", |seen| match seen {
+            Seen::Closed(it) if !ours.contains(it) => Some(()),
+            _ => None,
+        })
+        .await;
+    }
+    for _ in 0..3 {
+        a_word(&mut net).await;
+    }
+    for pair in [relayed, direct] {
+        assert!(!is_closed(&net.dialer, pair.here));
+        assert!(!is_closed(&net.listener, pair.there));
+    }
+}
+
+/// A connection that a limit denies is denied, as without a layer, on whichever side; the other one lives on.
+#[tokio::test]
+async fn a_denied_connection_harms_no_other() {
+    for here in [true, false] {
+        let limited = |it: bool| Setup {
+            per_peer: it.then_some(1),
+            ..setup(Duration::from_secs(60))
+        };
+        let mut net = Net::with(Node::with(limited(here)), Node::with(limited(!here)));
+        let relayed = net.connect(Kind::Relayed).await;
+        a_word(&mut net).await;
+        let address = net.listener.listen("/ip4/127.0.0.1/tcp/0").await;
+        net.dialer.dial_in_vain(&net.listener, address);
+        let limited = if here { &net.dialer } else { &net.listener };
+        limited
+            .wait("the denial", |seen| {
+                matches!(seen, Seen::Failed).then_some(())
+            })
+            .await;
+        for _ in 0..3 {
+            a_word(&mut net).await;
+        }
+        assert!(!is_closed(&net.dialer, relayed.here));
+        assert!(!is_closed(&net.listener, relayed.there));
     }
 }
