@@ -60,7 +60,7 @@ pub struct Paths {
 pub struct Written {
     pub relayed: u64,
     pub direct: u64,
-    /// Streams that were moved, each time.
+    /// Attempts to move a stream: of two that cross both count, and one that is denied does.
     pub moves: u64,
 }
 

@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -158,10 +158,12 @@ impl Link {
         self.early.clear();
     }
 
-    /// A substream for somebody who has asked just now.
+    /// A substream for somebody who has asked just now. yamux wants to be polled after that, or what is written on
+    /// it first waits for something else to happen on the link; a swarm polls its muxers each time round.
     pub(super) fn poll_outbound(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Physical>> {
-        let polled = Pin::new(&mut self.muxer).poll_outbound(cx);
-        polled.map_ok(|io| Physical::new(io, self.load.place()))
+        let io = ready!(Pin::new(&mut self.muxer).poll_outbound(cx))?;
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(Physical::new(io, self.load.place())))
     }
 
     /// The next thing that happens.

@@ -183,3 +183,38 @@ async fn a_peer_without_a_layer_is_served() {
         assert_eq!(got, b"word");
     }
 }
+
+/// "Opening a stream over the relay took until the next ping." What is written first on a substream goes out at
+/// once, though nothing else happens on its link.
+#[tokio::test]
+async fn a_first_word_does_not_wait() {
+    let quiet = || {
+        Node::with(Setup {
+            layer: true,
+            plain: true,
+            policy: Box::new(Chain::default()),
+            ..Default::default()
+        })
+    };
+    let mut net = Net::with(quiet(), quiet());
+    net.connect(Kind::Tcp).await;
+    let mut incoming = net
+        .listener
+        .plain
+        .as_mut()
+        .unwrap()
+        .accept(PROTOCOL)
+        .unwrap();
+    let peer = net.listener.id;
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        let opened = net
+            .dialer
+            .plain
+            .as_mut()
+            .unwrap()
+            .open_stream(peer, PROTOCOL);
+        let (opened, accepted) = within("opening", async { join!(opened, incoming.next()) }).await;
+        held.push((opened.unwrap(), accepted.unwrap()));
+    }
+}
