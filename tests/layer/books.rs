@@ -146,30 +146,3 @@ async fn a_relay_that_dies_takes_nothing_along() {
         assert!(!is_closed(&net.listener, pair.there));
     }
 }
-
-/// A connection that a limit denies is denied, as without a layer, on whichever side; the other one lives on.
-#[tokio::test]
-async fn a_denied_connection_harms_no_other() {
-    for here in [true, false] {
-        let limited = |it: bool| Setup {
-            per_peer: it.then_some(1),
-            ..setup(Duration::from_secs(60))
-        };
-        let mut net = Net::with(Node::with(limited(here)), Node::with(limited(!here)));
-        let relayed = net.connect(Kind::Relayed).await;
-        a_word(&mut net).await;
-        let address = net.listener.listen("/ip4/127.0.0.1/tcp/0").await;
-        net.dialer.dial_in_vain(&net.listener, address);
-        let limited = if here { &net.dialer } else { &net.listener };
-        limited
-            .wait("the denial", |seen| {
-                matches!(seen, Seen::Failed).then_some(())
-            })
-            .await;
-        for _ in 0..3 {
-            a_word(&mut net).await;
-        }
-        assert!(!is_closed(&net.dialer, relayed.here));
-        assert!(!is_closed(&net.listener, relayed.there));
-    }
-}
