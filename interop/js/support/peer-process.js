@@ -14,8 +14,20 @@ export class PeerProcess {
 
   static async start (seed, ...flags) {
     const peer = new PeerProcess(seed, flags)
-    peer.id = (await peer.event('ready')).peer
+    try {
+      peer.id = (await peer.event('ready')).peer
+    } catch (err) {
+      peer.child.kill()
+      throw err
+    }
     return peer
+  }
+
+  /** Some at once, each as [seed, ...flags]; they end with the test, also if one of them never begins. */
+  static async startAll (t, ...all) {
+    const starts = all.map((args) => PeerProcess.start(...args))
+    t.after(() => Promise.allSettled(starts.map(async (start) => { await (await start).quit() })))
+    return await Promise.all(starts)
   }
 
   constructor (seed, flags) {
@@ -88,8 +100,7 @@ const ADDRESSES = {
 
 /** Two peers with a stream from `a` to `b` on the first connection, and a second connection. */
 export async function pair (t, { from = 'tcp', to = 'tcp', seeds = [1, 2], aFlags = [], bFlags = [] } = {}) {
-  const [a, b] = await Promise.all([PeerProcess.start(seeds[0], ...aFlags), PeerProcess.start(seeds[1], ...bFlags)])
-  t.after(async () => { await Promise.all([a.quit(), b.quit()]) })
+  const [a, b] = await PeerProcess.startAll(t, [seeds[0], ...aFlags], [seeds[1], ...bFlags])
   const dial = async (kind) => {
     const { addrs } = await b.do('listen', { addr: ADDRESSES[kind] })
     const { conn } = await a.do('dial', { addr: addrs[0] })
@@ -104,9 +115,7 @@ export async function pair (t, { from = 'tcp', to = 'tcp', seeds = [1, 2], aFlag
 
 /** `a` and `b` with a relayed connection, `b` also listens itself: `direct` is where. */
 export async function onRelay (t, { aFlags = [], bFlags = [], to = 'tcp' } = {}) {
-  const [relay, a, b] = await Promise.all([
-    PeerProcess.start(9, '--relay'), PeerProcess.start(1, ...aFlags), PeerProcess.start(2, ...bFlags)])
-  t.after(async () => { await Promise.all([a.quit(), b.quit(), relay.quit()]) })
+  const [relay, a, b] = await PeerProcess.startAll(t, [9, '--relay'], [1, ...aFlags], [2, ...bFlags])
   const { addrs: [there] } = await relay.do('listen', { addr: ADDRESSES.tcp })
   const { addrs: [circuit] } = await b.do('listen', { addr: `${there}/p2p-circuit` })
   const { addrs: [direct] } = await b.do('listen', { addr: ADDRESSES[to] })

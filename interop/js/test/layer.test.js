@@ -382,8 +382,9 @@ test('a peer without the layer: refused once, and all is as ever', async (t) => 
 })
 
 test('… sees one refused proposal on a relayed connection, and none on a direct one', async (t) => {
-  const [relay, a, node] = await Promise.all([PeerProcess.start(9, '--relay'), PeerProcess.start(1, ...LAYER), createNode({ seed: 2 })])
-  t.after(async () => { await Promise.all([a.quit(), relay.quit(), node.stop()]) })
+  const [relay, a] = await PeerProcess.startAll(t, [9, '--relay'], [1, ...LAYER])
+  const node = await createNode({ seed: 2 })
+  t.after(() => node.stop())
   const substreams = []
   node.addEventListener('connection:open', ({ detail: connection }) => {
     if (connection.remotePeer.toString() !== a.id) return
