@@ -26,7 +26,6 @@ mod restart;
 mod rests;
 mod rounds;
 mod side;
-mod slope;
 mod traffic;
 mod watch;
 mod world;

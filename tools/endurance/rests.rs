@@ -2,7 +2,6 @@
 
 use crate::{
     fit::{self, Fit},
-    slope::Slope,
     watch::Usage,
 };
 
@@ -59,12 +58,6 @@ impl Rests {
         Fit::of(&heaps.map(|usage| usage.heap as f64).collect::<Vec<_>>())
     }
 
-    /// The slope of the last half, when whatever has a bound has reached it.
-    fn late(&self) -> Option<Slope> {
-        let late = self.0.iter().skip(self.0.len().div_ceil(2));
-        Slope::of(&late.map(|usage| usage.heap as f64).collect::<Vec<_>>())
-    }
-
     /// What is to be said of the heap's growth.
     pub fn statement(&self) -> String {
         let Some(Fit {
@@ -85,17 +78,6 @@ impl Rests {
             told
         } else if error + GRAIN <= FINE {
             format!("none ({told})")
-        } else if let Some(late) = self.late().filter(|late| late.most <= FINE) {
-            let Slope {
-                median,
-                least,
-                most,
-            } = late;
-            let rests = self.0.len() / 2;
-            format!(
-                "none ({median:.0} bytes per round, between {least:.0} and {most:.0}, over the last {rests} \
-                 rests; over all, {told})"
-            )
         } else {
             format!("unknown ({told}: too few rests)")
         }
