@@ -1,7 +1,7 @@
 //! A dialer and a listener, and the connections between them.
 
 use futures::StreamExt;
-use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr::Protocol};
 use libp2p_stream_migration::{ConnectionKey, IncomingStreams, Stream};
 
 use crate::{Node, PROTOCOL, Pair, Setup, within};
@@ -53,6 +53,23 @@ impl Net {
             Kind::Relayed => self.circuit().await,
         };
         self.dialer.dial(&self.listener, address).await
+    }
+
+    /// A plain stream from dialer to listener, on whatever connection the swarm picks.
+    pub async fn open_plain(
+        &mut self,
+        incoming: &mut libp2p_stream::IncomingStreams,
+        protocol: StreamProtocol,
+    ) -> (libp2p::Stream, libp2p::Stream) {
+        let plain = self.dialer.plain.as_mut().unwrap();
+        let opened = plain.open_stream(self.listener.id, protocol);
+        let (opened, accepted) = within("opening a plain stream", async {
+            futures::join!(opened, incoming.next())
+        })
+        .await;
+        let (peer, accepted) = accepted.unwrap();
+        assert_eq!(peer, self.dialer.id);
+        (opened.unwrap(), accepted)
     }
 
     /// Stops the relay, and with it all that goes through it.

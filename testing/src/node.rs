@@ -165,6 +165,11 @@ impl Node {
         }
     }
 
+    /// Plain streams of this protocol that others open to the node, by libp2p-stream.
+    pub fn accept_plain(&mut self, protocol: StreamProtocol) -> libp2p_stream::IncomingStreams {
+        self.plain.as_mut().unwrap().accept(protocol).unwrap()
+    }
+
     /// Waits until the log, from its beginning, holds something that `find` makes something of.
     pub async fn wait<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
         let found = self.log.until(|log| log.iter().find_map(&mut find));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{AsyncRead, AsyncWrite, AsyncWriteExt, StreamExt, join};
+use futures::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use libp2p::{Multiaddr, StreamProtocol, identity::Keypair};
 use libp2p_stream_migration::{
     Action, Change, Config, Event, Initiate, PeerView, Policy, PreferDirect, Stay, designated_peer,
@@ -70,11 +70,9 @@ async fn stream(net: &mut Net, whose: Whose, on: Pair) -> (Box<dyn Io>, Box<dyn 
             (Box::new(a), Box::new(b))
         }
         Whose::Others => {
-            let mut incoming = net.listener.plain.as_mut().unwrap().accept(OTHERS).unwrap();
-            let opened = net.dialer.plain.as_mut().unwrap();
-            let opened = opened.open_stream(peer, OTHERS);
-            let (a, b) = within("a plain stream", async { join!(opened, incoming.next()) }).await;
-            (Box::new(a.unwrap()), Box::new(b.unwrap().1))
+            let mut incoming = net.listener.accept_plain(OTHERS);
+            let (a, b) = net.open_plain(&mut incoming, OTHERS).await;
+            (Box::new(a), Box::new(b))
         }
     }
 }

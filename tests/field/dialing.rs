@@ -390,7 +390,7 @@ async fn idle_connections_are_closed_at_once_and_the_stream_is_a_plain_one() {
             ..Default::default()
         });
         let address = node.listen(listen).await;
-        let mut incoming = node.plain.as_mut().unwrap().accept(PROTOCOL).unwrap();
+        let mut incoming = node.accept_plain(PROTOCOL);
         for round in 0..20 {
             let mut dialer = Dialer::new(Config::default(), Duration::ZERO);
             dialer.knows(node.id, &address).await;

@@ -17,7 +17,7 @@ fn both(identify: bool, lazy: bool) -> (Node, libp2p_stream::IncomingStreams) {
         lazy,
         ..Default::default()
     });
-    let incoming = node.plain.as_mut().unwrap().accept(PROTOCOL).unwrap();
+    let incoming = node.accept_plain(PROTOCOL);
     (node, incoming)
 }
 
@@ -528,7 +528,7 @@ impl Has {
                     tokio::spawn(incoming.for_each_concurrent(None, |(_, stream)| echo(stream)));
                 }
                 Some(false) => {
-                    let incoming = node.plain.as_mut().unwrap().accept(protocol).unwrap();
+                    let incoming = node.accept_plain(protocol);
                     tokio::spawn(incoming.for_each_concurrent(None, |(_, stream)| echo(stream)));
                 }
                 None => {}

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
-use libp2p_stream_migration::{Chain, Config, ConnectionKey, Event, Initiate};
+use futures::{AsyncReadExt, AsyncWriteExt};
+use libp2p_stream_migration::{Chain, Config, ConnectionKey, Initiate};
 use testing::*;
+
+use crate::rehomed;
 
 fn node(idle: Duration) -> Node {
     Node::with(setup(idle))
@@ -38,34 +40,14 @@ async fn two_connections(idle: Duration) -> (Net, Pair, Pair) {
     let mut net = Net::with(node(idle), node(idle));
     let relayed = net.connect(Kind::Relayed).await;
     let direct = net.connect(Kind::Tcp).await;
-    for (node, connection) in [(&net.dialer, relayed.here), (&net.listener, relayed.there)] {
-        node.event("a new home", |event| match event {
-            Event::ConnectionRehomed { connection: it, .. } => (*it == connection).then_some(()),
-            _ => None,
-        })
-        .await;
-    }
+    rehomed(&net, relayed).await;
     (net, relayed, direct)
 }
 
 /// A word each way, on whatever connection the swarm picks.
 async fn a_word(net: &mut Net) {
-    let mut incoming = net
-        .listener
-        .plain
-        .as_mut()
-        .unwrap()
-        .accept(PROTOCOL)
-        .unwrap();
-    let peer = net.listener.id;
-    let opened = net
-        .dialer
-        .plain
-        .as_mut()
-        .unwrap()
-        .open_stream(peer, PROTOCOL);
-    let (opened, accepted) = within("opening", async { join!(opened, incoming.next()) }).await;
-    let (mut ours, (_, mut theirs)) = (opened.unwrap(), accepted.unwrap());
+    let mut incoming = net.listener.accept_plain(PROTOCOL);
+    let (mut ours, mut theirs) = net.open_plain(&mut incoming, PROTOCOL).await;
     for _ in 0..2 {
         ours.write_all(b"word").await.unwrap();
         ours.flush().await.unwrap();

@@ -104,7 +104,7 @@ async fn raw() -> Raw {
         ..Default::default()
     });
     let mut net = Net::with(raw, layered);
-    let mut controls = net.dialer.plain.as_mut().unwrap().accept(CONTROL).unwrap();
+    let mut controls = net.dialer.accept_plain(CONTROL);
     net.connect(Kind::Tcp).await;
     let peer = net.listener.id;
     let mut ours = open(&mut net.dialer, peer, CONTROL).await;

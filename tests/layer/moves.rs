@@ -2,10 +2,12 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::select, join};
+use futures::{AsyncReadExt, AsyncWriteExt, future::select, join};
 use libp2p::PeerId;
 use libp2p_stream_migration::{Chain, Config, ConnectionKey, Event, Initiate};
 use testing::*;
+
+use crate::rehomed;
 
 /// A node with everything that is unmodified.
 fn node() -> Node {
@@ -21,14 +23,6 @@ fn node() -> Node {
         policy: Box::new(Chain::default()),
         ..Default::default()
     })
-}
-
-async fn rehomed(node: &Node, connection: ConnectionKey) {
-    node.event("a new home", |event| match event {
-        Event::ConnectionRehomed { connection: it, .. } if *it == connection => Some(()),
-        _ => None,
-    })
-    .await;
 }
 
 async fn moved(node: &Node, to: ConnectionKey) {
@@ -61,22 +55,8 @@ async fn a_plain_stream_leaves_the_relay() {
     for kind in [Kind::Tcp, Kind::Quic] {
         let mut net = Net::with(node(), node());
         let relayed = net.connect(Kind::Relayed).await;
-        let mut incoming = net
-            .listener
-            .plain
-            .as_mut()
-            .unwrap()
-            .accept(PROTOCOL)
-            .unwrap();
-        let peer = net.listener.id;
-        let opened = net
-            .dialer
-            .plain
-            .as_mut()
-            .unwrap()
-            .open_stream(peer, PROTOCOL);
-        let (opened, accepted) = within("opening", async { join!(opened, incoming.next()) }).await;
-        let (mut ours, (_, mut theirs)) = (opened.unwrap(), accepted.unwrap());
+        let mut incoming = net.listener.accept_plain(PROTOCOL);
+        let (mut ours, mut theirs) = net.open_plain(&mut incoming, PROTOCOL).await;
         ours.write_all(&[1; 1000]).await.unwrap();
         ours.flush().await.unwrap();
         let mut buf = vec![0; 1000];
@@ -85,8 +65,7 @@ async fn a_plain_stream_leaves_the_relay() {
             .unwrap();
 
         let direct = net.connect(kind).await;
-        rehomed(&net.dialer, relayed.here).await;
-        rehomed(&net.listener, relayed.there).await;
+        rehomed(&net, relayed).await;
         join!(
             moved(&net.dialer, direct.here),
             moved(&net.listener, direct.there)
@@ -158,22 +137,8 @@ async fn a_peer_without_a_layer_is_served() {
         });
         let mut net = Net::with(node(), plain);
         net.connect(kind).await;
-        let mut incoming = net
-            .listener
-            .plain
-            .as_mut()
-            .unwrap()
-            .accept(PROTOCOL)
-            .unwrap();
-        let peer = net.listener.id;
-        let opened = net
-            .dialer
-            .plain
-            .as_mut()
-            .unwrap()
-            .open_stream(peer, PROTOCOL);
-        let (opened, accepted) = within("opening", async { join!(opened, incoming.next()) }).await;
-        let (mut ours, (_, mut theirs)) = (opened.unwrap(), accepted.unwrap());
+        let mut incoming = net.listener.accept_plain(PROTOCOL);
+        let (mut ours, mut theirs) = net.open_plain(&mut incoming, PROTOCOL).await;
         ours.write_all(b"word").await.unwrap();
         ours.close().await.unwrap();
         let mut got = Vec::new();
@@ -198,23 +163,9 @@ async fn a_first_word_does_not_wait() {
     };
     let mut net = Net::with(quiet(), quiet());
     net.connect(Kind::Tcp).await;
-    let mut incoming = net
-        .listener
-        .plain
-        .as_mut()
-        .unwrap()
-        .accept(PROTOCOL)
-        .unwrap();
-    let peer = net.listener.id;
+    let mut incoming = net.listener.accept_plain(PROTOCOL);
     let mut held = Vec::new();
     for _ in 0..50 {
-        let opened = net
-            .dialer
-            .plain
-            .as_mut()
-            .unwrap()
-            .open_stream(peer, PROTOCOL);
-        let (opened, accepted) = within("opening", async { join!(opened, incoming.next()) }).await;
-        held.push((opened.unwrap(), accepted.unwrap()));
+        held.push(net.open_plain(&mut incoming, PROTOCOL).await);
     }
 }

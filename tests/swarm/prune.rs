@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, join};
+use futures::{AsyncReadExt, AsyncWriteExt, join};
 use libp2p::StreamProtocol;
 use libp2p_stream_migration::{Config, Event, PreferDirect};
 use testing::*;
@@ -87,16 +87,11 @@ async fn other_behaviours_streams_are_not_harmed() {
     const OTHER: StreamProtocol = StreamProtocol::new("/other/1.0.0");
     let mut net = Net::with(node(true), node(true));
     let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
-    let mut others = net.listener.plain.as_mut().unwrap().accept(OTHER).unwrap();
+    let mut others = net.listener.accept_plain(OTHER);
     let relayed = net.connect(Kind::Relayed).await;
     let peer = net.listener.id;
     let (_ours, _theirs) = open(&mut net.dialer, peer, &mut incoming, relayed.here).await;
-    let plain = net.dialer.plain.as_mut().unwrap();
-    let (other, there) = within("the other stream", async {
-        join!(plain.open_stream(peer, OTHER), others.next())
-    })
-    .await;
-    let (mut other, mut there) = (other.unwrap(), there.unwrap().1);
+    let (mut other, mut there) = net.open_plain(&mut others, OTHER).await;
 
     net.connect(Kind::Quic).await;
     net.dialer

@@ -598,13 +598,7 @@ async fn a_peer_without_the_protocol() {
             });
             let mut net = Net::with(with, without());
             let pair = net.connect(kind).await;
-            let mut incoming = net
-                .listener
-                .plain
-                .as_mut()
-                .unwrap()
-                .accept(PROTOCOL)
-                .unwrap();
+            let mut incoming = net.listener.accept_plain(PROTOCOL);
             let (ours, theirs) = within("opening", async {
                 let peer = net.listener.id;
                 join!(

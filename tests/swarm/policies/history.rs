@@ -233,8 +233,7 @@ async fn plain_streams() {
         };
         let pair = net.connect(Kind::Tcp).await;
         let (node, opener, connection) = if by_us {
-            let plain = net.listener.plain.as_mut().unwrap();
-            let mut incoming = plain.accept(PROTOCOL).unwrap();
+            let mut incoming = net.listener.accept_plain(PROTOCOL);
             let opening = net.dialer.control.open_stream(net.listener.id, PROTOCOL);
             let (opened, _) = within("opening", async {
                 futures::join!(opening, incoming.next())
