@@ -15,9 +15,7 @@ impl StreamKey {
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
-}
 
-impl StreamKey {
     /// The key's number.
     #[must_use]
     pub const fn number(self) -> u64 {

@@ -231,10 +231,6 @@ impl Links {
         Some(self.links.get(&link)?.hello?.epoch)
     }
 
-    pub fn is_closing(&self, link: u64) -> bool {
-        self.links.get(&link).is_none_or(|link| link.closing)
-    }
-
     /// Connections that are closed, and of which the remote has still to hear.
     pub fn closed(&self) -> impl Iterator<Item = u64> + '_ {
         self.closed.keys().copied()
@@ -262,10 +258,6 @@ impl Links {
 
     pub fn is_orphaned(&self) -> bool {
         self.orphaned
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.links.is_empty() && self.connections.is_empty()
     }
 
     /// The connections that are at home on this link.

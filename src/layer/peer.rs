@@ -288,6 +288,7 @@ impl State {
     }
 
     fn link_event(&mut self, number: u64, event: LinkEvent) {
+        let id = self.id;
         match event {
             LinkEvent::Said(control) => self.said(number, control),
             LinkEvent::Violation => self.books.violated(number),
@@ -295,7 +296,9 @@ impl State {
             LinkEvent::Peeked(peeked) => self.peeked(number, peeked),
             LinkEvent::Opened(purpose, result) => {
                 let result = result.map(Substream::link);
-                self.opened(number, purpose, result);
+                if let Some(hub) = self.hub_of(number) {
+                    Self::hub_opened(hub, id, ConnectionKey::new(number), purpose, result);
+                }
             }
             LinkEvent::Moved(address) => {
                 if let Some(connection) = self.connections.get_mut(&number) {
@@ -339,10 +342,7 @@ impl State {
                     link.open(Open::Hub(purpose));
                     self.waker.rouse();
                 }
-                None => {
-                    let error = Err(("the link is gone".to_owned(), false));
-                    Self::hub_opened(&mut self.instances[at].hub, self.id, key, purpose, error);
-                }
+                None => Self::not_opened(&mut self.instances[at].hub, self.id, key, purpose),
             },
             Output::Watch(_, key, quiet_from) => {
                 if let Some(link) = self.links.get_mut(&key.number()) {
@@ -351,13 +351,6 @@ impl State {
             }
             Output::Close(_, key) => self.books.close_link(key.number()),
             Output::Wake(..) | Output::Room(_) => {}
-        }
-    }
-
-    fn opened(&mut self, link: u64, purpose: Purpose, result: Result<Substream, (String, bool)>) {
-        let id = self.id;
-        if let Some(hub) = self.hub_of(link) {
-            Self::hub_opened(hub, id, ConnectionKey::new(link), purpose, result);
         }
     }
 
@@ -382,6 +375,12 @@ impl State {
         }
     }
 
+    /// The link on which the hub wanted something opened is gone.
+    fn not_opened(hub: &mut Hub<Substream>, peer: PeerId, link: ConnectionKey, purpose: Purpose) {
+        let gone = Err(("the link is gone".to_owned(), false));
+        Self::hub_opened(hub, peer, link, purpose, gone);
+    }
+
     fn is_due(&mut self, due: Due) {
         match due {
             Due::Books(timer) => {
@@ -400,7 +399,7 @@ impl State {
         match peeked {
             Peeked::Plain(io) => {
                 self.seen(link);
-                self.arrived(link, |_| Virtual::plain(io));
+                self.arrived(link, || Virtual::plain(io));
             }
             Peeked::Leg(io, request) => self.requested(link, io, request),
             Peeked::Violation => self.books.violated(link),
@@ -409,14 +408,14 @@ impl State {
     }
 
     /// Hands an inbound stream to its connection, if that is there and has room.
-    fn arrived(&mut self, number: u64, stream: impl FnOnce(&Connection) -> Virtual) -> bool {
+    fn arrived(&mut self, number: u64, stream: impl FnOnce() -> Virtual) -> bool {
         let Some(connection) = self.connections.get_mut(&number) else {
             return false;
         };
         if connection.inbound.len() >= MAX_INBOUND {
             return false;
         }
-        let stream = stream(connection).of(&connection.shared);
+        let stream = stream().of(&connection.shared);
         connection.inbound.push_back(stream);
         self.wakes.extend(connection.waker());
         true

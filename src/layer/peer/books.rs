@@ -90,14 +90,12 @@ impl State {
             links::Output::Plain(number) => {
                 if let Some(link) = self.links.get_mut(&number) {
                     link.fall_silent();
-                    let wakes = link.settled();
-                    self.wakes.extend(wakes);
+                    self.wakes.extend(link.settled());
                 }
             }
             links::Output::Silent(number) => {
                 if let Some(link) = self.links.get_mut(&number) {
-                    let wakes = link.settled();
-                    self.wakes.extend(wakes);
+                    self.wakes.extend(link.settled());
                 }
             }
             links::Output::Home {
@@ -167,9 +165,8 @@ impl State {
             return;
         };
         let alive = link.alive.downgrade();
-        let wakes = link.settled();
+        self.wakes.extend(link.settled());
         let early = std::mem::take(&mut link.early);
-        self.wakes.extend(wakes);
         if self.instance(epoch).is_none() {
             self.new_instance(epoch);
         }
@@ -197,8 +194,7 @@ impl State {
         drop(link);
         if let Some(instance) = epoch.and_then(|epoch| self.instance(epoch)) {
             for purpose in wanted {
-                let gone = Err(("the link is gone".to_owned(), false));
-                Self::hub_opened(&mut instance.hub, id, key, purpose, gone);
+                Self::not_opened(&mut instance.hub, id, key, purpose);
             }
             instance.hub.disconnected(id, key);
         }

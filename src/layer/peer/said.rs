@@ -77,7 +77,7 @@ impl State {
     /// Hands a labelled stream to a connection.
     fn deliver(&mut self, number: u64, shared: Arc<SwarmShared>) {
         let (key, peer) = (shared.key(), self.id);
-        if self.arrived(number, |_| Virtual::labelled(shared)) {
+        if self.arrived(number, || Virtual::labelled(shared)) {
             self.routes.insert(key, number);
         } else if let Some(hub) = self.hub_of_stream(key) {
             hub.refused(peer, Some(ConnectionKey::new(number)), Limit::AcceptBacklog);
