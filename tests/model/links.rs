@@ -10,7 +10,7 @@ use std::{
 };
 
 use libp2p_stream_migration_core::{
-    links::{Links, Output, Rule, Timer, Usage, Why},
+    links::{Links, Output, Readiness, Rule, Timer, Usage, Why},
     protocol::codec::Hello,
 };
 
@@ -434,7 +434,7 @@ impl World {
                         Why::Lost => Lost::Home,
                         Why::Closed => Lost::Closed,
                     };
-                    self.fails(index, connection, why);
+                    self.fails(config, index, connection, why);
                 }
                 Output::Arm(timer) => drop(self.sides[index].armed.insert((life, timer))),
                 Output::Disarm(timer) => drop(self.sides[index].armed.remove(&(life, timer))),
@@ -456,7 +456,7 @@ impl World {
         }
     }
 
-    fn fails(&mut self, index: usize, connection: u64, why: Lost) {
+    fn fails(&mut self, config: &Config, index: usize, connection: u64, why: Lost) {
         let side = &mut self.sides[index];
         side.failed.insert(connection, why);
         let streams = side
@@ -466,11 +466,29 @@ impl World {
         if why == Lost::Closed && streams && !side.timed.contains(&connection) {
             self.broken = Some("a connection was closed under its streams");
         }
+        if why == Lost::Home && self.greeting_is_near(config, index, connection) {
+            self.broken = Some("a connection was lost, and another link's hello was on its way");
+        }
         let counterpart = number(1 - index, link_of(connection));
         let closed = self.sides[1 - index].closed.contains(&counterpart);
         if why == Lost::Closed && !closed {
             self.broken = Some("a connection was closed that nobody had closed");
         }
+    }
+
+    /// A connection whose counterpart is known could be at home on another link, on which the other side has said
+    /// hello; this side waits for that, and has it before it.
+    fn greeting_is_near(&self, config: &Config, index: usize, connection: u64) -> bool {
+        let life = |side, link| Self::life(config, side, link);
+        let of = life(1 - index, link_of(connection));
+        let (side, other) = (&self.sides[index], &self.sides[1 - index]);
+        let books = &side.books[&life(index, link_of(connection))];
+        let near = |(link, end): (&u64, &End)| {
+            let waits = books.readiness(number(index, *link)) == Some(Readiness::Asked);
+            let said = end.inbox.iter().any(|said| matches!(said, Said::Hello(_)));
+            life(1 - index, *link) == of && waits && said && !end.gone && !other.ends[link].gone
+        };
+        books.remote(connection).is_some() && side.ends.iter().any(near)
     }
 
     /// Nothing more happens by itself.
@@ -517,8 +535,7 @@ impl World {
                         .iter()
                         .any(|it| link_of(*it) == link_of(*connection))
                 });
-                let both = self.sides.iter().all(|side| side.open.is_empty());
-                if *why == Lost::Home && never && !closed && !both {
+                if *why == Lost::Home && never && !closed {
                     return Some("a connection was lost though no link was");
                 }
             }
