@@ -8,7 +8,7 @@ use futures::{FutureExt, io::Cursor};
 use machine::StreamId;
 use protocol::{
     PROTOCOL_NAME,
-    codec::{Ack, Message, Request, Switched, frame, read},
+    codec::{Ack, Control, Hello, Message, Request, Switched, frame, read},
 };
 use serde_json::Value;
 
@@ -37,8 +37,25 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 fn number(vector: &Value, field: &str) -> u64 {
-    // They do not fit what JSON calls a number.
-    vector[field].as_str().unwrap().parse().unwrap()
+    optional(vector, field).unwrap()
+}
+
+/// Numbers are text, as they do not fit what JSON calls a number.
+fn optional(vector: &Value, field: &str) -> Option<u64> {
+    Some(vector.get(field)?.as_str().unwrap().parse().unwrap())
+}
+
+fn control(vector: &Value) -> Control {
+    let hello = optional(vector, "epoch").map(|epoch| Hello {
+        epoch,
+        connection: optional(vector, "connection"),
+    });
+    let closed = vector["closed"].as_array().unwrap().iter();
+    let closed = closed.map(|number| number.as_str().unwrap().parse().unwrap());
+    Control {
+        hello,
+        closed: closed.collect(),
+    }
 }
 
 /// The lines of multistream-select that come before the message on a new leg.
@@ -70,7 +87,8 @@ fn bytes_on_record() {
         match vector["message"].as_str().unwrap() {
             "label" => {
                 let id = StreamId(number(vector, "id"));
-                check(bytes, Request::Label { id, route: None }, true);
+                let route = optional(vector, "route");
+                check(bytes, Request::Label { id, route }, true);
             }
             "migrate" => {
                 let (id, from) = (number(vector, "id"), number(vector, "from"));
@@ -88,12 +106,13 @@ fn bytes_on_record() {
             }
             "switched" if vector["cancelled"] == true => check(bytes, Switched::Cancelled, true),
             "switched" => check(bytes, Switched::Sent(number(vector, "sent")), true),
+            "control" => check(bytes, control(vector), true),
             _ => panic!("{vector}"),
         }
     }
     assert!(pairs.len() >= 10, "{pairs:?}");
     assert!(ours, "no message behind our own protocol's name");
-    for message in ["label", "migrate", "ack", "switched"] {
+    for message in ["label", "migrate", "ack", "switched", "control"] {
         assert!(vectors.iter().any(|vector| vector["message"] == message));
     }
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,17 +19,21 @@ import (
 // vector is an entry of interop/vectors/messages.json. IDs are strings, so that JavaScript can
 // read 2^64-1.
 type vector struct {
-	Kind      string // "" or "prefix"
-	Protocol  string // of a prefix
-	Message   string
-	ID        *string
-	From      *string
-	Sent      *string
-	Verify    bool
-	Deny      bool
-	Wrapped   bool
-	Cancelled bool
-	Hex       string
+	Kind       string // "" or "prefix"
+	Protocol   string // of a prefix
+	Message    string
+	ID         *string
+	Route      *string
+	From       *string
+	Sent       *string
+	Epoch      *string
+	Connection *string
+	Closed     []string
+	Verify     bool
+	Deny       bool
+	Wrapped    bool
+	Cancelled  bool
+	Hex        string
 }
 
 func number(t *testing.T, s *string) uint64 {
@@ -78,7 +83,7 @@ func TestVectors(t *testing.T) {
 		decode(t, v, want)
 	}
 	for kind, least := range map[string]int{
-		"label": 12, "migrate": 24, "ack": 8, "switched": 12, "prefixlabel": 1, "prefixmigrate": 1,
+		"label": 12, "migrate": 24, "ack": 8, "switched": 12, "control": 10, "prefixlabel": 1, "prefixmigrate": 1, "prefixcontrol": 1,
 	} {
 		if count[kind] < least {
 			t.Errorf("%d vectors of %q, want %d", count[kind], kind, least)
@@ -94,10 +99,33 @@ func selects(list ...string) (b []byte) {
 	return b
 }
 
+func label(t *testing.T, v vector) Label {
+	l := Label{ID: number(t, v.ID), Routed: v.Route != nil}
+	if l.Routed {
+		l.Route = number(t, v.Route)
+	}
+	return l
+}
+
+func control(t *testing.T, v vector) (c Control) {
+	if v.Epoch != nil {
+		c.Hello = &Hello{Epoch: number(t, v.Epoch), Layered: v.Connection != nil}
+		if c.Hello.Layered {
+			c.Hello.Connection = number(t, v.Connection)
+		}
+	}
+	for _, n := range v.Closed {
+		c.Closed = append(c.Closed, number(t, &n))
+	}
+	return c
+}
+
 func encode(t *testing.T, v vector) []byte {
 	switch v.Message {
 	case "label":
-		return Label{ID: number(t, v.ID)}.Encode()
+		return label(t, v).Encode()
+	case "control":
+		return control(t, v).Encode()
 	case "migrate":
 		return Migrate{ID: number(t, v.ID), From: number(t, v.From), Verify: v.Verify}.Encode()
 	case "ack":
@@ -125,9 +153,13 @@ func decode(t *testing.T, v vector, wire []byte) {
 	ok := false
 	switch v.Message {
 	case "label":
-		var label *Label
-		label, _, err = decodeFirst(body)
-		ok = label != nil && *label == Label{ID: number(t, v.ID)}
+		var l *Label
+		l, _, err = decodeFirst(body)
+		ok = l != nil && *l == label(t, v)
+	case "control":
+		var c Control
+		c, err = decodeControl(body)
+		ok = reflect.DeepEqual(c, control(t, v))
 	case "migrate":
 		var m *Migrate
 		_, m, err = decodeFirst(body)

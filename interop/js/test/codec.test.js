@@ -159,14 +159,21 @@ const encoders = {
   label: (v) => codec.encodeLabel({ id: BigInt(v.id), route: v.route === undefined ? undefined : BigInt(v.route) }),
   migrate: (v) => codec.encodeMigrate({ id: BigInt(v.id), from: BigInt(v.from), verify: v.verify }),
   ack: (v) => codec.encodeAck(v),
-  switched: (v) => codec.encodeSwitched(v)
+  switched: (v) => codec.encodeSwitched(v),
+  control: (v) => codec.encodeControl(controlOf(v))
 }
 const decoders = {
   label: codec.decodeStreamMigration,
   migrate: codec.decodeStreamMigration,
   ack: codec.decodeAck,
-  switched: codec.decodeSwitched
+  switched: codec.decodeSwitched,
+  control: codec.decodeControl
 }
+
+const controlOf = ({ epoch, connection, closed }) => ({
+  hello: epoch === undefined ? undefined : { epoch: BigInt(epoch), ...(connection === undefined ? {} : { connection: BigInt(connection) }) },
+  closed: closed.map(BigInt)
+})
 
 test('the shared vectors', async (t) => {
   const vectors = JSON.parse(readFileSync(new URL('../../vectors/messages.json', import.meta.url)))
@@ -179,6 +186,10 @@ test('the shared vectors', async (t) => {
     const input = source(Buffer.concat([written, Buffer.from('more')]))
     const read = decoders[message](await codec.readFrame(input))
     assert.equal(input.taken, written.length)
+    if (message === 'control') {
+      assert.deepEqual({ ...read, hello: read.hello ?? undefined }, controlOf(vector))
+      continue
+    }
     for (const [name, value] of Object.entries(fields)) {
       const expectedValue = typeof value === 'string' ? BigInt(value) : value
       assert.equal(read[name], expectedValue, `${name} of ${JSON.stringify(vector)}`)
