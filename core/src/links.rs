@@ -481,16 +481,25 @@ impl Links {
 
     // ---- Homes -------------------------------------------------------------------------------------
 
+    /// True if a connection may be to have another home: [`Links::rehome`] needs the order of links.
+    pub fn seeks_homes(&self) -> bool {
+        let seeks = |it: &Connection| it.homeless && !it.failed || self.may_leave(it);
+        self.connections.values().any(seeks)
+    }
+
+    fn may_leave(&self, connection: &Connection) -> bool {
+        let home = self.links.get(&connection.home);
+        let relayed = home.is_some_and(|it| it.relayed);
+        relayed && self.epoch(connection.home).is_some() && self.links.len() > 1
+    }
+
     /// Gives connections that are at home on a relayed link the best direct one, if there is any; `best` is the
     /// order of links.
     pub fn rehome(&mut self, best: &[u64]) {
         self.house(best);
-        for number in self.connections.keys().copied().collect::<Vec<_>>() {
-            let home = self.home(number).and_then(|home| self.links.get(&home));
-            let relayed = home.is_some_and(|link| {
-                link.relayed && matches!(link.readiness, Readiness::Ready { .. })
-            });
-            if relayed && let Some(better) = self.best_home(number, best, true) {
+        let leave = self.connections.iter().filter(|(_, it)| self.may_leave(it));
+        for number in leave.map(|(number, _)| *number).collect::<Vec<_>>() {
+            if let Some(better) = self.best_home(number, best, true) {
                 self.set_home(number, better);
             }
         }

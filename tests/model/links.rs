@@ -410,7 +410,9 @@ impl World {
             side.books(life).set_in_use(number, in_use);
         }
         let books = side.books(life);
-        books.rehome(&best);
+        if books.seeks_homes() {
+            books.rehome(&best);
+        }
         books.look(true);
         self.carry_out(config, index, life);
     }

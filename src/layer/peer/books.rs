@@ -1,6 +1,6 @@
 //! Between the books and what there is: tells them what is in use, and carries out what they say.
 
-use std::{io, task::Poll, time::Duration};
+use std::{collections::HashSet, io, task::Poll, time::Duration};
 
 use futures::channel::oneshot;
 use web_time::Instant;
@@ -21,8 +21,10 @@ impl State {
             self.link_lost(number, error);
         }
         self.say_what_is_in_use();
-        let best = self.best();
-        self.books.rehome(&best);
+        if self.books.seeks_homes() {
+            let best = self.best();
+            self.books.rehome(&best);
+        }
         self.books
             .look(self.links.values().all(|link| link.is_said()));
         progress |= self.carry_out();
@@ -48,11 +50,13 @@ impl State {
             let in_use = connection.shared.live() > 0 || !connection.inbound.is_empty();
             self.books.set_in_use(*number, in_use);
         }
-        let mut on_their_way: Vec<_> = self.routes.values().copied().collect();
-        on_their_way.sort_unstable();
-        on_their_way.dedup();
-        for number in self.books.closed().collect::<Vec<_>>() {
-            let in_use = on_their_way.binary_search(&number).is_ok();
+        let closed: Vec<_> = self.books.closed().collect();
+        if closed.is_empty() {
+            return;
+        }
+        let on_their_way: HashSet<_> = self.routes.values().copied().collect();
+        for number in closed {
+            let in_use = on_their_way.contains(&number);
             self.books.set_in_use(number, in_use);
         }
     }
