@@ -29,6 +29,23 @@ pub fn blocks(numbers: &mut [usize]) {
     }
 }
 
+/// Bytes in blocks of up to this size, and the number of larger ones.
+pub fn parts(size: usize) -> (u64, usize) {
+    let mut parts = (0_u64, 0_usize);
+    for (place, blocks) in BLOCKS.iter().enumerate() {
+        let blocks = blocks.load(Relaxed);
+        match size_at(place) <= size {
+            true => {
+                parts.0 = parts
+                    .0
+                    .wrapping_add(blocks.wrapping_mul(size_at(place)) as u64)
+            }
+            false => parts.1 = parts.1.wrapping_add(blocks),
+        }
+    }
+    parts
+}
+
 /// The size of the blocks that are counted at this place.
 pub fn size_at(place: usize) -> usize {
     place * STEP

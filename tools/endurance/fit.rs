@@ -1,5 +1,7 @@
 //! A line through what was counted at many rests, which may be broken by steps: does it rise?
 
+use std::fmt::{self, Display, Formatter};
+
 /// What swings about a line leaves no more than this many residuals' worth of doubt in a slope, if there are
 /// many rests; a few more if there are few (as of Student's distribution, one in some thousands).
 const DOUBT: f64 = 4.0;
@@ -31,6 +33,17 @@ struct Sums {
     xx: f64,
     xy: f64,
     yy: f64,
+}
+
+impl Display for Fit {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            slope,
+            error,
+            steps,
+        } = self;
+        write!(f, "{slope:.2} ± {error:.2} ({steps:+.0} in steps)")
+    }
 }
 
 impl Fit {
@@ -160,13 +173,13 @@ fn likeness(heights: &[f64], starts: &[usize], slope: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rests::tests::heaps;
+    use crate::rests::tests::small_blocks;
     use testing::Random;
 
     fn accused(number: usize, leak: f64) -> usize {
         let seeds = 0..1000;
         let rises =
-            |seed: &u64| Fit::of(&heaps(*seed, number, leak)).is_some_and(|f| f.rises(32.0));
+            |seed: &u64| Fit::of(&small_blocks(*seed, number, leak)).is_some_and(|f| f.rises(32.0));
         seeds.filter(rises).count()
     }
 

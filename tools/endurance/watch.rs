@@ -4,10 +4,17 @@ use std::fs;
 
 use crate::alloc;
 
+/// Blocks up to this size are what objects are made of. Larger ones are buffers and tables, which double.
+const SMALL: usize = 512;
+
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// Bytes that are allocated.
     pub heap: u64,
+    /// Of these, bytes in small blocks.
+    pub small: u64,
+    /// How many larger blocks there are.
+    pub large: usize,
     /// Bytes that are in memory; 0 where the system does not tell.
     pub resident: u64,
     /// Open files and sockets; 0 where the system does not tell.
@@ -20,9 +27,11 @@ pub struct Usage {
 
 impl Usage {
     pub fn now(connections: usize) -> Self {
-        let heap = alloc::live();
+        let (small, large) = alloc::parts(SMALL);
         Self {
-            heap,
+            heap: alloc::live(),
+            small,
+            large,
             resident: resident().unwrap_or_default(),
             descriptors: descriptors().unwrap_or_default(),
             tasks: tokio::runtime::Handle::current()
