@@ -335,7 +335,7 @@ impl Driver {
             Output::Disarm => self.timer = None,
             Output::Probe(slot) => self.probing[slot as usize] = true,
             Output::Failed(_) | Output::TheirsFailed(_) => {}
-            Output::Abort(_) | Output::Finish => {
+            Output::Abort(_) | Output::Leave | Output::Finish => {
                 self.over = true;
                 self.asked = None;
                 self.legs = [None; 4];

@@ -430,7 +430,7 @@ impl Pair {
             Output::Arm(_) => self.sides[side].timer = true,
             Output::Disarm => self.sides[side].timer = false,
             Output::Failed(_) | Output::TheirsFailed(_) | Output::Probe(_) => {}
-            Output::Abort(_) | Output::Finish => {
+            Output::Abort(_) | Output::Leave | Output::Finish => {
                 for slot in SLOTS {
                     self.forget(side, slot);
                 }

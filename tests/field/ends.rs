@@ -394,3 +394,30 @@ async fn what_is_let_go_of_needs_no_room() {
     assert_eq!(how_it_ended(&net.dialer).await, Ok(()));
     assert!(!migration.is_finished());
 }
+
+/// I write my answer, flush it and let go of the stream, as I do everywhere: what is flushed arrives. It does while the
+/// stream leaves a slow path, whoever moves it.
+///
+/// `confirm_successful` of libp2p-autonat
+#[tokio::test]
+async fn what_was_flushed_before_a_drop_arrives() {
+    for by_writer in [true, false] {
+        let mut net = Net::new();
+        let mut incoming = net.listener.control.accept(PROTOCOL).unwrap();
+        let slow = Proxy::throttled(100_000).connect(&net, Kind::Tcp).await;
+        let fast = net.connect(Kind::Quic).await;
+        let peer = net.listener.id;
+        let (mut ours, mut theirs) = open(&mut net.dialer, peer, &mut incoming, slow.here).await;
+        write(&mut ours, 1, 0, 50_000).await;
+        let (mover, key, to) = match by_writer {
+            true => (&net.dialer, ours.key(), fast.here),
+            false => (&net.listener, theirs.key(), fast.there),
+        };
+        let mut control = mover.control.clone();
+        tokio::spawn(async move { control.migrate(key, to).await });
+        let agreed = |event: &Event| matches!(event, Event::MigrationAgreed { .. });
+        net.dialer.count("agreement", 1, agreed).await;
+        drop(ours);
+        within("what was flushed", read(&mut theirs, 1, 0, 50_000)).await;
+    }
+}

@@ -11,12 +11,15 @@ impl World {
     /// Property 5 and the rest: what must hold when nothing more happens by itself.
     pub(crate) fn judge_rest(&self, config: &Config) -> Result<(), Violation> {
         let budgets = &self.budgets;
-        let unfailing = budgets.losses == config.losses
+        let unbroken = budgets.losses == config.losses
             && budgets.timeouts == config.timeouts
             && budgets.not_nows == config.not_nows
-            && !budgets.waited
-            && !budgets.rude;
+            && !budgets.waited;
+        let unfailing = unbroken && !budgets.rude;
         for side in [0, 1] {
+            if unbroken && !config.overtake {
+                self.judge_drop(side)?;
+            }
             let peer = &self.peers[side];
             let machine = &peer.machine;
             let name = name(side);
@@ -58,6 +61,19 @@ impl World {
         };
         if stable(&a.machine) && stable(&b.machine) && a.machine.id() != b.machine.id() {
             return Err("they do not agree on the stream's ID".into());
+        }
+        Ok(())
+    }
+
+    /// What was written before a drop arrives, as it would on a plain stream.
+    fn judge_drop(&self, side: usize) -> Result<(), Violation> {
+        let [peer, other] = [&self.peers[side], &self.peers[1 - side]];
+        let (read, written) = (peer.machine.counts().1, other.machine.counts().0);
+        if !peer.dropped && other.dropped && other.machine.over().is_some() && read < written {
+            let [name, other] = [side, 1 - side].map(name);
+            return Err(format!(
+                "{other} wrote {written} bytes and let go of the stream, and {name} never reads but {read}"
+            ));
         }
         Ok(())
     }

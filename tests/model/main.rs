@@ -116,6 +116,13 @@ fn the_old_connection_is_pruned() {
 fn applications_drop_the_stream() {
     check("a drop", Config { drops: 1, ..B }, PAIRS);
     check("two drops", Config { drops: 2, ..B }, &PAIRS[..2]);
+    // A reset that stays behind what was written.
+    let in_order = Config {
+        drops: 1,
+        overtake: false,
+        ..SLOW
+    };
+    check("a drop, in order", in_order, &PAIRS[..2]);
     let unanswered = Config {
         drops: 1,
         unanswered: true,
@@ -334,6 +341,15 @@ fn without_a_rule_something_breaks() {
         ),
         (16, rule(Rule::CountIsEnough), silent),
         (18, rule(Rule::VerdictsAreNamed), late_verdicts),
+        (
+            41,
+            rule(Rule::DropAfterMove),
+            Config {
+                drops: 1,
+                overtake: false,
+                ..SLOW
+            },
+        ),
         (
             17,
             rule(Rule::DetachedIsWaitedFor),

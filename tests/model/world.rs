@@ -365,7 +365,7 @@ impl World {
             Output::Arm(timer) => self.peers[side].timer = Some(timer),
             Output::Disarm => self.peers[side].timer = None,
             Output::Probe(slot) => self.peers[side].probes[slot as usize] = true,
-            Output::Abort(_) | Output::Finish => {
+            Output::Abort(_) | Output::Leave | Output::Finish => {
                 for slot in SLOTS {
                     self.drop_slot(side, slot);
                 }

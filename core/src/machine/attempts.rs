@@ -71,6 +71,9 @@ impl Machine {
     /// as just arrived.
     pub(super) fn back_to_stable(&mut self, held: Option<Eof>) {
         self.set(Phase::Stable);
+        if self.leaving {
+            return self.leave();
+        }
         if self.detached {
             self.put(Output::Arm(Timer::Progress));
         }
@@ -135,7 +138,8 @@ impl Machine {
 
     /// True if accepting is possible; if not, the `Migrate` has been answered or dropped.
     pub(super) fn may_accept(&mut self, theirs: Theirs) -> bool {
-        if self.denied_by_us || self.has_ended() || self.detached || self.out == Out::Failed {
+        let goes = self.detached || self.leaving || self.out == Out::Failed;
+        if self.denied_by_us || self.has_ended() || goes {
             // A deny proves that nothing was switched (rule 5).
             self.deny();
             return false;

@@ -72,7 +72,12 @@ impl Machine {
     pub(super) fn dropped(&mut self, closed: bool, answered: bool) {
         let ended = self.has_ended() && obeys!(self, DropAfterEndIsNoAbort);
         if !closed && !ended {
-            return self.abort(Abort::Dropped);
+            // *Failure*: what was flushed before is to arrive, on whichever leg it is.
+            self.leaving = self.is_migrating() && obeys!(self, DropAfterMove);
+            return match self.leaving {
+                true => {}
+                false => self.abort(Abort::Dropped),
+            };
         }
         self.detached = true;
         self.listening = !answered;
@@ -114,6 +119,7 @@ impl Machine {
             Phase::Stable if self.has_heard_enough() => self.listening = false,
             // A reader may take its time, and we have ours; but is anybody there?
             Phase::Stable if self.waits_detached() => self.put(Output::Probe(Slot::Current)),
+            Phase::Agreed(_) if self.leaving => self.abort(Abort::Dropped),
             Phase::Agreed(agreed) if agreed.in_switched && agreed.in_end.is_none() => {
                 // It has had its time, and we have all that it was to bring.
                 self.old_leg_lost();
@@ -170,9 +176,19 @@ impl Machine {
     }
 
     pub(super) fn abort(&mut self, abort: Abort) {
+        self.end_in(abort);
+        self.put(Output::Abort(abort));
+    }
+
+    /// The drop that has waited for the end of a migration.
+    pub(super) fn leave(&mut self) {
+        self.end_in(Abort::Dropped);
+        self.put(Output::Leave);
+    }
+
+    fn end_in(&mut self, abort: Abort) {
         self.theirs = None;
         self.put(Output::Disarm);
         self.set(Phase::Aborted(abort));
-        self.put(Output::Abort(abort));
     }
 }

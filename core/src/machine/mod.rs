@@ -23,6 +23,7 @@
 //!   └────────┘ ◀──────────────────────── Complete: the new leg is the current one ────────────┘
 //!
 //!   any state ── a leg lost, a count that does not match, a violation, a drop ──▶ Aborted
+//!                (a drop in a migration: when that is over)
 //! ```
 //!
 //! Between two that verify, both directions switch when as much has been read as the remote's count says,
@@ -93,6 +94,8 @@ pub struct Machine {
     /// True if it did so before the remote had agreed to the protocol. The remote reads nothing
     /// until it has said that, and on a QUIC leg that nobody reads it would fail to.
     listening: bool,
+    /// The application dropped the stream in a migration, unclosed: it is aborted when that is over.
+    leaving: bool,
     /// Counts what the policy was asked.
     questions: u32,
     outputs: VecDeque<Output>,
@@ -208,6 +211,7 @@ impl Machine {
             has_verified: false,
             detached: false,
             listening: false,
+            leaving: false,
             questions: 0,
             outputs: VecDeque::new(),
             #[cfg(any(test, stream_migration_mutants))]

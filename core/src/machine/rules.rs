@@ -41,6 +41,8 @@ pub enum Rule {
     /// 19: who has denied a stream once denies every later `Migrate` for it. A peer that forgets is
     /// what makes rule 11 matter.
     DenyIsForGood,
+    /// 41: a drop in a migration waits for its end.
+    DropAfterMove,
 }
 
 thread_local! {

@@ -228,6 +228,9 @@ pub enum Output {
     Probe(Slot),
     /// Reset all legs; every read and write fails from now on.
     Abort(Abort),
+    /// Drop all legs, the current one when what is to be said on it has been; every read and write fails from now
+    /// on.
+    Leave,
     /// The end of all: forget the legs.
     Finish,
 }

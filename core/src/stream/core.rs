@@ -15,7 +15,7 @@ use super::{
 };
 use crate::key::ConnectionKey;
 use crate::{
-    machine::{Failure, Input, Machine, Output, ReadFrom, Refused, Side, Slot, Timer},
+    machine::{Abort, Failure, Input, Machine, Output, ReadFrom, Refused, Side, Slot, Timer},
     protocol::codec::{self, Ack, Request, Switched},
 };
 
@@ -287,6 +287,16 @@ impl<L: Io> Core<L> {
                 self.forget_farewells();
                 self.notes.push(Note::Over(Err(abort)));
             }
+            Output::Leave => {
+                if let Some(leg) = self.current.take() {
+                    match leg.is_unflushed() {
+                        true => self.see_off(leg),
+                        false => self.done_with.push(leg),
+                    }
+                }
+                self.forget_legs();
+                self.notes.push(Note::Over(Err(Abort::Dropped)));
+            }
             Output::Finish => {
                 // A last word, such as a deny, is still said.
                 if let Some(moving) = &mut self.moving {
@@ -319,8 +329,14 @@ impl<L: Io> Core<L> {
 
     /// The leg says what is queued and closes: a bare drop could overtake the message.
     fn say_farewell(&mut self, leg: Option<Box<Leg<L>>>) {
-        let Some(mut leg) = leg else { return };
-        leg.close();
+        if let Some(mut leg) = leg {
+            leg.close();
+            self.see_off(leg);
+        }
+    }
+
+    /// The leg says what is queued, and is dropped.
+    fn see_off(&mut self, leg: Box<Leg<L>>) {
         let farewells = &mut self.moving().farewells;
         if farewells.len() < MAX_FAREWELLS {
             farewells.push(leg);

@@ -34,7 +34,13 @@ impl<L: Io> Core<L> {
         let Some(farewells) = self.farewells() else {
             return;
         };
-        let said = farewells.extract_if(.., |leg| leg.poll_close(write).is_ready());
+        let said = farewells.extract_if(.., |leg| {
+            let polled = match leg.is_closing() {
+                true => leg.poll_close(write),
+                false => leg.poll_flush(write),
+            };
+            polled.is_ready()
+        });
         for leg in said.collect::<Vec<_>>() {
             self.done_with(leg);
         }
