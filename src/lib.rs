@@ -93,6 +93,33 @@ pub mod transport {
     //! # }
     //! ```
     //!
+    //! `SwarmBuilder` has a place for a transport that is whole already; what is wrapped is not to be given to it
+    //! otherwise, too:
+    //!
+    //! ```no_run
+    //! use libp2p::{SwarmBuilder, Transport, core::upgrade::Version, noise, ping, tcp, yamux};
+    //! use libp2p_stream_migration::{Config, transport};
+    //!
+    //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    //! let swarm = SwarmBuilder::with_new_identity()
+    //!     .with_tokio()
+    //!     .with_other_transport(|key| {
+    //!         let tcp = tcp::tokio::Transport::default()
+    //!             .upgrade(Version::V1Lazy)
+    //!             .authenticate(noise::Config::new(key)?)
+    //!             .multiplex(yamux::Config::default())
+    //!             .boxed();
+    //!         let (layer, _migration) =
+    //!             transport::new(key.public().to_peer_id(), Config::default());
+    //!         Ok(layer.wrap(tcp))
+    //!     })?
+    //!     .with_behaviour(|_| ping::Behaviour::default())?
+    //!     .build();
+    //! # drop(swarm);
+    //! # Ok(())
+    //! # }
+    //! ```
+    //!
     //! What goes over the wire is in `docs/protocol.md`, *Below the swarm*. To peers without a layer it is invisible,
     //! but for one refused proposal on each relayed connection.
     //!

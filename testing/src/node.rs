@@ -4,6 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
+    allow_block_list::{self, BlockedPeers},
     connection_limits::{self, ConnectionLimits},
     core::{
         muxing::StreamMuxerBox,
@@ -41,6 +42,7 @@ struct All {
     gossip: Toggle<gossipsub::Behaviour>,
     requests: Toggle<request_response::cbor::Behaviour<Vec<u8>, Vec<u8>>>,
     limits: connection_limits::Behaviour,
+    blocked: allow_block_list::Behaviour<BlockedPeers>,
 }
 
 /// What all subscribe to that gossip.
@@ -176,6 +178,11 @@ impl Node {
         within(what, found).await
     }
 
+    /// Waits until the log is so.
+    pub async fn until(&self, what: &str, mut is: impl FnMut(&[Seen]) -> bool) {
+        within(what, self.log.until(|log| is(log).then_some(()))).await;
+    }
+
     /// True if the log holds something of this kind.
     pub fn read(&self, is: impl FnMut(&Seen) -> bool) -> bool {
         self.log.read().iter().any(is)
@@ -216,6 +223,13 @@ impl Node {
     pub fn disconnect(&self, peer: PeerId) {
         self.swarm.tell(move |swarm| {
             let _ = swarm.disconnect_peer_id(peer);
+        });
+    }
+
+    /// Will have nothing to do with a peer, from now on.
+    pub fn block(&self, peer: PeerId) {
+        self.swarm.tell(move |swarm| {
+            swarm.behaviour_mut().blocked.block_peer(peer);
         });
     }
 
@@ -272,9 +286,14 @@ impl Node {
 
     /// Dials one more connection; returns its IDs here and there.
     pub async fn dial(&self, other: &Node, address: Multiaddr) -> Pair {
+        self.dial_any(other, vec![address]).await
+    }
+
+    /// Dials all of these addresses at once, for one more connection.
+    pub async fn dial_any(&self, other: &Node, addresses: Vec<Multiaddr>) -> Pair {
         let opts = DialOpts::peer_id(other.id)
             .condition(PeerCondition::Always)
-            .addresses(vec![address])
+            .addresses(addresses)
             .build();
         self.dial_with(other, opts).await
     }
@@ -370,6 +389,7 @@ fn behaviours(
         limits: connection_limits::Behaviour::new(
             ConnectionLimits::default().with_max_established_per_peer(setup.per_peer),
         ),
+        blocked: Default::default(),
     };
     (all, control, plain_control)
 }

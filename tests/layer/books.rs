@@ -8,6 +8,9 @@ use testing::*;
 
 use crate::rehomed;
 
+/// Longer than any of these tests takes.
+const BUSY: Duration = Duration::from_secs(60);
+
 fn node(idle: Duration) -> Node {
     Node::with(setup(idle))
 }
@@ -63,7 +66,7 @@ async fn a_word(net: &mut Net) {
 async fn closing_one_leaves_the_other() {
     for closes_relayed in [true, false] {
         for here in [true, false] {
-            let (mut net, relayed, direct) = two_connections(Duration::from_secs(60)).await;
+            let (mut net, relayed, direct) = two_connections(BUSY).await;
             let (closing, other) = match closes_relayed {
                 true => (relayed, direct),
                 false => (direct, relayed),
@@ -86,7 +89,7 @@ async fn closing_one_leaves_the_other() {
 /// Whoever disconnects from a peer is disconnected, and so is the peer.
 #[tokio::test]
 async fn disconnecting_closes_all() {
-    let (net, relayed, direct) = two_connections(Duration::from_secs(60)).await;
+    let (net, relayed, direct) = two_connections(BUSY).await;
     net.dialer.disconnect(net.listener.id);
     for pair in [relayed, direct] {
         closed(&net.dialer, pair.here).await;
@@ -104,10 +107,146 @@ async fn idle_connections_close() {
     }
 }
 
+/// Waits until both sides list so many connections to each other, and no more.
+async fn listed(net: &mut Net, number: usize) {
+    let [here, there] = [net.dialer.id, net.listener.id];
+    for (node, peer) in [(&mut net.dialer, there), (&mut net.listener, here)] {
+        within("the books", async {
+            while node.control.connections(peer).await.len() != number {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+/// "I allow one connection to each peer. Since there is this layer, the relayed one goes, too, when a second is
+/// denied." Whoever denies it, and whatever the other side has made of it meanwhile, nothing becomes of it.
+#[tokio::test]
+async fn a_second_connection_is_denied() {
+    for by_dialer in [true, false] {
+        for kind in [Kind::Tcp, Kind::Quic] {
+            let limited = || {
+                Node::with(Setup {
+                    per_peer: Some(1),
+                    ..setup(BUSY)
+                })
+            };
+            let mut net = match by_dialer {
+                true => Net::with(limited(), node(BUSY)),
+                false => Net::with(node(BUSY), limited()),
+            };
+            let relayed = net.connect(Kind::Relayed).await;
+            a_word(&mut net).await;
+            let address = match kind {
+                Kind::Quic => net.listener.listen("/ip4/127.0.0.1/udp/0/quic-v1").await,
+                _ => net.listener.listen("/ip4/127.0.0.1/tcp/0").await,
+            };
+            for _ in 0..3 {
+                net.dialer.dial_in_vain(&net.listener, address.clone());
+            }
+            let denier = if by_dialer {
+                &net.dialer
+            } else {
+                &net.listener
+            };
+            let failed = |log: &[Seen]| log.iter().filter(|it| matches!(it, Seen::Failed)).count();
+            denier.until("three denials", |log| failed(log) >= 3).await;
+            listed(&mut net, 1).await;
+            for _ in 0..3 {
+                a_word(&mut net).await;
+            }
+            assert!(!is_closed(&net.dialer, relayed.here));
+            assert!(!is_closed(&net.listener, relayed.there));
+        }
+    }
+}
+
+/// Whoever blocks a peer has no connection to it left, and the peer none to him, on whatever link they were.
+#[tokio::test]
+async fn who_blocks_a_peer_is_rid_of_it() {
+    for here in [true, false] {
+        let (mut net, relayed, direct) = two_connections(BUSY).await;
+        match here {
+            true => net.dialer.block(net.listener.id),
+            false => net.listener.block(net.dialer.id),
+        }
+        for pair in [relayed, direct] {
+            closed(&net.dialer, pair.here).await;
+            closed(&net.listener, pair.there).await;
+        }
+        listed(&mut net, 0).await;
+    }
+}
+
+/// Three connections over three links, closed in any order by either side: what is left goes on, and in the end
+/// nothing is.
+#[tokio::test]
+async fn three_links_in_every_order() {
+    let orders = [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ];
+    for (number, order) in orders.into_iter().enumerate() {
+        let mut net = Net::with(node(BUSY), node(BUSY));
+        let relayed = net.connect(Kind::Relayed).await;
+        let mut pairs = vec![relayed];
+        for kind in [Kind::Tcp, Kind::Quic] {
+            pairs.push(net.connect(kind).await);
+        }
+        rehomed(&net, relayed).await;
+        for (turn, which) in order.into_iter().enumerate() {
+            let pair = pairs[which];
+            // Each side has its turn.
+            match (number + turn) % 2 {
+                0 => net.dialer.close(pair.here),
+                _ => net.listener.close(pair.there),
+            }
+            closed(&net.dialer, pair.here).await;
+            closed(&net.listener, pair.there).await;
+            if turn < 2 {
+                for _ in 0..3 {
+                    a_word(&mut net).await;
+                }
+            }
+        }
+        listed(&mut net, 0).await;
+        for node in [&mut net.dialer, &mut net.listener] {
+            assert!(node.control.all_streams().await.is_empty());
+        }
+    }
+}
+
+/// A hundred connections to one peer: streams are for the connection that they were opened on, whichever link they
+/// take, and when all are gone nothing is left.
+#[tokio::test]
+async fn a_hundred_links() {
+    let mut net = Net::with(node(BUSY), node(BUSY));
+    let relayed = net.connect(Kind::Relayed).await;
+    let address = net.listener.listen("/ip4/127.0.0.1/tcp/0").await;
+    for _ in 1..100 {
+        net.dialer.dial(&net.listener, address.clone()).await;
+    }
+    listed(&mut net, 100).await;
+    rehomed(&net, relayed).await;
+    for _ in 0..20 {
+        a_word(&mut net).await;
+    }
+    net.dialer.disconnect(net.listener.id);
+    listed(&mut net, 0).await;
+    for node in [&mut net.dialer, &mut net.listener] {
+        assert!(node.control.all_streams().await.is_empty());
+    }
+}
+
 /// "The relay died, and with it the connection that had long been on a direct path."
 #[tokio::test]
 async fn a_relay_that_dies_takes_nothing_along() {
-    let (mut net, relayed, direct) = two_connections(Duration::from_secs(60)).await;
+    let (mut net, relayed, direct) = two_connections(BUSY).await;
     net.stop_relay();
     for node in [&net.dialer, &net.listener] {
         // Theirs to the relay.

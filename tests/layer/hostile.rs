@@ -249,3 +249,29 @@ async fn a_stream_of_no_connection_that_nobody_accepts() {
     assert!(within("the refusal", dial).await.is_err());
     raw.pings().await;
 }
+
+/// Streams that never say what they are take the room of a link's, and nobody else's, and not for long.
+#[tokio::test]
+async fn peeks_that_never_finish_are_bounded() {
+    let mut raw = raw().await;
+    let mut held = Vec::new();
+    for _ in 0..128 {
+        held.push(raw.open(LINK).await);
+    }
+    // There is no room until theirs is over; another peer, and another link, have their own.
+    let mut other = Node::with(Setup {
+        plain: true,
+        dcutr: true,
+        ..Default::default()
+    });
+    let address = raw.net.listener.listen("/ip4/127.0.0.1/tcp/0").await;
+    other.dial(&raw.net.listener, address).await;
+    let ping_protocol = StreamProtocol::new(PING);
+    let peer = raw.net.listener.id;
+    drop(open(&mut other, peer, ping_protocol).await);
+    raw.pings().await;
+    for mut stream in held {
+        let read = within("the end", stream.read(&mut [0; 1])).await;
+        assert!(matches!(read, Ok(0) | Err(_)));
+    }
+}

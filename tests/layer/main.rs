@@ -1,6 +1,7 @@
 //! Streams of unmodified behaviours, below the swarm: real swarms whose transport is wrapped.
 
 mod books;
+mod compose;
 mod hostile;
 mod moves;
 

@@ -95,6 +95,59 @@ async fn a_plain_stream_leaves_the_relay() {
     }
 }
 
+/// "I have switched the behaviour off at that node, by a `Toggle`." A layer works without it, with the default policy.
+#[tokio::test]
+async fn a_layer_without_its_behaviour() {
+    let off = Node::with(Setup {
+        layer: true,
+        migration: false,
+        plain: true,
+        policy: Box::new(Chain::default()),
+        ..Default::default()
+    });
+    let mut net = Net::with(node(), off);
+    let relayed = net.connect(Kind::Relayed).await;
+    let mut incoming = net.listener.accept_plain(PROTOCOL);
+    let (mut ours, mut theirs) = net.open_plain(&mut incoming, PROTOCOL).await;
+    let direct = net.connect(Kind::Tcp).await;
+    moved(&net.dialer, direct.here).await;
+    net.stop_relay();
+    let closed = |seen: &Seen| matches!(seen, Seen::Closed(it) if *it == relayed.here);
+    write(&mut ours, 1, 0, 100_000).await;
+    ours.close().await.unwrap();
+    read(&mut theirs, 1, 0, 100_000).await;
+    read_end(&mut theirs).await;
+    assert!(!net.dialer.read(closed));
+}
+
+/// "I dial all addresses of a peer at once, and take the first that answers." The others are dropped before anybody has
+/// polled them; nothing of them is left, on either side.
+#[tokio::test]
+async fn the_first_of_two_dials() {
+    let mut net = Net::with(node(), node());
+    let mut addresses = Vec::new();
+    for address in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+        addresses.push(net.listener.listen(address).await);
+    }
+    let peers = [net.dialer.id, net.listener.id];
+    for _ in 0..10 {
+        net.dialer.dial_any(&net.listener, addresses.clone()).await;
+    }
+    let mut incoming = net.listener.accept_plain(PROTOCOL);
+    drop(net.open_plain(&mut incoming, PROTOCOL).await);
+    let listed = net.dialer.control.connections(peers[1]).await;
+    assert_eq!(listed.len(), 10);
+    net.dialer.disconnect(peers[1]);
+    for (node, peer) in [(&mut net.dialer, peers[1]), (&mut net.listener, peers[0])] {
+        within("the books", async {
+            while !node.control.connections(peer).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
 /// Gossip, requests, ping and Identify go on through it all.
 #[tokio::test]
 async fn the_neighbours_notice_nothing() {
