@@ -286,7 +286,8 @@ setters! {
     /// Limits the migratable streams on one connection even if the application names it
     /// ([`Control::open_stream_on`](crate::Control::open_stream_on)). Default: 448, which leaves
     /// some of a yamux connection's 512 (its default) for other protocols. What is opened beyond it
-    /// waits for room.
+    /// waits for room. Below the swarm ([`transport`](crate::transport)) it limits all substreams of a link, of either
+    /// side; a muxer has to carry 256 more, as both may open before either has heard of the other's.
     with_muxer_limit: muxer_limit: usize;
 
     /// Limits the inbound substreams of one connection that are without their first message.

@@ -21,6 +21,10 @@ pub struct Stack {
     pub local_peer_id: PeerId,
 }
 
+/// More than both sides open before each has heard of the other's, by the default of
+/// [`Config::with_muxer_limit`]: what is more ends the connection. libp2p-yamux has 512 by default.
+const MAX_YAMUX_STREAMS: usize = 1024;
+
 /// Why there is no transport.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,8 +38,8 @@ pub enum StackError {
 }
 
 /// The usual stack (feature `stack`): TCP and WebSocket with Noise and yamux, QUIC, DNS by the system's
-/// configuration, a relay client; all with their defaults, on tokio, wrapped by a
-/// [`Layer`](crate::transport::Layer) with the default policy.
+/// configuration, a relay client; all on tokio and with their defaults, but that a yamux connection carries 1,024
+/// streams; wrapped by a [`Layer`](crate::transport::Layer) with the default policy.
 ///
 /// Whoever wants others builds them by hand, and [wraps](crate::transport::Layer::wrap) them.
 ///
@@ -58,6 +62,11 @@ pub fn stack_with_policy(
 ) -> Result<Stack, StackError> {
     let local_peer_id = key.public().to_peer_id();
     let noise = libp2p_noise::Config::new(key)?;
+    let yamux = || {
+        let mut config = libp2p_yamux::Config::default();
+        config.set_max_num_streams(MAX_YAMUX_STREAMS);
+        config
+    };
     let tcp = || {
         let config = libp2p_tcp::Config::default().nodelay(true);
         libp2p_tcp::tokio::Transport::new(config)
@@ -66,12 +75,12 @@ pub fn stack_with_policy(
     let websocket = libp2p_websocket::Config::new(dns)
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
-        .multiplex(libp2p_yamux::Config::default())
+        .multiplex(yamux())
         .boxed();
     let tcp = tcp()
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
-        .multiplex(libp2p_yamux::Config::default())
+        .multiplex(yamux())
         .boxed();
     let quic = libp2p_quic::tokio::Transport::new(libp2p_quic::Config::new(key))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
@@ -85,7 +94,7 @@ pub fn stack_with_policy(
     let relayed = relayed
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(libp2p_yamux::Config::default())
+        .multiplex(yamux())
         .boxed();
     // The last is the one that takes whatever it is given, and says late what it cannot dial.
     let all = relayed

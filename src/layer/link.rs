@@ -71,6 +71,16 @@ pub(super) enum LinkEvent {
     Closed,
 }
 
+/// What a link is polled with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) names: Names,
+    pub(super) hello: Hello,
+    pub(super) answer_timeout: Duration,
+    /// Substreams of either side that the muxer carries.
+    pub(super) limit: usize,
+}
+
 type Opening = BoxFuture<'static, LinkEvent>;
 
 pub(super) struct Link {
@@ -123,7 +133,11 @@ impl Link {
     }
 
     pub(super) fn open(&mut self, open: Open) {
-        self.opens.push_back(open);
+        match open {
+            // It waits for nobody's room.
+            Open::Control => self.opens.push_front(open),
+            Open::Hub(_) | Open::Plain(_) => self.opens.push_back(open),
+        }
     }
 
     /// True if nothing is on its way here that the hub does not know of.
@@ -167,13 +181,7 @@ impl Link {
     }
 
     /// The next thing that happens.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        names: Names,
-        hello: Hello,
-        answer_timeout: Duration,
-    ) -> Poll<LinkEvent> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, terms: Terms) -> Poll<LinkEvent> {
         if self.closing {
             let polled = Pin::new(&mut self.muxer).poll_close(cx);
             return polled.map(|_| LinkEvent::Closed);
@@ -189,13 +197,13 @@ impl Link {
             match Pin::new(&mut self.muxer).poll_inbound(cx) {
                 Poll::Ready(Ok(io)) => {
                     let io = Physical::new(io, self.load.place());
-                    self.peeks.push(peek_in_time(io, names).boxed());
+                    self.peeks.push(peek_in_time(io, terms.names).boxed());
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(LinkEvent::Lost(error)),
                 Poll::Pending => break,
             }
         }
-        if let Err(error) = self.open_next(cx, names, hello, answer_timeout) {
+        if let Err(error) = self.open_next(cx, terms) {
             return Poll::Ready(LinkEvent::Lost(error));
         }
         if let Poll::Ready(event) = self.poll_control(cx) {
@@ -245,27 +253,26 @@ impl Link {
         }
     }
 
-    fn open_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        names: Names,
-        hello: Hello,
-        answer_timeout: Duration,
-    ) -> io::Result<()> {
-        while !self.opens.is_empty() {
+    fn open_next(&mut self, cx: &mut Context<'_>, terms: Terms) -> io::Result<()> {
+        while let Some(next) = self.opens.front() {
+            // What is more than the muxer carries ends all that it carries.
+            if !matches!(next, Open::Control) && !self.load.has_room(terms.limit) {
+                break;
+            }
             let Poll::Ready(io) = self.poll_outbound(cx)? else {
                 break;
             };
             match self.opens.pop_front() {
                 Some(Open::Control) => {
                     let hello = Control {
-                        hello: Some(hello),
+                        hello: Some(terms.hello),
                         closed: Vec::new(),
                     };
-                    self.ours = Some(Ours::new(io, names.control, &hello));
+                    self.ours = Some(Ours::new(io, terms.names.control, &hello));
                 }
                 Some(Open::Hub(purpose)) => {
-                    let opening = open_leg(io.leg(), names.link, purpose, answer_timeout);
+                    let opening =
+                        open_leg(io.leg(), terms.names.link, purpose, terms.answer_timeout);
                     self.opening.push(opening.boxed());
                 }
                 Some(Open::Plain(reply)) => drop(reply.send(io)),

@@ -26,7 +26,7 @@ use self::connection::Connection;
 pub(super) use self::connection::{ConnectionShared, Decision};
 pub(crate) use self::connection::{NotOpened, Opening};
 use super::{
-    link::{Link, LinkEvent, Open},
+    link::{Link, LinkEvent, Open, Terms},
     peek::Peeked,
     substream::Virtual,
     transport::Shared,
@@ -269,16 +269,20 @@ impl State {
 
     fn drive_link(&mut self, number: u64, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        for _ in 0..MAX_ROUNDS {
-            let hello = Hello {
+        let terms = Terms {
+            names: self.layer.names,
+            hello: Hello {
                 epoch: self.layer.epoch,
                 connection: Some(number),
-            };
-            let (names, timeout) = (self.layer.names, self.layer.hub.answer_timeout);
+            },
+            answer_timeout: self.layer.hub.answer_timeout,
+            limit: self.layer.link_limit,
+        };
+        for _ in 0..MAX_ROUNDS {
             let Some(link) = self.links.get_mut(&number) else {
                 return progress;
             };
-            let Poll::Ready(event) = link.poll(cx, names, hello, timeout) else {
+            let Poll::Ready(event) = link.poll(cx, terms) else {
                 return progress;
             };
             progress = true;

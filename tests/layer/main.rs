@@ -2,6 +2,7 @@
 
 mod books;
 mod compose;
+mod crowds;
 mod hostile;
 mod moves;
 
