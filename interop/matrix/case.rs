@@ -149,6 +149,17 @@ pub enum Scenario {
     Unverified(Option<Side>),
     /// This side closes the relayed connection as soon as there is a direct one.
     RelayedCloses(Side),
+    /// Below the swarm, on both sides.
+    Layered,
+    /// Below the swarm on this side; the other knows streams that move, or nothing of it all.
+    LayeredBeside(Side, Knows),
+}
+
+/// What a peer without a layer knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knows {
+    Streams,
+    Nothing,
 }
 
 impl fmt::Display for Scenario {
@@ -173,6 +184,9 @@ impl fmt::Display for Scenario {
             Self::Unverified(Some(side)) => ("unverified-at-", side.name()),
             Self::Unverified(None) => ("unverified-at-", "both"),
             Self::RelayedCloses(side) => ("relayed-closed-by-", side.name()),
+            Self::Layered => ("layered", ""),
+            Self::LayeredBeside(side, Knows::Streams) => ("layered-only-", side.name()),
+            Self::LayeredBeside(side, Knows::Nothing) => ("layered-beside-plain-", side.name()),
         };
         write!(f, "{name}{detail}")
     }

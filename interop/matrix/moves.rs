@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Value, json};
 
 use crate::{
-    case::{Case, Role, Scenario, Side},
+    case::{Case, Knows, Role, Scenario, Side},
     flow::{Load, PAYLOAD, done, whole},
     process::{Check, Place},
     refusals,
@@ -19,9 +19,12 @@ pub async fn run(case: &Case, place: &Place) -> Check {
     let mut world = World::start(case, place).await?;
     let world_of = &mut world;
     match case.scenario {
-        Scenario::Load | Scenario::BareAccept | Scenario::Nested | Scenario::Unverified(_) => {
-            load(world_of).await?
-        }
+        Scenario::Load
+        | Scenario::BareAccept
+        | Scenario::Nested
+        | Scenario::Unverified(_)
+        | Scenario::LayeredBeside(_, Knows::Streams) => load(world_of).await?,
+        Scenario::Layered => layered(world_of).await?,
         Scenario::Idle => idle(world_of).await?,
         Scenario::HalfBefore(closer) => half_closed_before(world_of, closer).await?,
         Scenario::HalfDuring(closer) => half_closed_during(world_of, closer).await?,
@@ -30,6 +33,9 @@ pub async fn run(case: &Case, place: &Place) -> Check {
         Scenario::Deny | Scenario::BareDeny => refusals::deny(world_of).await?,
         Scenario::Retry => refusals::retry(world_of).await?,
         Scenario::Fallback(plain) => refusals::fallback(world_of, plain).await?,
+        Scenario::LayeredBeside(layered, Knows::Nothing) => {
+            refusals::fallback(world_of, layered.other()).await?;
+        }
         Scenario::Reset(Role::Initiator, when) => {
             refusals::reset_by_initiator(world_of, when).await?;
         }
@@ -45,6 +51,7 @@ pub async fn run(case: &Case, place: &Place) -> Check {
             | Scenario::BareDeny
             | Scenario::Retry
             | Scenario::Fallback(_)
+            | Scenario::LayeredBeside(_, Knows::Nothing)
             | Scenario::Reset(..)
             | Scenario::RelayedCloses(_)
     );
@@ -57,6 +64,18 @@ async fn load(world: &mut World<'_>) -> Check {
     if !stream.migratable {
         return Err("the stream is a plain one".to_owned());
     }
+    let moves = world.moves(&stream, [&old, &new], world.case.mover);
+    world.under_load(&stream, moves).await
+}
+
+/// A stream of no connection in particular, between two layers. It is opened before there is a better link, to which it
+/// would go at once.
+async fn layered(world: &mut World<'_>) -> Check {
+    let old = world.connect_old().await?;
+    world.greet(&old).await?;
+    let stream = world.open(&old).await?;
+    let new = world.connect_new().await?;
+    world.greet(&new).await?;
     let moves = world.moves(&stream, [&old, &new], world.case.mover);
     world.under_load(&stream, moves).await
 }

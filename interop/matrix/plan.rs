@@ -1,7 +1,7 @@
 //! Which cases there are: every combination of transports, opener and mover for the plain move under
 //! load, and every other scenario on transports that represent the rest.
 
-use crate::case::{Case, Impl, Role, Scenario, Side, Transport, When};
+use crate::case::{Case, Impl, Knows, Role, Scenario, Side, Transport, When};
 
 use Transport::{Quic, Relayed, TcpNoise, TcpTls, Ws};
 
@@ -114,6 +114,18 @@ impl Pair {
         }
         for scenario in scenarios {
             self.over(scenario, route, cases);
+        }
+        self.over(Scenario::Layered, route, cases);
+        for layered in Side::BOTH {
+            self.over(
+                Scenario::LayeredBeside(layered, Knows::Streams),
+                route,
+                cases,
+            );
+            for opener in Side::BOTH {
+                let scenario = Scenario::LayeredBeside(layered, Knows::Nothing);
+                cases.push(self.case(scenario, route, opener, layered));
+            }
         }
         // Only the side that knows the protocol can try to move.
         for plain in Side::BOTH {

@@ -6,7 +6,7 @@ use libp2p::PeerId;
 use serde_json::{Value, json};
 
 use crate::{
-    case::{Case, Impl, Scenario, Side, Transport},
+    case::{Case, Impl, Knows, Scenario, Side, Transport},
     identity,
     process::{Check, Peer, Place, Refusal, text},
 };
@@ -150,6 +150,23 @@ impl<'a> World<'a> {
         Ok(address)
     }
 
+    /// Has both sides say hello on a connection, and waits until each knows that the other has. The Rust peer does so
+    /// by itself, and waits with what it opens.
+    pub async fn greet(&self, connection: &Names) -> Check {
+        for side in Side::BOTH {
+            if self.case.peer(side) == Impl::Rust {
+                continue;
+            }
+            let name = connection.at(side);
+            let hello = json!({ "cmd": "hello", "conn": name });
+            self.peer(side).call(hello).await?;
+            let what = format!("{name} is ready");
+            let is = |event: &Value| event["event"] == "link_ready" && event["conn"] == *name;
+            self.peer(side).event(&what, is).await?;
+        }
+        Ok(())
+    }
+
     /// Closes a connection and waits until both have seen it.
     pub async fn close(&self, connection: &Names, by: Side) -> Check {
         let close = json!({ "cmd": "close_connection", "conn": connection.at(by) });
@@ -172,6 +189,9 @@ impl<'a> World<'a> {
             "cmd": "open",
             "peer": self.peer(acceptor).id,
             "conn": connection.at(opener),
+            // A stream of no connection in particular.
+            "layer": self.case.scenario == Scenario::Layered,
+            "unrouted": true,
         }));
         let accepted = self
             .peer(acceptor)
@@ -347,6 +367,9 @@ fn flags(case: &Case, side: Side) -> Vec<String> {
         Scenario::Unverified(at) if at.is_none_or(|at| at == side) => &["--no-verify"],
         Scenario::BareAccept | Scenario::BareDeny if !initiates => &["--ack", "bare"],
         Scenario::Nested if initiates => &["--nested"],
+        Scenario::Layered => &["--layer"],
+        Scenario::LayeredBeside(layered, _) if layered == side => &["--layer"],
+        Scenario::LayeredBeside(_, Knows::Nothing) => &["--no-migration"],
         _ => &[],
     };
     let mut all = security(case, side);

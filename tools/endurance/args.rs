@@ -20,6 +20,9 @@ pub struct Args {
     /// one connection, old legs included.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=128))]
     pub streams: u32,
+    /// Below the swarm: the transports are wrapped, and behaviours that know nothing of it speak beside the streams.
+    #[arg(long)]
+    pub layer: bool,
     /// A line is printed so often, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub report: u64,

@@ -42,6 +42,8 @@ pub struct Known {
     pub links: Links,
     pub counts: Counts,
     pub next: u64,
+    /// Questions of the neighbours that are neither answered nor failed.
+    pub unanswered: u64,
     dials_failed: HashSet<End>,
     pub records: HashMap<u64, Record>,
     /// Of all streams since the last rest, but for those that are judged.

@@ -147,6 +147,14 @@ impl Links {
         }
     }
 
+    /// With the last connection of a peer all links go, below the swarm, also those whose own has been closed before.
+    pub fn chaos_between(&mut self, nodes: [usize; 2]) {
+        let theirs = |link: &&mut Link| link.ends.iter().all(|end| nodes.contains(&end.0));
+        for link in self.links.iter_mut().filter(theirs) {
+            link.chaos = Some(Instant::now());
+        }
+    }
+
     pub fn chaos_at(&self, end: End) -> Option<Instant> {
         self.of(end)?.chaos
     }

@@ -142,8 +142,13 @@ impl Pair {
         if self.mover.by_hand() && self.random.chance(500) {
             self.flee(node, id).await;
         }
+        let layer = self.world.layer;
         self.world.ledger.note(|known| {
             known.links.chaos((node, id));
+            // Another one may be about to be closed.
+            if layer && known.links.between(lives).len() <= 2 {
+                known.links.chaos_between(lives);
+            }
             known.counts.other("chaos: connections closed");
         });
         self.world.node(node).command(Command::Close(id)).await;
@@ -199,10 +204,13 @@ impl Pair {
 
     async fn disconnect(&mut self) {
         let [node, other] = self.one_way();
-        let links = self.links();
+        let (links, layer) = (self.links(), self.world.layer);
         self.world.ledger.note(|known| {
             for link in links {
                 known.links.chaos(link[0]);
+            }
+            if layer {
+                known.links.chaos_between([node, other]);
             }
             known.counts.other("chaos: peers disconnected");
         });

@@ -15,17 +15,17 @@ use libp2p::{
     multiaddr::Protocol,
     noise, relay,
     swarm::{
-        ConnectionError, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle,
+        self, ConnectionError, NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle,
         dial_opts::DialOpts,
     },
     tcp, yamux,
 };
 use libp2p_stream_migration::{
-    self as stream_migration, Config, ConnectionKey, ConnectionName as _, Control,
+    self as stream_migration, Config, ConnectionKey, ConnectionName as _, Control, transport,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::{Fallible, ledger::Ledger, policy::ByTurns};
+use crate::{Fallible, ledger::Ledger, neighbours, policy::ByTurns};
 
 /// What takes longer than this on loopback never comes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What waits for an answer that will not come holds its substream, and so its connection's memory, for so
 /// long. A rest is longer.
 pub const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A connection that nothing uses is closed after this.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// Nothing waits for so long, but for the idle timeout of a connection that nothing uses.
 pub const LONGER_THAN_ANY_TIMEOUT: Duration = TIMEOUT.saturating_mul(2);
@@ -43,6 +46,7 @@ struct Behaviour {
     relay: Toggle<relay::Behaviour>,
     client: relay::client::Behaviour,
     identify: identify::Behaviour,
+    neighbours: Toggle<neighbours::Behaviour>,
 }
 
 pub enum Command {
@@ -51,6 +55,8 @@ pub enum Command {
     Close(ConnectionKey),
     /// Closes all connections to a peer.
     Disconnect(PeerId),
+    /// Asks a peer something, by a behaviour that knows of nothing.
+    Request(PeerId, neighbours::Question),
 }
 
 /// Where a peer can be reached.
@@ -108,6 +114,7 @@ impl Node {
         keypair: Option<Keypair>,
         place: Place<'_>,
         policy: ByTurns,
+        layer: bool,
         ledger: Arc<Ledger>,
     ) -> Fallible<Self> {
         // The second has not enough for all the streams of a peer, and not even for three of them.
@@ -118,7 +125,12 @@ impl Node {
         ];
         let config = config(read_ahead[life % read_ahead.len()]);
         let keypair = keypair.unwrap_or_else(Keypair::generate_ed25519);
-        let mut node = Starting::new(keypair, Some((config, policy))).await?;
+        let moving = Moving {
+            config: config.with_layer_always(true),
+            policy,
+            layer,
+        };
+        let mut node = Starting::new(keypair, Some(moving)).await?;
         for address in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"] {
             node.listen(address.parse()?).await?;
         }
@@ -162,44 +174,78 @@ struct Starting {
     addresses: Vec<Multiaddr>,
 }
 
+/// What a swarm is to have for streams that move.
+struct Moving {
+    config: Config,
+    policy: ByTurns,
+    /// Below the swarm.
+    layer: bool,
+}
+
+/// The behaviours of a node; of a relay, without streams.
+fn behaviours(
+    keypair: &Keypair,
+    client: relay::client::Behaviour,
+    streams: Option<stream_migration::Behaviour>,
+    layer: bool,
+) -> Behaviour {
+    let id = keypair.public().to_peer_id();
+    let relays = streams.is_none();
+    // Nobody dials but this program.
+    let identify =
+        identify::Config::new("/endurance/1.0.0".to_owned(), keypair.public()).with_cache_size(0);
+    Behaviour {
+        streams: streams.into(),
+        relay: relays
+            .then(|| relay::Behaviour::new(id, without_limits()))
+            .into(),
+        client,
+        identify: identify::Behaviour::new(identify),
+        neighbours: layer.then(neighbours::Behaviour::new).into(),
+    }
+}
+
+async fn by_builder(keypair: &Keypair, moving: Option<Moving>) -> Fallible<Swarm<Behaviour>> {
+    Ok(SwarmBuilder::with_existing_identity(keypair.clone())
+        .with_tokio()
+        .with_tcp(
+            tcp::Config::default().nodelay(true),
+            noise::Config::new,
+            yamux::Config::default,
+        )?
+        .with_quic()
+        .with_dns()?
+        .with_websocket(noise::Config::new, yamux::Config::default)
+        .await?
+        .with_relay_client(noise::Config::new, yamux::Config::default)?
+        .with_behaviour(|keypair, client| {
+            let id = keypair.public().to_peer_id();
+            let streams =
+                moving.map(|it| stream_migration::Behaviour::with_policy(id, it.config, it.policy));
+            behaviours(keypair, client, streams, false)
+        })?
+        .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE))
+        .build())
+}
+
+fn layered(keypair: &Keypair, moving: Moving) -> Fallible<Swarm<Behaviour>> {
+    let stack = transport::stack_with_policy(keypair, moving.config, moving.policy)?;
+    let all = behaviours(keypair, stack.relay_client, Some(stack.migration), true);
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
+    Ok(Swarm::new(
+        stack.transport,
+        all,
+        stack.local_peer_id,
+        config,
+    ))
+}
+
 impl Starting {
-    async fn new(keypair: Keypair, streams: Option<(Config, ByTurns)>) -> Fallible<Self> {
-        let relays = streams.is_none();
-        let swarm = SwarmBuilder::with_existing_identity(keypair.clone())
-            .with_tokio()
-            .with_tcp(
-                tcp::Config::default().nodelay(true),
-                noise::Config::new,
-                yamux::Config::default,
-            )?
-            .with_quic()
-            .with_dns()?
-            .with_websocket(noise::Config::new, yamux::Config::default)
-            .await?
-            .with_relay_client(noise::Config::new, yamux::Config::default)?
-            .with_behaviour(|keypair, client| {
-                let id = keypair.public().to_peer_id();
-                let identify =
-                    identify::Config::new("/endurance/1.0.0".to_owned(), keypair.public())
-                        // Nobody dials but this program.
-                        .with_cache_size(0);
-                Behaviour {
-                    streams: streams
-                        .map(|(config, policy)| {
-                            stream_migration::Behaviour::with_policy(id, config, policy)
-                        })
-                        .into(),
-                    relay: relays
-                        .then(|| relay::Behaviour::new(id, without_limits()))
-                        .into(),
-                    client,
-                    identify: identify::Behaviour::new(identify),
-                }
-            })?
-            .with_swarm_config(|config| {
-                config.with_idle_connection_timeout(Duration::from_secs(20))
-            })
-            .build();
+    async fn new(keypair: Keypair, moving: Option<Moving>) -> Fallible<Self> {
+        let swarm = match moving {
+            Some(moving) if moving.layer => layered(&keypair, moving)?,
+            moving => by_builder(&keypair, moving).await?,
+        };
         Ok(Self {
             swarm,
             keypair,
@@ -290,6 +336,11 @@ async fn run(
                 Some(Command::Close(id)) => {
                     swarm.close_connection(id.id());
                 }
+                Some(Command::Request(peer, question)) => {
+                    if let Some(neighbours) = swarm.behaviour_mut().neighbours.as_mut() {
+                        neighbours.ask(peer, question);
+                    }
+                }
                 Some(Command::Disconnect(peer)) => {
                     let _ = swarm.disconnect_peer_id(peer);
                 }
@@ -297,6 +348,11 @@ async fn run(
             },
             event = swarm.select_next_some() => match event {
                 SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) => ledger.tell(life, &event),
+                SwarmEvent::Behaviour(BehaviourEvent::Neighbours(event)) => {
+                    if let Some(neighbours) = swarm.behaviour_mut().neighbours.as_mut() {
+                        neighbours.hear(event, &ledger);
+                    }
+                }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                     ledger.note(|known| {
                         known.dial_failed((life, connection_id.key()), &error.to_string());

@@ -15,6 +15,7 @@ use crate::{
     known::Known,
     ledger::MOMENT,
     moves::{self, Pair},
+    neighbours,
     node::{self, Command},
     policy::Mover,
     restart, traffic,
@@ -72,7 +73,13 @@ pub async fn round(world: &Arc<World>, round: usize, args: &Args) {
     if mover.has_bursts() {
         tokio::spawn(traffic::burst(world.clone(), round));
     }
-    traffic::open(world.clone(), round as u64, slots, until).await;
+    let questions = async {
+        if world.layer {
+            neighbours::ask(world, round as u64, until).await;
+        }
+    };
+    let streams = traffic::open(world.clone(), round as u64, slots, until);
+    tokio::join!(streams, questions);
     // They are moved to their end.
     world
         .ledger

@@ -31,10 +31,12 @@ pub struct World {
     relay: Node,
     pub ledger: Arc<Ledger>,
     pub mode: Mode,
+    /// Whether there is a layer below the swarms.
+    pub layer: bool,
 }
 
 impl World {
-    pub async fn new(seed: u64) -> Fallible<Arc<Self>> {
+    pub async fn new(seed: u64, layer: bool) -> Fallible<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(seed));
         let relay = Node::relay(ledger.clone()).await?;
         let world = Arc::new(Self {
@@ -43,6 +45,7 @@ impl World {
             relay,
             ledger,
             mode: Mode::new(Mover::Hand),
+            layer,
         });
         for slot in 0..SLOTS {
             let node = world.make(slot, None).await?;
@@ -68,7 +71,8 @@ impl World {
             RESTARTED => Place::Plain,
             _ => Place::Everywhere(hop),
         };
-        Node::peer(life, keypair, place, policy, self.ledger.clone()).await
+        let ledger = self.ledger.clone();
+        Node::peer(life, keypair, place, policy, self.layer, ledger).await
     }
 
     /// Has a peer come back with its key, after its end.
