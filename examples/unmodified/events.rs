@@ -191,9 +191,20 @@ impl Node {
     fn on_identify(&mut self, event: identify::Event) {
         let line = |note: &dyn Fn(&mut Line)| self.book.line(Protocol::Identify, note);
         match event {
-            identify::Event::Sent { peer_id, .. } | identify::Event::Pushed { peer_id, .. }
-                if peer_id == self.peer =>
-            {
+            identify::Event::Sent {
+                peer_id,
+                connection_id,
+                ..
+            } if peer_id == self.peer => {
+                self.identified.insert(connection_id);
+                line(&|line| line.sent += 1);
+            }
+            // libp2p-identify makes nothing of a push on a connection on which it has not been told who is there.
+            identify::Event::Pushed {
+                peer_id,
+                connection_id,
+                ..
+            } if peer_id == self.peer && self.identified.contains(&connection_id) => {
                 line(&|line| line.sent += 1);
             }
             identify::Event::Received { peer_id, .. } if peer_id == self.peer => {

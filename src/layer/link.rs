@@ -71,7 +71,7 @@ pub(super) enum LinkEvent {
     Closed,
 }
 
-/// What a link is polled with.
+/// Names, limits and our hello, with which a link is polled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) names: Names,

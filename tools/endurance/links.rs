@@ -37,6 +37,8 @@ struct Link {
 pub struct Links {
     known: HashMap<End, Known>,
     links: Vec<Link>,
+    /// Below the swarm: what is called a link here outlives the connection that came with it.
+    pub layered: bool,
 }
 
 impl Links {
@@ -244,7 +246,7 @@ impl Links {
             let is_its = end.0 == node;
             if is_its {
                 known.closed.get_or_insert(now);
-            } else if known.peer != peer || known.closed.is_some() {
+            } else if known.peer != peer || known.closed.is_some() && !self.layered {
                 continue;
             }
             if known.link.is_none() {
@@ -258,6 +260,9 @@ impl Links {
     }
 
     pub fn forget_all(&mut self) {
-        *self = Self::default();
+        *self = Self {
+            layered: self.layered,
+            ..Self::default()
+        };
     }
 }

@@ -38,6 +38,7 @@ pub struct World {
 impl World {
     pub async fn new(seed: u64, layer: bool) -> Fallible<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(seed));
+        ledger.note(|known| known.links.layered = layer);
         let relay = Node::relay(ledger.clone()).await?;
         let world = Arc::new(Self {
             seed,
