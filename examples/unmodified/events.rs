@@ -191,20 +191,9 @@ impl Node {
     fn on_identify(&mut self, event: identify::Event) {
         let line = |note: &dyn Fn(&mut Line)| self.book.line(Protocol::Identify, note);
         match event {
-            identify::Event::Sent {
-                peer_id,
-                connection_id,
-                ..
-            } if peer_id == self.peer => {
-                self.identified.insert(connection_id);
-                line(&|line| line.sent += 1);
-            }
-            // libp2p-identify makes nothing of a push on a connection on which it has not been told who is there.
-            identify::Event::Pushed {
-                peer_id,
-                connection_id,
-                ..
-            } if peer_id == self.peer && self.identified.contains(&connection_id) => {
+            // A push does not count: libp2p-identify makes nothing of one that comes before what it asks for at first, on another
+            // stream, and does not say of what it has received whether it was one.
+            identify::Event::Sent { peer_id, .. } if peer_id == self.peer => {
                 line(&|line| line.sent += 1);
             }
             identify::Event::Received { peer_id, .. } if peer_id == self.peer => {

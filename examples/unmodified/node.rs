@@ -13,7 +13,7 @@ use libp2p::{
     kad, relay,
     request_response::OutboundRequestId,
     swarm::{
-        ConnectionId, SwarmEvent,
+        SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
@@ -65,8 +65,6 @@ pub struct Node {
     pub heard: HashSet<u64>,
     /// Requests of the other side's, likewise.
     pub served: HashSet<u64>,
-    /// Connections on which we have said who we are.
-    pub identified: HashSet<ConnectionId>,
     /// What is to be done when there is a connection.
     pub at_first: Option<AtFirst>,
     /// An address of the other side, to be dialed when it is time.
@@ -106,7 +104,6 @@ impl Node {
             last: None,
             heard: HashSet::new(),
             served: HashSet::new(),
-            identified: HashSet::new(),
             at_first: None,
             to_dial: None,
         })

@@ -126,7 +126,8 @@ impl Node {
         let config = config(read_ahead[life % read_ahead.len()]);
         let keypair = keypair.unwrap_or_else(Keypair::generate_ed25519);
         let moving = Moving {
-            config: config.with_layer_always(true),
+            // Below the swarm a burst arrives all at once.
+            config: config.with_layer_always(true).with_accept_backlog(2048),
             policy,
             layer,
         };
