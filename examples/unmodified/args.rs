@@ -1,5 +1,7 @@
 //! The command line, and what the whole run is told.
 
+use std::path::PathBuf;
+
 use clap::{
     CommandFactory, Parser, ValueEnum,
     error::{Error, ErrorKind},
@@ -31,6 +33,9 @@ pub struct Args {
     /// Print one JSON object on the last line instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// Also draw what came of each protocol, into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }
 
 impl Args {

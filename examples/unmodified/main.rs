@@ -33,6 +33,7 @@ mod heads;
 mod node;
 mod paths;
 mod payload;
+mod picture;
 mod relay;
 mod report;
 mod scenario;
@@ -84,6 +85,9 @@ async fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let faults = report.faults();
     for fault in &faults {
         eprintln!("fault: {fault}");
+    }
+    if let Some(path) = &args.svg {
+        std::fs::write(path, report.svg())?;
     }
     let mut out = io::stdout().lock();
     match args.json {

@@ -7,20 +7,21 @@ use serde_json::{Value, json};
 use crate::{
     args::Args,
     paths::Written,
+    picture,
     scenario::Run,
     tally::{Protocol, Side, Tally},
 };
 
 /// One protocol, both sides together.
-struct Row {
-    protocol: Protocol,
-    sent: u64,
-    received: u64,
+pub struct Row {
+    pub protocol: Protocol,
+    pub sent: u64,
+    pub received: u64,
     lost: u64,
     doubled: u64,
     errors: Vec<String>,
-    longest_gap: Duration,
-    written: Written,
+    pub longest_gap: Duration,
+    pub written: Written,
 }
 
 pub struct Report {
@@ -125,6 +126,15 @@ impl Report {
             "when_ms": chronicle.collect::<serde_json::Map<_, Value>>(),
             "faults": self.faults(),
         })
+    }
+
+    pub fn svg(&self) -> String {
+        let how = match self.args.without {
+            true => "Without the layer",
+            false => "Unmodified behaviours, the transport wrapped",
+        };
+        let title = format!("{how}: a direct connection comes, then the relay stops");
+        picture::svg(&self.rows, &title)
     }
 
     fn total(&self) -> Written {
