@@ -254,7 +254,7 @@ impl Links {
                 self.join([end, end], None);
             }
             if let Some(link) = self.of_mut(end) {
-                link.chaos.get_or_insert(now);
+                link.chaos = Some(now);
             }
         }
     }
