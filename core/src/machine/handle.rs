@@ -74,10 +74,10 @@ impl Machine {
         if !closed && !ended {
             // *Failure*: what was flushed before is to arrive, on whichever leg it is.
             self.leaving = self.is_migrating() && obeys!(self, DropAfterMove);
-            return match self.leaving {
-                true => {}
-                false => self.abort(Abort::Dropped),
-            };
+            if !self.leaving {
+                self.abort(Abort::Dropped);
+            }
+            return;
         }
         self.detached = true;
         self.listening = !answered;
