@@ -125,9 +125,13 @@ impl Node {
         ];
         let config = config(read_ahead[life % read_ahead.len()]);
         let keypair = keypair.unwrap_or_else(Keypair::generate_ed25519);
+        // Below the swarm a burst arrives all at once.
+        let config = match layer {
+            true => config.with_layer_always(true).with_accept_backlog(2048),
+            false => config,
+        };
         let moving = Moving {
-            // Below the swarm a burst arrives all at once.
-            config: config.with_layer_always(true).with_accept_backlog(2048),
+            config,
             policy,
             layer,
         };
