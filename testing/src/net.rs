@@ -47,12 +47,17 @@ impl Net {
 
     /// One more connection of this kind.
     pub async fn connect(&mut self, kind: Kind) -> Pair {
-        let address = match kind {
+        let address = self.address(kind).await;
+        self.dialer.dial(&self.listener, address).await
+    }
+
+    /// An address of this kind at which the listener listens, from now on.
+    pub async fn address(&mut self, kind: Kind) -> Multiaddr {
+        match kind {
             Kind::Tcp => self.listener.listen("/ip4/127.0.0.1/tcp/0").await,
             Kind::Quic => self.listener.listen("/ip4/127.0.0.1/udp/0/quic-v1").await,
             Kind::Relayed => self.circuit().await,
-        };
-        self.dialer.dial(&self.listener, address).await
+        }
     }
 
     /// A plain stream from dialer to listener, on whatever connection the swarm picks.

@@ -6,7 +6,7 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p_stream_migration::{Chain, Config, ConnectionKey, Initiate};
 use testing::*;
 
-use crate::rehomed;
+use crate::{listed, rehomed};
 
 /// Longer than any of these tests takes.
 const BUSY: Duration = Duration::from_secs(60);
@@ -107,19 +107,6 @@ async fn idle_connections_close() {
     }
 }
 
-/// Waits until both sides list so many connections to each other, and no more.
-async fn listed(net: &mut Net, number: usize) {
-    let [here, there] = [net.dialer.id, net.listener.id];
-    for (node, peer) in [(&mut net.dialer, there), (&mut net.listener, here)] {
-        within("the books", async {
-            while node.control.connections(peer).await.len() != number {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    }
-}
-
 /// "I allow one connection to each peer. Since there is this layer, the relayed one goes, too, when a second is
 /// denied." Whoever denies it, and whatever the other side has made of it meanwhile, nothing becomes of it.
 #[tokio::test]
@@ -138,10 +125,7 @@ async fn a_second_connection_is_denied() {
             };
             let relayed = net.connect(Kind::Relayed).await;
             a_word(&mut net).await;
-            let address = match kind {
-                Kind::Quic => net.listener.listen("/ip4/127.0.0.1/udp/0/quic-v1").await,
-                _ => net.listener.listen("/ip4/127.0.0.1/tcp/0").await,
-            };
+            let address = net.address(kind).await;
             for _ in 0..3 {
                 net.dialer.dial_in_vain(&net.listener, address.clone());
             }
@@ -227,7 +211,7 @@ async fn three_links_in_every_order() {
 async fn a_hundred_links() {
     let mut net = Net::with(node(BUSY), node(BUSY));
     let relayed = net.connect(Kind::Relayed).await;
-    let address = net.listener.listen("/ip4/127.0.0.1/tcp/0").await;
+    let address = net.address(Kind::Tcp).await;
     for _ in 1..100 {
         net.dialer.dial(&net.listener, address.clone()).await;
     }

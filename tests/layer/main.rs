@@ -7,7 +7,7 @@ mod hostile;
 mod moves;
 
 use libp2p_stream_migration::Event;
-use testing::{Net, Pair};
+use testing::{Net, Pair, within};
 
 /// A connection of each side has gone to another link.
 async fn rehomed(net: &Net, pair: Pair) {
@@ -15,6 +15,19 @@ async fn rehomed(net: &Net, pair: Pair) {
         node.event("a new home", |event| match event {
             Event::ConnectionRehomed { connection: it, .. } if *it == connection => Some(()),
             _ => None,
+        })
+        .await;
+    }
+}
+
+/// Waits until both sides list so many connections to each other, and no more.
+async fn listed(net: &mut Net, number: usize) {
+    let [here, there] = [net.dialer.id, net.listener.id];
+    for (node, peer) in [(&mut net.dialer, there), (&mut net.listener, here)] {
+        within("the books", async {
+            while node.control.connections(peer).await.len() != number {
+                tokio::task::yield_now().await;
+            }
         })
         .await;
     }
