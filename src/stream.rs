@@ -33,8 +33,9 @@ pub(crate) type SwarmMigratable = Migratable<Substream>;
 ///   cases that the guarantees (`docs/guarantees.md`) name as what cannot be known.
 /// - **Drop.** Dropped before `poll_close` has returned, the stream is aborted, unless both directions
 ///   have ended; what was flushed arrives all the same, as a migration that is under way is finished
-///   first, within the progress timeout. Dropped after it, it is detached: what was written is delivered, a migration that is
-///   under way is finished in the background, and what still comes in is discarded.
+///   first, within the progress timeout. Dropped after it, it is detached: what was written is
+///   delivered, a migration that is under way is finished in the background, and what still comes in
+///   is discarded.
 /// - **Flush** waits for the connection that carries what was written last, never for a migration.
 /// - **Cancel safety.** All of it is polled; nothing is lost by not polling again.
 /// - **Tasks.** One task may read while another writes. Two tasks that both read, or both write, are one

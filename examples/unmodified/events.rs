@@ -191,8 +191,8 @@ impl Node {
     fn on_identify(&mut self, event: identify::Event) {
         let line = |note: &dyn Fn(&mut Line)| self.book.line(Protocol::Identify, note);
         match event {
-            // A push does not count: libp2p-identify makes nothing of one that comes before what it asks for at first, on another
-            // stream, and does not say of what it has received whether it was one.
+            // A push does not count: libp2p-identify makes nothing of one that comes before what it asks
+            // for at first, on another stream, and does not say of what it has received whether it was one.
             identify::Event::Sent { peer_id, .. } if peer_id == self.peer => {
                 line(&|line| line.sent += 1);
             }

@@ -288,11 +288,8 @@ impl<L: Io> Core<L> {
                 self.notes.push(Note::Over(Err(abort)));
             }
             Output::Leave => {
-                if let Some(leg) = self.current.take() {
-                    match leg.is_unflushed() {
-                        true => self.see_off(leg),
-                        false => self.done_with.push(leg),
-                    }
+                if let Some(leg) = self.current.take_if(|leg| leg.is_unflushed()) {
+                    self.see_off(leg);
                 }
                 self.forget_legs();
                 self.notes.push(Note::Over(Err(Abort::Dropped)));
