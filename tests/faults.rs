@@ -28,7 +28,7 @@ prop_compose! {
         late in any::<bool>(),
     ) -> Case {
         Case {
-            seed, kinds, verify, migrations, kills, refusals, early_timeouts, read_ahead, sleeps, silences, late,
+            seed, kinds, verify, migrations, constant: false, kills, refusals, early_timeouts, read_ahead, sleeps, silences, late,
             cut: None,
         }
     }
@@ -85,6 +85,7 @@ fn the_end_of_an_old_leg_is_not_the_new_ones() {
     let kinds = [Kind::Quic, Kind::Yamux, Kind::Quic];
     let outcome = world::run(Case {
         migrations: 2,
+        constant: false,
         ..calm(17_780_517_070_347_453_332, kinds)
     });
     assert_eq!(outcome.violation, None);
@@ -97,6 +98,7 @@ fn calm(seed: u64, kinds: [Kind; 3]) -> Case {
         kinds,
         verify: [true; 2],
         migrations: 0,
+        constant: false,
         kills: 0,
         refusals: false,
         early_timeouts: false,

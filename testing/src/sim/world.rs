@@ -25,6 +25,8 @@ pub struct Case {
     pub kinds: [Kind; 3],
     pub verify: [bool; 2],
     pub migrations: usize,
+    /// Whether each migration is followed by the next at once.
+    pub constant: bool,
     pub kills: usize,
     pub refusals: bool,
     pub early_timeouts: bool,
@@ -65,6 +67,7 @@ impl Case {
             sleeps: [0, 1].map(|_| rng.percent(15).then(|| rng.index(300))),
             silences: [0, 0, 0, 1, 2][rng.index(5)],
             late: rng.percent(25),
+            constant: rng.percent(10),
             cut: None,
             seed,
         }
@@ -88,6 +91,8 @@ pub struct Outcome {
 
 const READER: usize = 0;
 const WRITER: usize = 1;
+/// So often a stream is moved that never stands still. After that, who only wakes when nothing else happens does.
+const CONSTANT: usize = 200;
 /// More steps than any case needs.
 const MAX_STEPS: usize = 200_000;
 /// So many timers fire while a reader sleeps and nothing else happens.
@@ -215,11 +220,16 @@ impl World {
 
     /// Does something unkind, sometimes.
     fn adversary(&mut self) -> bool {
+        if self.case.constant && self.migrations < CONSTANT && self.migrate() {
+            return true;
+        }
         if !self.rng.percent(4) {
             return false;
         }
         match self.rng.index(8) {
-            0..=3 if self.migrations < self.case.migrations => self.migrate(),
+            0..=3 if self.migrations < self.case.migrations => {
+                self.migrate();
+            }
             4 if self.kills < self.case.kills => {
                 self.kills += 1;
                 self.kill();
@@ -243,19 +253,20 @@ impl World {
         true
     }
 
-    fn migrate(&mut self) {
+    fn migrate(&mut self) -> bool {
         let side = self.rng.index(2);
         let to = self.rng.index(3) as u8;
-        self.migrate_to(side, to);
+        self.migrate_to(side, to)
     }
 
-    fn migrate_to(&mut self, side: usize, to: u8) {
+    /// Returns whether this could be begun.
+    fn migrate_to(&mut self, side: usize, to: u8) -> bool {
         let peer = &mut self.peers[side];
         if self.lost[usize::from(to)]
             || peer.shared.may_start().is_err()
             || peer.connection() == Some(usize::from(to))
         {
-            return;
+            return false;
         }
         self.migrations += 1;
         let kind = self.case.kinds[usize::from(to)];
@@ -268,6 +279,7 @@ impl World {
         self.wires.push((to, wire));
         peer.start(Leg::new(ours, key(to), kind.into()));
         self.peers[1 - side].accept(theirs, to);
+        true
     }
 
     fn kill(&mut self) {
