@@ -25,7 +25,7 @@
 //! data", and so that `rate` sees the first of each. `initiator` and `opener` are `local` or `remote`,
 //! `direction` is `sent` or `received`, `relayed` and `for_good` are `true` or `false`; other values are the names of
 //! the variants of [`Failure`](crate::Failure) (and `completed`), [`Abort`], [`Limit`], [`Violation`]
-//! and [`Transport`]. What we refuse to a remote, by a verdict or by a limit, is no migration here; at
+//! and [`Transport`](crate::Transport). What we refuse to a remote, by a verdict or by a limit, is no migration here; at
 //! the remote it is a failed one.
 
 mod labels;
@@ -33,6 +33,7 @@ mod labels;
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::{
@@ -46,37 +47,17 @@ use prometheus_client::{
 };
 use web_time::Instant;
 
-use self::labels::*;
-use crate::{Abort, ConnectionKey, Event, Limit, Side, StreamKey, Transport, Violation};
-
-/// Metrics of one behaviour. Give it every [`Event`].
-#[derive(Debug)]
-pub struct Metrics {
-    streams: Family<OpenerLabels, Gauge>,
-    plain_streams: Family<OpenerLabels, Counter>,
-    stream_bytes: Family<DirectionLabels, Counter>,
-    aborts: Family<AbortLabels, Counter>,
-    started: Counter,
-    migrations: Family<OutcomeLabels, Counter>,
-    agreement: Histogram,
-    duration: Family<InitiatorLabels, Histogram>,
-    gap: Family<InitiatorLabels, Histogram>,
-    migrated_bytes: Family<DirectionLabels, Counter>,
-    declined: Family<ForGoodLabels, Counter>,
-    refused: Family<LimitLabels, Counter>,
-    violations: Family<ViolationLabels, Counter>,
-    connections: Family<ConnectionLabels, Gauge>,
-    pruned: Counter,
-    /// Protects what has to be remembered between two events.
-    remembered: Mutex<Remembered>,
-}
+use self::labels::{
+    COMPLETED, Direction, Labels, Named, connection, connections, outcome, outcomes,
+};
+use crate::{Abort, ConnectionKey, Event, Limit, Side, StreamKey, Violation};
 
 /// The memory of the metrics: as much as there are streams and connections, and no more.
 #[derive(Debug, Default)]
 struct Remembered {
     openers: HashMap<StreamKey, Side>,
     asked: HashMap<StreamKey, Instant>,
-    connections: HashMap<ConnectionKey, ConnectionLabels>,
+    connections: HashMap<ConnectionKey, Labels<2>>,
 }
 
 /// Buckets from a tenth of a millisecond to some 100 s.
@@ -84,148 +65,78 @@ fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 21))
 }
 
+/// A metric of which all series are there that there can be.
+fn all<const N: usize, M>(
+    new: fn() -> M,
+    series: impl Iterator<Item = Labels<N>>,
+) -> Family<Labels<N>, M> {
+    let family = Family::new_with_constructor(new);
+    for labels in series {
+        drop(family.get_or_create(&labels));
+    }
+    family
+}
+
+/// Of each metric its field, and how the registry gets it.
+macro_rules! metrics {
+    ($($field:ident: $type:ty = $new:expr, $register:ident($($argument:expr),*);)*) => {
+        /// Metrics of one behaviour. Give it every [`Event`].
+        #[derive(Debug)]
+        pub struct Metrics {
+            $($field: $type,)*
+            /// Protects what has to be remembered between two events.
+            remembered: Mutex<Remembered>,
+        }
+
+        impl Metrics {
+            /// Registers the metrics.
+            pub fn new(registry: &mut Registry) -> Self {
+                let metrics = Self {
+                    $($field: $new,)*
+                    remembered: Mutex::default(),
+                };
+                let registry = registry.sub_registry_with_prefix("stream_migration");
+                $(registry.$register($($argument,)* metrics.$field.clone());)*
+                metrics
+            }
+        }
+    };
+}
+
+metrics! {
+    streams: Family<Labels<1>, Gauge> = all(Gauge::default, Side::all("opener")),
+        register("streams", "Live migratable streams");
+    plain_streams: Family<Labels<1>, Counter> = all(Counter::default, Side::all("opener")),
+        register("plain_streams", "Streams opened or accepted without migration, which the remote does not speak");
+    stream_bytes: Family<Labels<1>, Counter> = all(Counter::default, Direction::all("direction")),
+        register_with_unit("stream", "Carried by migratable streams that are over", Unit::Bytes);
+    aborts: Family<Labels<1>, Counter> = all(Counter::default, Abort::all("cause")),
+        register("aborts", "Migratable streams that were not closed in order");
+    started: Counter = Counter::default(),
+        register("migrations_started", "Migrations that we have asked a remote for");
+    migrations: Family<Labels<2>, Counter> = all(Counter::default, outcomes()),
+        register("migrations", "Migrations that are complete, and attempts that have come to nothing");
+    agreement: Histogram = seconds(),
+        register_with_unit("migration_agreement", "From the start of a migration of ours to the agreement", Unit::Seconds);
+    duration: Family<Labels<1>, Histogram> = all(seconds, Side::all("initiator")),
+        register_with_unit("migration_duration", "From the agreement on a migration to its completion", Unit::Seconds);
+    gap: Family<Labels<1>, Histogram> = all(seconds, Side::all("initiator")),
+        register_with_unit("migration_gap", "From the end of an old leg to the first byte read on the new one", Unit::Seconds);
+    migrated_bytes: Family<Labels<1>, Counter> = all(Counter::default, Direction::all("direction")),
+        register_with_unit("migrated", "Carried by the old legs of migrations that are complete", Unit::Bytes);
+    declined: Family<Labels<1>, Counter> = all(Counter::default, bool::all("for_good")),
+        register("declined", "Migrations of remotes that a verdict refused");
+    refused: Family<Labels<1>, Counter> = all(Counter::default, Limit::all("limit")),
+        register("refused", "What a remote was refused because of a limit");
+    violations: Family<Labels<1>, Counter> = all(Counter::default, Violation::all("what")),
+        register("violations", "Breaches of the protocol by remotes");
+    connections: Family<Labels<2>, Gauge> = all(Gauge::default, connections()),
+        register("connections", "Established connections");
+    pruned: Counter = Counter::default(),
+        register("connections_pruned", "Connections that nothing used any more, closed by us");
+}
+
 impl Metrics {
-    /// Registers the metrics.
-    pub fn new(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            streams: Family::default(),
-            plain_streams: Family::default(),
-            stream_bytes: Family::default(),
-            aborts: Family::default(),
-            started: Counter::default(),
-            migrations: Family::default(),
-            agreement: seconds(),
-            duration: Family::new_with_constructor(seconds),
-            gap: Family::new_with_constructor(seconds),
-            migrated_bytes: Family::default(),
-            declined: Family::default(),
-            refused: Family::default(),
-            violations: Family::default(),
-            connections: Family::default(),
-            pruned: Counter::default(),
-            remembered: Mutex::default(),
-        };
-        metrics.start_at_zero();
-        let registry = registry.sub_registry_with_prefix("stream_migration");
-        registry.register(
-            "streams",
-            "Live migratable streams",
-            metrics.streams.clone(),
-        );
-        registry.register(
-            "plain_streams",
-            "Streams opened or accepted without migration, which the remote does not speak",
-            metrics.plain_streams.clone(),
-        );
-        registry.register_with_unit(
-            "stream",
-            "Carried by migratable streams that are over",
-            Unit::Bytes,
-            metrics.stream_bytes.clone(),
-        );
-        registry.register(
-            "aborts",
-            "Migratable streams that were not closed in order",
-            metrics.aborts.clone(),
-        );
-        registry.register(
-            "migrations_started",
-            "Migrations that we have asked a remote for",
-            metrics.started.clone(),
-        );
-        registry.register(
-            "migrations",
-            "Migrations that are complete, and attempts that have come to nothing",
-            metrics.migrations.clone(),
-        );
-        registry.register_with_unit(
-            "migration_agreement",
-            "From the start of a migration of ours to the agreement",
-            Unit::Seconds,
-            metrics.agreement.clone(),
-        );
-        registry.register_with_unit(
-            "migration_duration",
-            "From the agreement on a migration to its completion",
-            Unit::Seconds,
-            metrics.duration.clone(),
-        );
-        registry.register_with_unit(
-            "migration_gap",
-            "From the end of an old leg to the first byte read on the new one",
-            Unit::Seconds,
-            metrics.gap.clone(),
-        );
-        registry.register_with_unit(
-            "migrated",
-            "Carried by the old legs of migrations that are complete",
-            Unit::Bytes,
-            metrics.migrated_bytes.clone(),
-        );
-        registry.register(
-            "declined",
-            "Migrations of remotes that a verdict refused",
-            metrics.declined.clone(),
-        );
-        registry.register(
-            "refused",
-            "What a remote was refused because of a limit",
-            metrics.refused.clone(),
-        );
-        registry.register(
-            "violations",
-            "Breaches of the protocol by remotes",
-            metrics.violations.clone(),
-        );
-        registry.register(
-            "connections",
-            "Established connections",
-            metrics.connections.clone(),
-        );
-        registry.register(
-            "connections_pruned",
-            "Connections that nothing used any more, closed by us",
-            metrics.pruned.clone(),
-        );
-        metrics
-    }
-
-    /// Makes all series that there can be.
-    fn start_at_zero(&self) {
-        for local in [Side::Local, Side::Remote] {
-            let initiator = InitiatorLabels::from(local);
-            drop(self.duration.get_or_create(&initiator));
-            drop(self.gap.get_or_create(&initiator));
-            for outcome in Outcome::possible(local) {
-                self.outcome_counter(outcome, local);
-            }
-        }
-        for opener in [Side::Local, Side::Remote] {
-            drop(self.streams.get_or_create(&opener.into()));
-            drop(self.plain_streams.get_or_create(&opener.into()));
-        }
-        count(&self.stream_bytes, 0, 0);
-        count(&self.migrated_bytes, 0, 0);
-        for &cause in Label::<Abort>::ALL {
-            drop(self.aborts.get_or_create(&AbortLabels { cause }));
-        }
-        for for_good in [true, false].map(Flag) {
-            drop(self.declined.get_or_create(&ForGoodLabels { for_good }));
-        }
-        for &limit in Label::<Limit>::ALL {
-            drop(self.refused.get_or_create(&LimitLabels { limit }));
-        }
-        for &what in Label::<Violation>::ALL {
-            drop(self.violations.get_or_create(&ViolationLabels { what }));
-        }
-        for &transport in Label::<Transport>::ALL {
-            for relayed in [false, true].map(Flag) {
-                let labels = ConnectionLabels { relayed, transport };
-                drop(self.connections.get_or_create(&labels));
-            }
-        }
-    }
-
     /// Takes note of an event.
     pub fn record(&self, event: &Event) {
         let mut remembered = self
@@ -234,12 +145,8 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::ConnectionEstablished(info) | Event::ConnectionChanged(info) => {
-                let labels = ConnectionLabels {
-                    relayed: info.relayed.into(),
-                    transport: Label(info.transport),
-                };
-                let before = remembered.connections.insert(info.key, labels.clone());
-                if let Some(before) = before {
+                let labels = connection(info.relayed, info.transport);
+                if let Some(before) = remembered.connections.insert(info.key, labels) {
                     self.connections.get_or_create(&before).dec();
                 }
                 self.connections.get_or_create(&labels).inc();
@@ -250,12 +157,12 @@ impl Metrics {
                 }
             }
             Event::PlainStream { opener, .. } => {
-                let labels = OpenerLabels::from(*opener);
-                self.plain_streams.get_or_create(&labels).inc();
+                count(&self.plain_streams, "opener", *opener, 1);
             }
             Event::StreamStarted { key, opener, .. } => {
                 remembered.openers.insert(*key, *opener);
-                self.streams.get_or_create(&(*opener).into()).inc();
+                let labels = [("opener", opener.name())];
+                self.streams.get_or_create(&labels).inc();
             }
             Event::StreamEnded {
                 key,
@@ -266,12 +173,12 @@ impl Metrics {
             } => {
                 remembered.asked.remove(key);
                 if let Some(opener) = remembered.openers.remove(key) {
-                    self.streams.get_or_create(&opener.into()).dec();
+                    let labels = [("opener", opener.name())];
+                    self.streams.get_or_create(&labels).dec();
                 }
-                count(&self.stream_bytes, *sent, *received);
+                count_bytes(&self.stream_bytes, *sent, *received);
                 if let Err(cause) = result {
-                    let cause = Label(*cause);
-                    self.aborts.get_or_create(&AbortLabels { cause }).inc();
+                    count(&self.aborts, "cause", *cause, 1);
                 }
             }
             Event::MigrationStarted { key, .. } => {
@@ -293,10 +200,10 @@ impl Metrics {
                 old_leg_received,
                 ..
             } => {
-                self.outcome(Outcome::Completed, *initiator);
-                let duration = self.duration.get_or_create(&(*initiator).into());
-                duration.observe(took.as_secs_f64());
-                count(&self.migrated_bytes, *old_leg_sent, *old_leg_received);
+                let labels = outcome(COMPLETED, *initiator);
+                self.migrations.get_or_create(&labels).inc();
+                observe(&self.duration, *initiator, *took);
+                count_bytes(&self.migrated_bytes, *old_leg_sent, *old_leg_received);
             }
             Event::MigrationFailed {
                 key,
@@ -307,51 +214,35 @@ impl Metrics {
                 if initiator.is_local() {
                     remembered.asked.remove(key);
                 }
-                self.outcome(Outcome::Failed(*reason), *initiator);
+                let labels = outcome(reason.name(), *initiator);
+                self.migrations.get_or_create(&labels).inc();
             }
-            Event::Resumed { initiator, gap, .. } => {
-                let gaps = self.gap.get_or_create(&(*initiator).into());
-                gaps.observe(gap.as_secs_f64());
-            }
+            Event::Resumed { initiator, gap, .. } => observe(&self.gap, *initiator, *gap),
             Event::ConnectionPruned { .. } => {
                 self.pruned.inc();
             }
             Event::MigrationDeclined { for_good, .. } => {
-                let for_good = Flag::from(*for_good);
-                self.declined
-                    .get_or_create(&ForGoodLabels { for_good })
-                    .inc();
+                count(&self.declined, "for_good", *for_good, 1);
             }
-            Event::Refused { limit, .. } => {
-                let limit = Label(*limit);
-                self.refused.get_or_create(&LimitLabels { limit }).inc();
-            }
-            Event::Violation { what, .. } => {
-                let what = Label(*what);
-                self.violations
-                    .get_or_create(&ViolationLabels { what })
-                    .inc();
-            }
+            Event::Refused { limit, .. } => count(&self.refused, "limit", *limit, 1),
+            Event::Violation { what, .. } => count(&self.violations, "what", *what, 1),
             // Nothing is counted of the others.
             _ => {}
         }
     }
-
-    fn outcome(&self, outcome: Outcome, initiator: Side) {
-        self.outcome_counter(outcome, initiator).inc();
-    }
-
-    fn outcome_counter(&self, outcome: Outcome, initiator: Side) -> Counter {
-        let initiator = side(initiator);
-        let labels = OutcomeLabels { outcome, initiator };
-        self.migrations.get_or_create_owned(&labels)
-    }
 }
 
-fn count(bytes: &Family<DirectionLabels, Counter>, sent: u64, received: u64) {
-    for (direction, number) in [("sent", sent), ("received", received)] {
-        bytes
-            .get_or_create(&DirectionLabels { direction })
-            .inc_by(number);
-    }
+fn count(family: &Family<Labels<1>, Counter>, label: &'static str, value: impl Named, number: u64) {
+    let labels = [(label, value.name())];
+    family.get_or_create(&labels).inc_by(number);
+}
+
+fn count_bytes(bytes: &Family<Labels<1>, Counter>, sent: u64, received: u64) {
+    count(bytes, "direction", Direction::Sent, sent);
+    count(bytes, "direction", Direction::Received, received);
+}
+
+fn observe(times: &Family<Labels<1>, Histogram>, initiator: Side, time: Duration) {
+    let labels = [("initiator", initiator.name())];
+    times.get_or_create(&labels).observe(time.as_secs_f64());
 }

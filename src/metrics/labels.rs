@@ -1,153 +1,110 @@
 //! Labels, and all the values that they can have.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-
 use crate::{Abort, Failure, Limit, Side, Transport, Violation};
 
-pub(super) fn side(side: Side) -> &'static str {
-    match side {
-        Side::Local => "local",
-        Side::Remote => "remote",
+/// So many labels, each with its value.
+pub(super) type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// A type whose values are those of a label.
+pub(super) trait Named: Copy + 'static {
+    const ALL: &[Self];
+
+    fn name(self) -> &'static str;
+
+    /// All that a label of this name can be.
+    fn all(label: &'static str) -> impl Iterator<Item = Labels<1>> {
+        Self::ALL.iter().map(move |value| [(label, value.name())])
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OpenerLabels {
-    pub(super) opener: &'static str,
+impl Named for bool {
+    const ALL: &[Self] = &[false, true];
+
+    fn name(self) -> &'static str {
+        if self { "true" } else { "false" }
+    }
 }
 
-impl From<Side> for OpenerLabels {
-    fn from(opener: Side) -> Self {
-        Self {
-            opener: side(opener),
+impl Named for Side {
+    const ALL: &[Self] = &[Self::Local, Self::Remote];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
         }
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct InitiatorLabels {
-    pub(super) initiator: &'static str,
+#[derive(Clone, Copy)]
+pub(super) enum Direction {
+    Sent,
+    Received,
 }
 
-impl From<Side> for InitiatorLabels {
-    fn from(initiator: Side) -> Self {
-        Self {
-            initiator: side(initiator),
+impl Named for Direction {
+    const ALL: &[Self] = &[Self::Sent, Self::Received];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Received => "received",
         }
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OutcomeLabels {
-    pub(super) outcome: Outcome,
-    pub(super) initiator: &'static str,
+pub(super) fn outcome(outcome: &'static str, initiator: Side) -> Labels<2> {
+    [("outcome", outcome), ("initiator", initiator.name())]
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct DirectionLabels {
-    pub(super) direction: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct AbortLabels {
-    pub(super) cause: Label<Abort>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ForGoodLabels {
-    pub(super) for_good: Flag,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct LimitLabels {
-    pub(super) limit: Label<Limit>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ViolationLabels {
-    pub(super) what: Label<Violation>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ConnectionLabels {
-    pub(super) relayed: Flag,
-    pub(super) transport: Label<Transport>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Flag(pub(super) bool);
-
-impl From<bool> for Flag {
-    fn from(flag: bool) -> Self {
-        Self(flag)
-    }
-}
-
-impl EncodeLabelValue for Flag {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        (if self.0 { "true" } else { "false" }).encode(encoder)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Outcome {
-    Completed,
-    Failed(Failure),
-}
-
-impl Outcome {
-    /// The outcomes of our attempts, or of the remote's.
-    pub(super) fn possible(initiator: Side) -> impl Iterator<Item = Self> {
-        let failures = Label::<Failure>::ALL.iter().map(|label| label.0);
+/// The outcomes of our attempts, and of the remote's.
+pub(super) fn outcomes() -> impl Iterator<Item = Labels<2>> {
+    Side::ALL.iter().flat_map(|&initiator| {
         // We know of a remote's attempt only once we have accepted it, and only a remote's is taken
         // back for us to see.
-        let failures = failures.filter(move |failure| match failure {
+        let failures = Failure::ALL.iter().filter(move |failure| match failure {
             Failure::Denied | Failure::Yielded => initiator.is_local(),
             Failure::Cancelled => !initiator.is_local(),
             _ => true,
         });
-        std::iter::once(Self::Completed).chain(failures.map(Self::Failed))
-    }
+        let names = failures.map(|failure| failure.name());
+        let names = std::iter::once(COMPLETED).chain(names);
+        names.map(move |name| outcome(name, initiator))
+    })
 }
 
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        match self {
-            Self::Completed => "completed".encode(encoder),
-            Self::Failed(failure) => Label(*failure).encode(encoder),
-        }
-    }
+/// The outcome that is no failure.
+pub(super) const COMPLETED: &str = "completed";
+
+pub(super) fn connection(relayed: bool, transport: Transport) -> Labels<2> {
+    [("relayed", relayed.name()), ("transport", transport.name())]
 }
 
-/// A label's value is the variant's name, as Prometheus writes names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Label<T>(pub(super) T);
+pub(super) fn connections() -> impl Iterator<Item = Labels<2>> {
+    let transports = Transport::ALL.iter();
+    transports.flat_map(|&transport| [false, true].map(|relayed| connection(relayed, transport)))
+}
 
-macro_rules! labels {
+/// The variants' names, as Prometheus writes names.
+macro_rules! named {
     ($($type:ident { $($variant:ident => $name:literal,)* })*) => {
         $(
-            impl Label<$type> {
-                pub(super) const ALL: &[Self] = &[$(Self($type::$variant),)*];
-            }
+            impl Named for $type {
+                const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            impl EncodeLabelValue for Label<$type> {
-                fn encode(
-                    &self,
-                    encoder: &mut LabelValueEncoder<'_>,
-                ) -> Result<(), std::fmt::Error> {
-                    let name = match self.0 {
-                        $($type::$variant => $name,)*
+                fn name(self) -> &'static str {
+                    match self {
+                        $(Self::$variant => $name,)*
                         // One that the list above lacks.
                         _ => "other",
-                    };
-                    name.encode(encoder)
+                    }
                 }
             }
         )*
     };
 }
 
-labels! {
+named! {
     Failure {
         Denied => "denied",
         LegLost => "leg_lost",
