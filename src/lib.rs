@@ -6,7 +6,6 @@ mod accept;
 mod behaviour;
 mod config;
 mod connection;
-mod control;
 mod handler;
 mod layer;
 #[cfg(feature = "metrics")]
@@ -39,10 +38,9 @@ mod examples {}
 
 pub use crate::{
     accept::{AcceptError, AlreadyRegistered, IncomingStreams},
-    behaviour::{Behaviour, NameInUse},
+    behaviour::{Behaviour, Control, NameInUse},
     config::{Config, PROTOCOL_NAME},
     connection::ConnectionName,
-    control::Control,
     error::{DrainError, MigrateError},
     event::{Abort, Event, Failure, Limit, Side, Violation},
     hub::Initiate,

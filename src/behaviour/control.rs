@@ -9,6 +9,7 @@ use futures::{
 use libp2p_identity::PeerId;
 use libp2p_swarm::StreamProtocol;
 
+use super::Behaviour;
 use crate::{
     accept::{AcceptError, Acceptors, IncomingStreams},
     connection::ConnectionName,
@@ -16,66 +17,12 @@ use crate::{
     key::{ConnectionKey, StreamKey},
     open_error::OpenStreamError,
     policy::Verdict,
-    request::{Caller, Reply, StreamRequest},
     stream::Stream,
     view::{ConnectionInfo, Mobility, StreamInfo},
 };
 
-/// A [`Control`]'s request to its behaviour.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Open {
-        peer: PeerId,
-        /// `None`: whichever ranks first, dialing if there is none.
-        connection: Option<ConnectionKey>,
-        request: StreamRequest,
-    },
-    Migrate {
-        key: StreamKey,
-        to: ConnectionKey,
-        reply: oneshot::Sender<Result<(), MigrateError>>,
-    },
-    Answer {
-        key: StreamKey,
-        to: ConnectionKey,
-        verdict: Verdict,
-        reply: oneshot::Sender<Result<(), MigrateError>>,
-    },
-    SetMobility {
-        key: StreamKey,
-        mobility: Mobility,
-        reply: oneshot::Sender<Result<(), MigrateError>>,
-    },
-    Drain {
-        peer: PeerId,
-        connection: ConnectionKey,
-        reply: oneshot::Sender<Result<(), DrainError>>,
-    },
-    Undrain {
-        peer: PeerId,
-        connection: ConnectionKey,
-        reply: oneshot::Sender<Result<(), DrainError>>,
-    },
-    AwaitMove {
-        key: StreamKey,
-        reply: oneshot::Sender<Result<ConnectionKey, MigrateError>>,
-    },
-    Peers {
-        reply: oneshot::Sender<Vec<PeerId>>,
-    },
-    CloseWhenFree {
-        peer: PeerId,
-        connection: ConnectionKey,
-    },
-    Streams {
-        peer: PeerId,
-        reply: oneshot::Sender<Vec<StreamInfo>>,
-    },
-    Connections {
-        peer: PeerId,
-        reply: oneshot::Sender<Vec<ConnectionInfo>>,
-    },
-}
+/// A thing that a [`Control`] has its behaviour do.
+pub(super) type Command = Box<dyn FnOnce(&mut Behaviour) + Send>;
 
 /// Opens, accepts, moves and lists streams. Made by
 /// [`Behaviour::new_control`](crate::Behaviour::new_control); clone it freely.
@@ -93,7 +40,7 @@ pub struct Control {
 }
 
 impl Control {
-    pub(crate) fn new(commands: mpsc::Sender<Command>, acceptors: Arc<Acceptors>) -> Self {
+    pub(super) fn new(commands: mpsc::Sender<Command>, acceptors: Arc<Acceptors>) -> Self {
         Self {
             commands,
             acceptors,
@@ -148,13 +95,9 @@ impl Control {
         connection: Option<ConnectionKey>,
         protocol: StreamProtocol,
     ) -> Result<Stream, OpenStreamError> {
-        self.ask(|reply| Command::Open {
-            peer,
-            connection,
-            request: StreamRequest::new(protocol, Reply::Caller(Caller::new(reply))),
-        })
-        .await
-        .unwrap_or_else(|| Err(OpenStreamError::BehaviourGone))
+        let opened = self.ask(move |it, reply| it.open_for(peer, connection, protocol, reply));
+        let opened = opened.await;
+        opened.unwrap_or_else(|| Err(OpenStreamError::BehaviourGone))
     }
 
     /// Accepts inbound streams of this protocol, from peers with and without the migration protocol.
@@ -191,9 +134,8 @@ impl Control {
         connection: impl ConnectionName,
     ) -> Result<(), MigrateError> {
         let to = connection.key();
-        self.ask(|reply| Command::Migrate { key, to, reply })
-            .await
-            .unwrap_or(Err(MigrateError::BehaviourGone))
+        let migrated = self.ask(move |it, reply| it.migrate_to(key, to, reply));
+        migrated.await.unwrap_or(Err(MigrateError::BehaviourGone))
     }
 
     /// Answers [`Event::MigrationRequested`](crate::Event::MigrationRequested): whether the stream may
@@ -211,14 +153,8 @@ impl Control {
         verdict: Verdict,
     ) -> Result<(), MigrateError> {
         let to = connection.key();
-        self.ask(|reply| Command::Answer {
-            key,
-            to,
-            verdict,
-            reply,
-        })
-        .await
-        .unwrap_or(Err(MigrateError::BehaviourGone))
+        let answered = self.call(move |it| it.answer(key, to, verdict));
+        answered.await.unwrap_or(Err(MigrateError::BehaviourGone))
     }
 
     /// Says whether and whither a stream may be moved. A migration that is under way is not stopped.
@@ -231,13 +167,8 @@ impl Control {
         key: StreamKey,
         mobility: Mobility,
     ) -> Result<(), MigrateError> {
-        self.ask(|reply| Command::SetMobility {
-            key,
-            mobility,
-            reply,
-        })
-        .await
-        .unwrap_or(Err(MigrateError::BehaviourGone))
+        let set = self.call(move |it| it.set_mobility(key, mobility));
+        set.await.unwrap_or(Err(MigrateError::BehaviourGone))
     }
 
     /// Empties a connection: no stream is put on it from now on, and the [`Drain`](crate::Drain)
@@ -257,13 +188,8 @@ impl Control {
         connection: impl ConnectionName,
     ) -> Result<(), DrainError> {
         let connection = connection.key();
-        self.ask(|reply| Command::Drain {
-            peer,
-            connection,
-            reply,
-        })
-        .await
-        .unwrap_or(Err(DrainError::BehaviourGone))
+        let drained = self.ask(move |it, reply| it.drain_for(peer, connection, reply));
+        drained.await.unwrap_or(Err(DrainError::BehaviourGone))
     }
 
     /// Stops emptying a connection: streams may go there again, and that it was to be
@@ -279,13 +205,8 @@ impl Control {
         connection: impl ConnectionName,
     ) -> Result<(), DrainError> {
         let connection = connection.key();
-        self.ask(|reply| Command::Undrain {
-            peer,
-            connection,
-            reply,
-        })
-        .await
-        .unwrap_or(Err(DrainError::BehaviourGone))
+        let undrained = self.call(move |it| it.undrain(peer, connection));
+        undrained.await.unwrap_or(Err(DrainError::BehaviourGone))
     }
 
     /// Waits for the stream's next move, whoever makes it: resolves with the connection onto which it was
@@ -296,9 +217,8 @@ impl Control {
     /// [`MigrateError::UnknownStream`]; [`MigrateError::Ended`] and [`MigrateError::Aborted`] once the stream
     /// is over.
     pub async fn next_move(&mut self, key: StreamKey) -> Result<ConnectionKey, MigrateError> {
-        self.ask(|reply| Command::AwaitMove { key, reply })
-            .await
-            .unwrap_or(Err(MigrateError::BehaviourGone))
+        let moved = self.ask(move |it, reply| it.await_move(key, reply));
+        moved.await.unwrap_or(Err(MigrateError::BehaviourGone))
     }
 
     /// Closes a connection as soon as no migratable stream is on it, nothing else uses it, and
@@ -307,27 +227,26 @@ impl Control {
     /// [`Event::ConnectionPruned`](crate::Event::ConnectionPruned) tells.
     pub async fn close_when_free(&mut self, peer: PeerId, connection: impl ConnectionName) {
         let connection = connection.key();
-        let command = Command::CloseWhenFree { peer, connection };
-        let _ = self.commands.send(command).await;
+        let close: Command = Box::new(move |it| it.close_when_free(peer, connection));
+        let _ = self.commands.send(close).await;
     }
 
     /// The migratable streams to and from this peer.
     pub async fn streams(&mut self, peer: PeerId) -> Vec<StreamInfo> {
-        let asked = self.ask(|reply| Command::Streams { peer, reply });
-        asked.await.unwrap_or_default()
+        let streams = self.call(move |it| it.streams(peer));
+        streams.await.unwrap_or_default()
     }
 
     /// The connections to this peer, the one that ranks first for new streams first, each with
     /// [what speaks against it](ConnectionInfo::obstacle).
     pub async fn connections(&mut self, peer: PeerId) -> Vec<ConnectionInfo> {
-        let asked = self.ask(|reply| Command::Connections { peer, reply });
-        asked.await.unwrap_or_default()
+        let connections = self.call(move |it| it.connections(peer));
+        connections.await.unwrap_or_default()
     }
 
     /// The peers that are connected, in order.
     pub async fn peers(&mut self) -> Vec<PeerId> {
-        let asked = self.ask(|reply| Command::Peers { reply });
-        asked.await.unwrap_or_default()
+        self.call(|it| it.peers()).await.unwrap_or_default()
     }
 
     /// The migratable streams to and from all peers that are connected, peer by peer.
@@ -339,10 +258,22 @@ impl Control {
         all
     }
 
-    /// `None` if the behaviour is gone.
-    async fn ask<R>(&mut self, command: impl FnOnce(oneshot::Sender<R>) -> Command) -> Option<R> {
+    /// Has the behaviour do something that is done at once. `None` if it is gone.
+    async fn call<R: Send + 'static>(
+        &mut self,
+        f: impl FnOnce(&mut Behaviour) -> R + Send + 'static,
+    ) -> Option<R> {
+        self.ask(|it, reply| drop(reply.send(f(it)))).await
+    }
+
+    /// Has the behaviour do something that takes time. `None` if it is gone.
+    async fn ask<R: Send + 'static>(
+        &mut self,
+        f: impl FnOnce(&mut Behaviour, oneshot::Sender<R>) + Send + 'static,
+    ) -> Option<R> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.ok()?;
+        let command: Command = Box::new(|it| f(it, reply));
+        self.commands.send(command).await.ok()?;
         answer.await.ok()
     }
 }

@@ -28,7 +28,8 @@ impl Behaviour {
         peer: PeerId,
         protocol: StreamProtocol,
     ) -> BoxFuture<'static, Result<Stream, OpenStreamError>> {
-        self.open_somewhere(peer, None, protocol)
+        let gone = Err(OpenStreamError::BehaviourGone);
+        self.promise(gone, |it, reply| it.open_for(peer, None, protocol, reply))
     }
 
     /// As [`Control::open_stream_on`](crate::Control::open_stream_on).
@@ -38,22 +39,8 @@ impl Behaviour {
         connection: impl ConnectionName,
         protocol: StreamProtocol,
     ) -> BoxFuture<'static, Result<Stream, OpenStreamError>> {
-        self.open_somewhere(peer, Some(connection.key()), protocol)
-    }
-
-    fn open_somewhere(
-        &mut self,
-        peer: PeerId,
-        connection: Option<ConnectionKey>,
-        protocol: StreamProtocol,
-    ) -> BoxFuture<'static, Result<Stream, OpenStreamError>> {
-        let (reply, opened) = oneshot::channel();
-        let request = StreamRequest::new(protocol, Reply::Caller(Caller::new(reply)));
-        self.open(peer, connection, request);
-        self.wake();
-        opened
-            .map(|opened| opened.unwrap_or(Err(OpenStreamError::BehaviourGone)))
-            .boxed()
+        let (only, gone) = (Some(connection.key()), Err(OpenStreamError::BehaviourGone));
+        self.promise(gone, |it, reply| it.open_for(peer, only, protocol, reply))
     }
 
     /// As [`Control::accept`](crate::Control::accept).
@@ -71,12 +58,8 @@ impl Behaviour {
         key: StreamKey,
         connection: impl ConnectionName,
     ) -> BoxFuture<'static, Result<(), MigrateError>> {
-        let (reply, migrated) = oneshot::channel();
-        self.migrate_to(key, connection.key(), reply);
-        self.wake();
-        migrated
-            .map(|migrated| migrated.unwrap_or(Err(MigrateError::BehaviourGone)))
-            .boxed()
+        let (to, gone) = (connection.key(), Err(MigrateError::BehaviourGone));
+        self.promise(gone, |it, reply| it.migrate_to(key, to, reply))
     }
 
     /// As [`Control::next_move`](crate::Control::next_move).
@@ -84,11 +67,8 @@ impl Behaviour {
         &mut self,
         key: StreamKey,
     ) -> BoxFuture<'static, Result<ConnectionKey, MigrateError>> {
-        let (reply, moved) = oneshot::channel();
-        self.await_move(key, reply);
-        moved
-            .map(|moved| moved.unwrap_or(Err(MigrateError::BehaviourGone)))
-            .boxed()
+        let gone = Err(MigrateError::BehaviourGone);
+        self.promise(gone, |it, reply| it.await_move(key, reply))
     }
 
     /// As [`Control::answer`](crate::Control::answer).
@@ -102,9 +82,10 @@ impl Behaviour {
         connection: impl ConnectionName,
         verdict: Verdict,
     ) -> Result<(), MigrateError> {
-        let answered = self.answered(key, connection.key(), verdict);
+        let to = connection.key();
+        let answered = self.with_hub_of(key, |hub| hub.answered(key, to, verdict));
         self.wake();
-        answered
+        answered.unwrap_or(Err(MigrateError::UnknownStream(key)))
     }
 
     /// As [`Control::set_mobility`](crate::Control::set_mobility).
@@ -113,12 +94,9 @@ impl Behaviour {
     ///
     /// [`MigrateError::UnknownStream`].
     pub fn set_mobility(&mut self, key: StreamKey, mobility: Mobility) -> Result<(), MigrateError> {
-        let unknown = Err(MigrateError::UnknownStream(key));
-        let set = self
-            .with_hub_of(key, |hub| hub.set_mobility(key, mobility))
-            .unwrap_or(unknown);
+        let set = self.with_hub_of(key, |hub| hub.set_mobility(key, mobility));
         self.wake();
-        set
+        set.unwrap_or(Err(MigrateError::UnknownStream(key)))
     }
 
     /// As [`Control::drain`](crate::Control::drain).
@@ -127,12 +105,8 @@ impl Behaviour {
         peer: PeerId,
         connection: impl ConnectionName,
     ) -> BoxFuture<'static, Result<(), DrainError>> {
-        let (reply, drained) = oneshot::channel();
-        self.drain_for(peer, connection.key(), reply);
-        self.wake();
-        drained
-            .map(|drained| drained.unwrap_or(Err(DrainError::BehaviourGone)))
-            .boxed()
+        let (connection, gone) = (connection.key(), Err(DrainError::BehaviourGone));
+        self.promise(gone, |it, reply| it.drain_for(peer, connection, reply))
     }
 
     /// As [`Control::undrain`](crate::Control::undrain).
@@ -184,5 +158,28 @@ impl Behaviour {
             Some(layer) => layer.connections(peer, connections),
             None => connections,
         }
+    }
+
+    /// Asks for something that takes time; `gone` is the answer if this is dropped before.
+    fn promise<R: Send + 'static>(
+        &mut self,
+        gone: R,
+        ask: impl FnOnce(&mut Self, oneshot::Sender<R>),
+    ) -> BoxFuture<'static, R> {
+        let (reply, answer) = oneshot::channel();
+        ask(self, reply);
+        self.wake();
+        answer.map(|answer| answer.unwrap_or(gone)).boxed()
+    }
+
+    pub(super) fn open_for(
+        &mut self,
+        peer: PeerId,
+        only: Option<ConnectionKey>,
+        protocol: StreamProtocol,
+        reply: oneshot::Sender<Result<Stream, OpenStreamError>>,
+    ) {
+        let reply = Reply::Caller(Caller::new(reply));
+        self.open(peer, only, StreamRequest::new(protocol, reply));
     }
 }

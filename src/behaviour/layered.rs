@@ -15,7 +15,7 @@ use libp2p_swarm::ToSwarm;
 use super::Behaviour;
 use crate::{
     Chain, Config, ConnectionInfo, DrainError, Event, MigrateError, OpenStreamError, Policy,
-    StreamInfo, Verdict,
+    StreamInfo,
     handler::Here,
     hub::Hub,
     key::{ConnectionKey, StreamKey},
@@ -174,16 +174,6 @@ impl Behaviour {
         reply: oneshot::Sender<Result<ConnectionKey, MigrateError>>,
     ) {
         self.with_hub_of(key, |hub| hub.await_move(key, reply));
-    }
-
-    pub(super) fn answered(
-        &mut self,
-        key: StreamKey,
-        to: ConnectionKey,
-        verdict: Verdict,
-    ) -> Result<(), MigrateError> {
-        let answered = self.with_hub_of(key, |hub| hub.answered(key, to, verdict));
-        answered.unwrap_or(Err(MigrateError::UnknownStream(key)))
     }
 
     pub(super) fn drain_for(

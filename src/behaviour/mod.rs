@@ -4,6 +4,7 @@
 // Needs the core's checks.
 #[cfg(all(test, stream_migration_mutants))]
 mod books;
+mod control;
 mod dialing;
 mod direct;
 mod layered;
@@ -28,10 +29,11 @@ use libp2p_swarm::{
 };
 
 use self::{
-    dialing::Dials, layered::Attached, negotiations::Negotiated, offers::OfferDriven, opens::Opens,
-    outside::Outside,
+    control::Command, dialing::Dials, layered::Attached, negotiations::Negotiated,
+    offers::OfferDriven, opens::Opens, outside::Outside,
 };
 pub use self::{
+    control::Control,
     layered::{layered, layered_with_policy},
     twins::NameInUse,
 };
@@ -39,7 +41,6 @@ use crate::{
     Chain, Config, Event, Policy,
     accept::{Owner, Queue},
     connection::ConnectionName,
-    control::{Command, Control},
     handler::{self, FromBehaviour, Handler, Purpose, ToBehaviour},
     hub::{self, Hub, Output, TimerKey, Timers},
     key::{ConnectionKey, StreamKey},
@@ -194,55 +195,6 @@ impl Behaviour {
     }
 
     // ---- What comes out of the rooms ---------------------------------------------------------------
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Open {
-                peer,
-                connection,
-                request,
-            } => self.open(peer, connection, request),
-            Command::Migrate { key, to, reply } => self.migrate_to(key, to, reply),
-            Command::Answer {
-                key,
-                to,
-                verdict,
-                reply,
-            } => {
-                let _ = reply.send(self.answered(key, to, verdict));
-            }
-            Command::SetMobility {
-                key,
-                mobility,
-                reply,
-            } => {
-                let _ = reply.send(self.set_mobility(key, mobility));
-            }
-            Command::Drain {
-                peer,
-                connection,
-                reply,
-            } => self.drain_for(peer, connection, reply),
-            Command::Undrain {
-                peer,
-                connection,
-                reply,
-            } => {
-                let _ = reply.send(self.undrain(peer, connection));
-            }
-            Command::AwaitMove { key, reply } => self.await_move(key, reply),
-            Command::Peers { reply } => drop(reply.send(self.hub.peers())),
-            Command::CloseWhenFree { peer, connection } => {
-                self.close_when_free(peer, connection);
-            }
-            Command::Streams { peer, reply } => {
-                let _ = reply.send(self.streams(peer));
-            }
-            Command::Connections { peer, reply } => {
-                let _ = reply.send(self.connections(peer));
-            }
-        }
-    }
 
     fn output(&mut self, output: Output) {
         match output {
@@ -443,7 +395,7 @@ impl NetworkBehaviour for Behaviour {
                 continue;
             }
             match self.commands.poll_next_unpin(cx) {
-                Poll::Ready(Some(command)) => self.command(command),
+                Poll::Ready(Some(command)) => command(self),
                 Poll::Ready(None) | Poll::Pending => {
                     self.waker = Some(cx.waker().clone());
                     return Poll::Pending;
