@@ -538,7 +538,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
         let until = Instant::now().checked_add(linger);
         // Nothing is kept of a connection that is gone.
-        if pruning.lingering.replace((leg, until)).is_none() {
+        if pruning.lingering.replace((Box::new(leg), until)).is_none() {
             self.later(linger, Due::Linger(peer, connection));
         }
     }

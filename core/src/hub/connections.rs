@@ -10,39 +10,22 @@ use crate::{key::ConnectionKey, shrink, view::ConnectionInfo};
 
 /// The record of one connection beside its view; each part belongs to the room that it is named
 /// after.
-pub(super) struct ConnectionRecord<L> {
+#[derive(Default)]
+pub(super) struct ConnectionRecord {
     pub(super) health: Health,
-    pub(super) pruning: Pruning<L>,
+    pub(super) pruning: Pruning,
     /// Migrations of ours that wait to go there.
     pub(super) line: Line,
 }
 
-impl<L> Default for ConnectionRecord<L> {
-    fn default() -> Self {
-        Self {
-            health: Health::default(),
-            pruning: Pruning::default(),
-            line: Line::default(),
-        }
-    }
-}
-
-pub(super) struct Connections<L> {
+#[derive(Default)]
+pub(super) struct Connections {
     /// The views, the oldest first.
     peers: HashMap<PeerId, Vec<ConnectionInfo>>,
-    records: HashMap<ConnectionKey, ConnectionRecord<L>>,
+    records: HashMap<ConnectionKey, ConnectionRecord>,
 }
 
-impl<L> Default for Connections<L> {
-    fn default() -> Self {
-        Self {
-            peers: HashMap::new(),
-            records: HashMap::new(),
-        }
-    }
-}
-
-impl<L> Connections<L> {
+impl Connections {
     pub(super) fn add(&mut self, info: ConnectionInfo) {
         self.records.insert(info.key, ConnectionRecord::default());
         self.peers.entry(info.peer).or_default().push(info);
@@ -70,7 +53,7 @@ impl<L> Connections<L> {
         &mut self,
         peer: PeerId,
         key: ConnectionKey,
-    ) -> (Option<ConnectionRecord<L>>, bool) {
+    ) -> (Option<ConnectionRecord>, bool) {
         let record = self.records.remove(&key);
         shrink::map(&mut self.records);
         let Some(connections) = self.peers.get_mut(&peer) else {
@@ -109,11 +92,11 @@ impl<L> Connections<L> {
         self.peers.get(&peer).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn record(&self, key: ConnectionKey) -> Option<&ConnectionRecord<L>> {
+    pub(super) fn record(&self, key: ConnectionKey) -> Option<&ConnectionRecord> {
         self.records.get(&key)
     }
 
-    pub(super) fn record_mut(&mut self, key: ConnectionKey) -> Option<&mut ConnectionRecord<L>> {
+    pub(super) fn record_mut(&mut self, key: ConnectionKey) -> Option<&mut ConnectionRecord> {
         self.records.get_mut(&key)
     }
 

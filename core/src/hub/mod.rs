@@ -132,7 +132,7 @@ pub struct Hub<L: Io> {
     policy: Box<dyn Policy>,
     /// The times at which the policy wants to be called about a peer.
     calls: HashMap<PeerId, (Instant, TimerKey)>,
-    connections: Connections<L>,
+    connections: Connections,
     queue: MigrationQueue,
     table: Table<L, Record>,
     ready: Arc<ReadyQueue>,

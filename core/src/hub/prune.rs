@@ -18,11 +18,12 @@ use crate::{
     event::Event,
     key::{ConnectionKey, StreamKey},
     permits::{Permit, Permits, WeakPermits},
-    stream::{Io, Leg},
+    stream::Io,
 };
 
 /// Reasons for and against closing one connection, and what is kept on it.
-pub(super) struct Pruning<L> {
+#[derive(Default)]
+pub(super) struct Pruning {
     /// A stream has left it on our initiative, and nothing has been put on it since.
     left: bool,
     /// Bytes may be in flight on it of which we hear no more: a stream has left it on the remote's
@@ -42,7 +43,7 @@ pub(super) struct Pruning<L> {
     pub(super) drains: Vec<oneshot::Sender<Result<(), DrainError>>>,
     /// The old leg of the last stream that the remote has moved off it, and how long it is kept: until
     /// then, or until the connection closes.
-    pub(super) lingering: Option<(Leg<L>, Option<Instant>)>,
+    pub(super) lingering: Option<(Box<dyn Send>, Option<Instant>)>,
     /// Places for last legs that are kept.
     pub(super) kept: Permits,
     /// Permits of its owner, of which each keeps the connection from being idle.
@@ -51,26 +52,7 @@ pub(super) struct Pruning<L> {
     gone: Option<(oneshot::Sender<()>, Shared<oneshot::Receiver<()>>)>,
 }
 
-impl<L> Default for Pruning<L> {
-    fn default() -> Self {
-        Self {
-            left: false,
-            in_flight: false,
-            quiet_from: None,
-            unconfirmed: HashSet::new(),
-            unwanted: false,
-            watched: false,
-            unanswered: Permits::default(),
-            drains: Vec::new(),
-            lingering: None,
-            kept: Permits::default(),
-            alive: WeakPermits::default(),
-            gone: None,
-        }
-    }
-}
-
-impl<L> Pruning<L> {
+impl Pruning {
     /// Takes back that the connection is to be closed.
     pub(super) fn want(&mut self) {
         self.unwanted = false;
@@ -119,7 +101,7 @@ impl Legs {
 }
 
 impl<L: Io + Send + 'static> Hub<L> {
-    fn pruning(&mut self, connection: ConnectionKey) -> Option<&mut Pruning<L>> {
+    fn pruning(&mut self, connection: ConnectionKey) -> Option<&mut Pruning> {
         Some(&mut self.connections.record_mut(connection)?.pruning)
     }
 
