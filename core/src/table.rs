@@ -62,32 +62,18 @@ pub struct Early<L> {
 /// A `Migrate` that is kept, and looked after meanwhile.
 struct Held<L> {
     number: u64,
-    /// Shared with whoever looks after it. Locked while it is polled; nothing else is done meanwhile.
-    leg: Arc<Mutex<Leg<L>>>,
-    id: StreamId,
     from: StreamId,
-    verify: bool,
+    /// Shared with whoever looks after it. Locked while it is polled; nothing else is done meanwhile.
+    early: Arc<Mutex<Early<L>>>,
     /// Dropped when it is not kept any more.
     _kept: oneshot::Sender<()>,
 }
 
 impl<L> Held<L> {
     fn take(self) -> Option<Early<L>> {
-        let Self {
-            leg,
-            id,
-            from,
-            verify,
-            ..
-        } = self;
         // Who looks after it has it only while it is polled, and that is in the same task.
-        let leg = Arc::into_inner(leg)?.into_inner();
-        Some(Early {
-            leg: leg.unwrap_or_else(PoisonError::into_inner),
-            id,
-            from,
-            verify,
-        })
+        let early = Arc::into_inner(self.early)?.into_inner();
+        Some(early.unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -103,20 +89,23 @@ pub enum Gone {
 }
 
 /// Looks after a leg that waits: nothing may come on it but that it is taken back.
-async fn look_after<L: Io>(leg: Weak<Mutex<Leg<L>>>, mut kept: oneshot::Receiver<()>) -> Gone {
+async fn look_after<L: Io>(early: Weak<Mutex<Early<L>>>, mut kept: oneshot::Receiver<()>) -> Gone {
     poll_fn(|cx| {
         if kept.poll_unpin(cx).is_ready() {
             return Poll::Ready(Gone::Taken);
         }
-        let Some(leg) = leg.upgrade() else {
+        let Some(early) = early.upgrade() else {
             return Poll::Ready(Gone::Taken);
         };
-        let mut leg = leg.lock().unwrap_or_else(PoisonError::into_inner);
-        leg.poll_message::<Switched>(cx).map(|said| match said {
-            Ok(Switched::Cancelled) => Gone::TakenBack,
-            Err(error) if !error.is_violation() => Gone::TakenBack,
-            Ok(Switched::Sent(_)) | Err(_) => Gone::Violation,
-        })
+        let mut early = early.lock().unwrap_or_else(PoisonError::into_inner);
+        early
+            .leg
+            .poll_message::<Switched>(cx)
+            .map(|said| match said {
+                Ok(Switched::Cancelled) => Gone::TakenBack,
+                Err(error) if !error.is_violation() => Gone::TakenBack,
+                Ok(Switched::Sent(_)) | Err(_) => Gone::Violation,
+            })
     })
     .await
 }
@@ -423,21 +412,14 @@ impl<L: Io, R> Table<L, R> {
     ) -> (u64, impl Future<Output = Gone> + use<L, R>) {
         self.next_early += 1;
         let number = self.next_early;
-        let Early {
-            leg,
-            id,
-            from,
-            verify,
-        } = early;
-        let leg = Arc::new(Mutex::new(leg));
+        let from = early.from;
+        let early = Arc::new(Mutex::new(early));
         let (sender, kept) = oneshot::channel();
-        let gone = look_after(Arc::downgrade(&leg), kept);
+        let gone = look_after(Arc::downgrade(&early), kept);
         self.peer(peer).early.push(Held {
             number,
-            leg,
-            id,
             from,
-            verify,
+            early,
             _kept: sender,
         });
         (number, gone)
