@@ -3,9 +3,10 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use libp2p_core::ConnectedPoint;
+use libp2p_identity::PeerId;
 use libp2p_swarm::StreamProtocol;
 
-use crate::{Initiate, LegKind, Mobility, hub::Settings, protocol};
+use crate::{ConnectionInfo, ConnectionKey, Initiate, LegKind, Mobility, hub::Settings, protocol};
 
 /// The protocol's name: `/libp2p/stream-migration` (*Stream Migration Protocol ID*).
 pub const PROTOCOL_NAME: StreamProtocol = StreamProtocol::new(protocol::PROTOCOL_NAME);
@@ -32,8 +33,8 @@ pub struct Config {
     pub(crate) muxer_limit: usize,
     pub(crate) open_head_start: Duration,
     pub(crate) wait_for_direct: Duration,
-    pub(crate) mobility: HashMap<StreamProtocol, Mobility>,
-    pub(crate) leg_kind: Option<LegKinds>,
+    mobility: HashMap<StreamProtocol, Mobility>,
+    leg_kind: Option<LegKinds>,
     pub(crate) link_protocols: Vec<StreamProtocol>,
     pub(crate) layer_always: bool,
     pub(crate) restless_layer: Option<Duration>,
@@ -41,15 +42,9 @@ pub struct Config {
 
 /// The application's word on the connections that it knows better.
 #[derive(Clone)]
-pub(crate) struct LegKinds(Arc<LegKindOf>);
+struct LegKinds(Arc<LegKindOf>);
 
 type LegKindOf = dyn Fn(&ConnectedPoint, LegKind) -> LegKind + Send + Sync;
-
-impl LegKinds {
-    pub(crate) fn of(&self, endpoint: &ConnectedPoint, told: LegKind) -> LegKind {
-        (self.0)(endpoint, told)
-    }
-}
 
 impl fmt::Debug for LegKinds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,6 +125,27 @@ impl Config {
     pub fn with_layer_always(mut self, always: bool) -> Self {
         self.layer_always = always;
         self
+    }
+}
+
+impl Config {
+    /// A connection as its endpoint shows it.
+    pub(crate) fn look_at(
+        &self,
+        key: ConnectionKey,
+        peer: PeerId,
+        endpoint: &ConnectedPoint,
+    ) -> ConnectionInfo {
+        let mut info = ConnectionInfo::new(key, peer, endpoint);
+        if let Some(LegKinds(said)) = &self.leg_kind {
+            info.leg_kind = said(endpoint, info.leg_kind);
+        }
+        info
+    }
+
+    /// The mobility of a protocol's streams.
+    pub(crate) fn mobility_of(&self, protocol: &StreamProtocol) -> Mobility {
+        self.mobility.get(protocol).copied().unwrap_or_default()
     }
 }
 

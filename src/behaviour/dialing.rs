@@ -128,10 +128,9 @@ impl Behaviour {
         if !waiting.is_wanted() {
             return None;
         }
-        let mobility = &self.config.mobility;
         let anywhere = |request: &StreamRequest| {
-            let mobility = mobility.get(&request.protocol);
-            matches!(mobility, None | Some(Mobility::Free | Mobility::Pinned))
+            let mobility = self.config.mobility_of(&request.protocol);
+            matches!(mobility, Mobility::Free | Mobility::Pinned)
         };
         let (requests, kept) = std::mem::take(&mut waiting.requests)
             .into_iter()

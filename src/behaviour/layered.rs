@@ -196,7 +196,7 @@ impl Behaviour {
         request: StreamRequest,
         alive: Option<Permit>,
     ) {
-        let mobility = self.mobility_of(&request.protocol);
+        let mobility = self.config.mobility_of(&request.protocol);
         let below = self
             .layer
             .as_mut()

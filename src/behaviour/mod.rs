@@ -46,7 +46,6 @@ use crate::{
     key::{ConnectionKey, StreamKey},
     shrink,
     substream::Substream,
-    view::ConnectionInfo,
 };
 
 /// Commands that may wait, beside one per [`Control`].
@@ -154,17 +153,8 @@ impl Behaviour {
 
     // ---- Connections -------------------------------------------------------------------------------
 
-    /// A connection as its endpoint shows it.
-    fn look_at(&self, id: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) -> ConnectionInfo {
-        let mut info = ConnectionInfo::new(id.key(), peer, endpoint);
-        if let Some(said) = &self.config.leg_kind {
-            info.leg_kind = said.of(endpoint, info.leg_kind);
-        }
-        info
-    }
-
     fn connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
-        let mut info = self.look_at(id, peer, endpoint);
+        let mut info = self.config.look_at(id.key(), peer, endpoint);
         // What was handed to it at birth.
         info.opening = self.opens.running_on(info.key).len();
         self.hub.connected(info);
@@ -311,7 +301,7 @@ impl NetworkBehaviour for Behaviour {
                 new,
                 ..
             }) => {
-                let info = self.look_at(connection_id, peer_id, new);
+                let info = self.config.look_at(connection_id.key(), peer_id, new);
                 self.hub.moved(info);
             }
             FromSwarm::DialFailure(DialFailure {

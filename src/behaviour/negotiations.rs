@@ -14,7 +14,7 @@ use libp2p_swarm::StreamProtocol;
 
 use super::{Behaviour, Due};
 use crate::{
-    Limit, Mobility, OpenStreamError, Side, Violation,
+    Limit, OpenStreamError, Side, Violation,
     accept::{NotDelivered, Queue},
     handler::{OpenFailure, Purpose},
     hub,
@@ -106,12 +106,6 @@ impl Behaviour {
         }
     }
 
-    /// The mobility that the settings give to a protocol's streams.
-    pub(super) fn mobility_of(&self, protocol: &StreamProtocol) -> Mobility {
-        let mobility = self.config.mobility.get(protocol);
-        mobility.copied().unwrap_or_default()
-    }
-
     /// *Opening*: a label, then the application's protocol on the labelled stream.
     fn label(
         &mut self,
@@ -123,7 +117,7 @@ impl Behaviour {
     ) {
         request.held = None;
         let protocol = request.protocol.clone();
-        let mobility = self.mobility_of(&protocol);
+        let mobility = self.config.mobility_of(&protocol);
         let Some(shared) = self.hub.label(peer, connection, stream, mobility, None) else {
             let error = match self.hub.connection(peer, connection) {
                 Some(_) => OpenStreamError::TooManyStreams(self.config.hub.max_streams_per_peer),
@@ -261,7 +255,7 @@ impl Behaviour {
             .and(status)
             .and_then(|it| it.connection);
         let connection = here.unwrap_or(connection);
-        let mobility = agreed.as_ref().map(|agreed| self.mobility_of(agreed));
+        let mobility = agreed.as_ref().map(|it| self.config.mobility_of(it));
         let offered = request.as_ref().map(|request| request.protocol.clone());
         let name = agreed.or(offered).map(ProtocolName::new);
         self.with_hub_of(key, |hub| hub.negotiated(peer, key, name, mobility));

@@ -144,7 +144,7 @@ impl Behaviour {
         let number = self.opens.next_number;
         self.opens.next_number += 1;
         request.number = Some(number);
-        let mobility = self.mobility_of(&request.protocol);
+        let mobility = self.config.mobility_of(&request.protocol);
         // A substream, then a negotiation on it.
         let over = self.config.negotiation_timeout.saturating_mul(2);
         let over = self.later(over, Due::OpenOver(number));

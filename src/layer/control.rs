@@ -7,7 +7,10 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite, Stream, StreamExt, stream::BoxStream};
 
-use super::io::{Lazy, Physical};
+use super::{
+    io::{Lazy, Physical},
+    peek::CONTROL,
+};
 use crate::protocol::codec::{self, Control, ReadError};
 
 /// Connections in one message, of which each takes eleven bytes at most.
@@ -23,9 +26,9 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    pub(super) fn new(io: Physical, name: &'static str, hello: &Control) -> Self {
+    pub(super) fn new(io: Physical, hello: &Control) -> Self {
         let mut this = Self {
-            io: io.leg().propose(name),
+            io: io.leg().propose(CONTROL),
             out: Vec::new(),
             at: 0,
             unflushed: false,

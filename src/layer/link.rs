@@ -25,7 +25,7 @@ use web_time::Instant;
 use super::{
     control::{Ours, Said, Theirs},
     io::{Load, Physical},
-    peek::{self, Names, Peeked},
+    peek::{self, Peeked},
     wakers::PeerWaker,
 };
 use crate::{
@@ -71,10 +71,9 @@ pub(super) enum LinkEvent {
     Closed,
 }
 
-/// Names, limits and our hello, with which a link is polled.
+/// Limits and our hello, with which a link is polled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    pub(super) names: Names,
     pub(super) hello: Hello,
     pub(super) answer_timeout: Duration,
     /// Substreams of either side that the muxer carries.
@@ -197,7 +196,7 @@ impl Link {
             match Pin::new(&mut self.muxer).poll_inbound(cx) {
                 Poll::Ready(Ok(io)) => {
                     let io = Physical::new(io, self.load.place());
-                    self.peeks.push(peek_in_time(io, terms.names).boxed());
+                    self.peeks.push(peek_in_time(io).boxed());
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(LinkEvent::Lost(error)),
                 Poll::Pending => break,
@@ -268,11 +267,10 @@ impl Link {
                         hello: Some(terms.hello),
                         closed: Vec::new(),
                     };
-                    self.ours = Some(Ours::new(io, terms.names.control, &hello));
+                    self.ours = Some(Ours::new(io, &hello));
                 }
                 Some(Open::Hub(purpose)) => {
-                    let opening =
-                        open_leg(io.leg(), terms.names.link, purpose, terms.answer_timeout);
+                    let opening = open_leg(io.leg(), purpose, terms.answer_timeout);
                     self.opening.push(opening.boxed());
                 }
                 Some(Open::Plain(reply)) => drop(reply.send(io)),
@@ -292,21 +290,16 @@ impl Link {
     }
 }
 
-async fn peek_in_time(io: Physical, names: Names) -> Peeked {
-    match select(Box::pin(peek::peek(io, names)), after(PEEK_TIMEOUT)).await {
+async fn peek_in_time(io: Physical) -> Peeked {
+    match select(Box::pin(peek::peek(io)), after(PEEK_TIMEOUT)).await {
         Either::Left((peeked, _)) => peeked,
         Either::Right(_) => Peeked::Gone,
     }
 }
 
 /// Negotiates a leg, so that the remote's answer is there: a `Migrate` to nobody would leave a doubt.
-async fn open_leg(
-    io: Physical,
-    name: &'static str,
-    purpose: Purpose,
-    timeout: Duration,
-) -> LinkEvent {
-    let select_protocol = dialer_select_proto(io, vec![name], Version::V1);
+async fn open_leg(io: Physical, purpose: Purpose, timeout: Duration) -> LinkEvent {
+    let select_protocol = dialer_select_proto(io, vec![peek::LINK], Version::V1);
     let result = match select(select_protocol, after(timeout)).await {
         Either::Left((Ok((_, io)), _)) => Ok(io),
         Either::Left((Err(NegotiationError::Failed), _)) => Err(("refused".to_owned(), true)),

@@ -108,7 +108,7 @@ pub(crate) struct State {
 impl Peer {
     pub(super) fn new(id: PeerId, layer: Arc<Shared>) -> Arc<Self> {
         let waker = Arc::new(PeerWaker::default());
-        let books = Links::new(layer.always);
+        let books = Links::new(layer.config.layer_always);
         Arc::new(Self {
             id,
             state: Mutex::new(State {
@@ -226,8 +226,8 @@ impl State {
         let first_key = NEXT.fetch_add(1, Ordering::Relaxed) * KEYS;
         let settings = Settings {
             first_key,
-            restless: self.layer.restless.is_some(),
-            ..self.layer.hub.clone()
+            restless: self.layer.config.restless_layer.is_some(),
+            ..self.layer.config.hub.clone()
         };
         self.layer.register(first_key / KEYS, self.id);
         let hub = Hub::new(self.layer.local, settings, self.layer.policy());
@@ -270,13 +270,12 @@ impl State {
     fn drive_link(&mut self, number: u64, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         let terms = Terms {
-            names: self.layer.names,
             hello: Hello {
                 epoch: self.layer.epoch,
                 connection: Some(number),
             },
-            answer_timeout: self.layer.hub.answer_timeout,
-            limit: self.layer.link_limit,
+            answer_timeout: self.layer.config.hub.answer_timeout,
+            limit: self.layer.config.muxer_limit,
         };
         for _ in 0..MAX_ROUNDS {
             let Some(link) = self.links.get_mut(&number) else {
@@ -463,16 +462,12 @@ impl State {
     fn info(&self, number: u64) -> Option<ConnectionInfo> {
         let link = self.links.get(&number)?;
         let key = ConnectionKey::new(number);
-        let mut info = ConnectionInfo::new(key, self.id, &link.endpoint);
-        if let Some(kind) = &self.layer.leg_kind {
-            info.leg_kind = kind.of(&link.endpoint, info.leg_kind);
-        }
-        Some(info)
+        Some(self.layer.config.look_at(key, self.id, &link.endpoint))
     }
 
     fn mobility(&self, protocol: &str) -> Mobility {
-        let protocol = StreamProtocol::try_from_owned(protocol.to_owned()).ok();
-        let mobility = protocol.and_then(|it| self.layer.mobility.get(&it).copied());
+        let protocol = StreamProtocol::try_from_owned(protocol.to_owned());
+        let mobility = protocol.map(|protocol| self.layer.config.mobility_of(&protocol));
         mobility.unwrap_or_default()
     }
 }

@@ -12,7 +12,7 @@ use futures::{AsyncRead, AsyncWrite, FutureExt, channel::oneshot};
 
 use super::{
     io::{Physical, Replayed},
-    peek::{Lines, proposals},
+    peek::{NoProposal, proposal},
     peer::{ConnectionShared, Decision, Peer},
 };
 use crate::{
@@ -190,15 +190,15 @@ impl Virtual {
             return;
         };
         seen.extend_from_slice(read);
-        let known = match proposals(seen) {
-            Lines::Proposal(protocol) => {
+        let known = match proposal(seen) {
+            Ok(protocol) => {
                 if let Some(peer) = peer {
                     peer.with(|state| state.proposed(*key, protocol));
                 }
                 true
             }
-            Lines::Nothing | Lines::Header => seen.len() > MAX_LOOKED_AT,
-            Lines::None => true,
+            Err(NoProposal::Missing(_)) => seen.len() > MAX_LOOKED_AT,
+            Err(NoProposal::None) => true,
         };
         if known
             && let Inner::Looked { io, .. } =

@@ -10,7 +10,6 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures::{FutureExt, TryFutureExt, future::BoxFuture, task::AtomicWaker};
@@ -20,19 +19,15 @@ use libp2p_core::{
     transport::{DialOpts, ListenerId, TransportError, TransportEvent},
 };
 use libp2p_identity::PeerId;
-use libp2p_swarm::StreamProtocol;
 
 use super::{
     muxer::Muxer,
     outbox::{Outbox, Told},
-    peek::Names,
     peer::{KEYS, Peer},
     policy::SharedPolicy,
     wakers::Task,
 };
-use crate::{
-    Config, Policy, config::LegKinds, hub::Settings, key::StreamKey, protocol, view::Mobility,
-};
+use crate::{Config, Policy, key::StreamKey, protocol};
 
 /// Numbers of connections that no behaviour gives a name, above all that the swarm gives.
 const UNNAMED: u64 = 1 << 48;
@@ -42,15 +37,7 @@ pub(crate) struct Shared {
     pub(super) local: PeerId,
     /// The process, or rather this layer in it.
     pub(super) epoch: u64,
-    pub(super) names: Names,
-    pub(super) hub: Settings,
-    pub(super) leg_kind: Option<LegKinds>,
-    pub(super) mobility: HashMap<StreamProtocol, Mobility>,
-    /// Protocols whose substreams belong to the link on which they are opened.
-    pub(super) excluded: Vec<StreamProtocol>,
-    pub(super) link_limit: usize,
-    pub(super) always: bool,
-    pub(super) restless: Option<Duration>,
+    pub(super) config: Config,
     pub(super) outbox: Outbox,
     policy: SharedPolicy,
     /// Protects the peers to which there is a link. Taken before a peer's own lock.
@@ -218,14 +205,7 @@ impl Layer {
         Self(Arc::new(Shared {
             local,
             epoch: protocol::roles::new_epoch(),
-            names: Names::default(),
-            hub: config.hub.clone(),
-            leg_kind: config.leg_kind.clone(),
-            mobility: config.mobility.clone(),
-            excluded: config.link_protocols.clone(),
-            link_limit: config.muxer_limit,
-            always: config.layer_always,
-            restless: config.restless_layer,
+            config: config.clone(),
             outbox: Outbox::default(),
             policy,
             peers: Mutex::default(),

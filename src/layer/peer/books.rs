@@ -149,7 +149,7 @@ impl State {
                     Timer::Hello(_) => HELLO_TIMEOUT,
                     Timer::Settled(_) => SETTLING,
                     Timer::Closed(_) | Timer::Told(_) | Timer::Orphaned => {
-                        self.layer.hub.old_leg_linger
+                        self.layer.config.hub.old_leg_linger
                     }
                 };
                 let key = self.due.add(delay, Due::Books(timer));
@@ -230,8 +230,13 @@ impl State {
     /// Closes links that nothing needs: those that the hub wants closed, after its grace; those whose connection
     /// is closed, as it would be without a layer; the others when nothing can be on its way there any more.
     fn close_unused(&mut self) {
-        let grace = self.layer.hub.prune_grace.unwrap_or(Duration::from_secs(1));
-        let linger = self.layer.hub.old_leg_linger.saturating_add(grace);
+        let grace = self
+            .layer
+            .config
+            .hub
+            .prune_grace
+            .unwrap_or(Duration::from_secs(1));
+        let linger = self.layer.config.hub.old_leg_linger.saturating_add(grace);
         let (id, now) = (self.id, Instant::now());
         for number in self.links.keys().copied().collect::<Vec<_>>() {
             let unused = self.books.is_unused(number);
@@ -296,7 +301,7 @@ impl State {
 
     /// Begins to move every stream all the time, if that is wanted.
     pub(super) fn start_restlessness(&mut self) {
-        if let Some(interval) = self.layer.restless
+        if let Some(interval) = self.layer.config.restless_layer
             && !std::mem::replace(&mut self.restless, true)
         {
             self.due.add(interval, Due::Restless);
@@ -305,7 +310,7 @@ impl State {
 
     /// Moves each stream to the next link, or to a new leg on its own.
     pub(super) fn move_all(&mut self) {
-        let Some(interval) = self.layer.restless else {
+        let Some(interval) = self.layer.config.restless_layer else {
             return;
         };
         self.due.add(interval, Due::Restless);

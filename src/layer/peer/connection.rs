@@ -18,7 +18,7 @@ use crate::{
     layer::{
         io::Physical,
         link::Open,
-        peek::{Lines, proposals},
+        peek::{LINK, proposal},
         substream::Virtual,
         wakers::PeerWaker,
     },
@@ -170,11 +170,11 @@ impl State {
         let Ok(io) = ready!(opened.poll_unpin(cx)) else {
             return Poll::Ready(Err(NotOpened::Lost));
         };
-        let (id, name, key) = (self.id, self.layer.names.link, ConnectionKey::new(*home));
+        let (id, key) = (self.id, ConnectionKey::new(*home));
         let Some(hub) = self.hub_of(*home) else {
             return Poll::Ready(Err(NotOpened::Lost));
         };
-        let leg = Substream::link(io.leg().propose(name));
+        let leg = Substream::link(io.leg().propose(LINK));
         let labelled = hub.label(id, key, leg, mobility, None);
         self.waker.rouse();
         Poll::Ready(labelled.ok_or(NotOpened::Full))
@@ -226,7 +226,7 @@ impl State {
             return Poll::Pending;
         }
         let looked_at = home != number || self.books.may_move(home);
-        let limit = self.layer.link_limit;
+        let limit = self.layer.config.muxer_limit;
         let Some(link) = self.links.get_mut(&home) else {
             return Poll::Pending;
         };
@@ -259,10 +259,7 @@ impl State {
             return Poll::Ready(Err(gone()));
         }
         let remote = self.books.remote(connection);
-        let protocol = match proposals(first) {
-            Lines::Proposal(protocol) => Some(protocol),
-            Lines::Nothing | Lines::Header | Lines::None => None,
-        };
+        let protocol = proposal(first).ok();
         let excluded = protocol.is_none_or(|protocol| self.is_excluded(protocol));
         let Some(link) = self.links.get_mut(&number) else {
             return Poll::Ready(Err(gone()));
@@ -294,12 +291,11 @@ impl State {
             return Poll::Ready(Err(gone()));
         };
         let mobility = self.mobility(protocol);
-        let (id, name) = (self.id, self.layer.names.link);
-        let key = ConnectionKey::new(number);
+        let (id, key) = (self.id, ConnectionKey::new(number));
         let Some(hub) = self.hub_of(number) else {
             return Poll::Ready(Err(gone()));
         };
-        let leg = Substream::link(io.leg().propose(name));
+        let leg = Substream::link(io.leg().propose(LINK));
         let Some(shared) = hub.label(id, key, leg, mobility, Some(route)) else {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         };

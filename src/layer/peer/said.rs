@@ -100,6 +100,6 @@ impl State {
     /// True if substreams of this protocol belong to the link on which they are opened.
     pub(super) fn is_excluded(&self, protocol: &str) -> bool {
         let excluded = |it: &StreamProtocol| it.as_ref() == protocol;
-        self.layer.excluded.iter().any(excluded)
+        self.layer.config.link_protocols.iter().any(excluded)
     }
 }
