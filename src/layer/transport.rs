@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use futures::{FutureExt, TryFutureExt, future::BoxFuture, task::AtomicWaker};
@@ -305,51 +305,21 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<TransportEvent<Self::ListenerUpgrade, T::Error>> {
         self.layer.poll_orphans(cx);
-        let layer = self.layer.clone();
-        Pin::new(&mut self.transport)
-            .poll(cx)
-            .map(|event| match event {
-                TransportEvent::Incoming {
-                    listener_id,
-                    upgrade,
-                    local_addr,
-                    send_back_addr,
-                } => {
-                    let endpoint = ConnectedPoint::Listener {
-                        local_addr: local_addr.clone(),
-                        send_back_addr: send_back_addr.clone(),
-                    };
-                    TransportEvent::Incoming {
-                        listener_id,
-                        upgrade: upgrade.map_ok(adopted(&layer, endpoint)).boxed(),
-                        local_addr,
-                        send_back_addr,
-                    }
-                }
-                TransportEvent::NewAddress {
-                    listener_id,
-                    listen_addr,
-                } => TransportEvent::NewAddress {
-                    listener_id,
-                    listen_addr,
-                },
-                TransportEvent::AddressExpired {
-                    listener_id,
-                    listen_addr,
-                } => TransportEvent::AddressExpired {
-                    listener_id,
-                    listen_addr,
-                },
-                TransportEvent::ListenerClosed {
-                    listener_id,
-                    reason,
-                } => TransportEvent::ListenerClosed {
-                    listener_id,
-                    reason,
-                },
-                TransportEvent::ListenerError { listener_id, error } => {
-                    TransportEvent::ListenerError { listener_id, error }
-                }
-            })
+        let event = ready!(Pin::new(&mut self.transport).poll(cx));
+        let (local_addr, send_back_addr) = match &event {
+            TransportEvent::Incoming {
+                local_addr,
+                send_back_addr,
+                ..
+            } => (local_addr.clone(), send_back_addr.clone()),
+            // Nothing is adopted.
+            _ => (Multiaddr::empty(), Multiaddr::empty()),
+        };
+        let endpoint = ConnectedPoint::Listener {
+            local_addr,
+            send_back_addr,
+        };
+        let adopted = adopted(&self.layer, endpoint);
+        Poll::Ready(event.map_upgrade(|upgrade| upgrade.map_ok(adopted).boxed()))
     }
 }
