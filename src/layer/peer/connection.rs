@@ -118,6 +118,10 @@ pub(crate) enum NotOpened {
     Cancelled,
 }
 
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
 /// A stream that is being opened through the layer: the link, and the substream on it.
 #[derive(Default)]
 pub(crate) struct Opening(Option<(u64, oneshot::Receiver<Physical>)>);
@@ -143,12 +147,8 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Arc<SwarmShared>, NotOpened>> {
         if opening.0.is_none() {
-            let Some(home) = self.books.home(number) else {
-                return Poll::Ready(Err(NotOpened::Lost));
-            };
-            let Some(link) = self.links.get_mut(&home) else {
-                return Poll::Ready(Err(NotOpened::Lost));
-            };
+            let home = self.books.home(number).ok_or(NotOpened::Lost)?;
+            let link = self.links.get_mut(&home).ok_or(NotOpened::Lost)?;
             match self.books.readiness(home) {
                 Some(Readiness::Asked) => {
                     link.wait(cx.waker());
@@ -164,16 +164,10 @@ impl State {
             self.waker.rouse();
             opening.0 = Some((home, opened));
         }
-        let Some((home, opened)) = &mut opening.0 else {
-            return Poll::Ready(Err(NotOpened::Lost));
-        };
-        let Ok(io) = ready!(opened.poll_unpin(cx)) else {
-            return Poll::Ready(Err(NotOpened::Lost));
-        };
+        let (home, opened) = opening.0.as_mut().ok_or(NotOpened::Lost)?;
+        let io = ready!(opened.poll_unpin(cx)).map_err(|_| NotOpened::Lost)?;
         let (id, key) = (self.id, ConnectionKey::new(*home));
-        let Some(hub) = self.hub_of(*home) else {
-            return Poll::Ready(Err(NotOpened::Lost));
-        };
+        let hub = self.hub_of(*home).ok_or(NotOpened::Lost)?;
         let leg = Substream::link(io.leg().propose(LINK));
         let labelled = hub.label(id, key, leg, mobility, None);
         self.waker.rouse();
@@ -188,9 +182,7 @@ impl State {
         number: u64,
         waker: &Waker,
     ) -> Poll<io::Result<Multiaddr>> {
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
+        let connection = self.connections.get_mut(&number).ok_or_else(gone)?;
         match &mut connection.task {
             Some(task) => task.clone_from(waker),
             task => *task = Some(waker.clone()),
@@ -219,9 +211,7 @@ impl State {
         number: u64,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<(Physical, u64, bool)>> {
-        let Some(home) = self.books.home(number) else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
+        let home = self.books.home(number).ok_or_else(gone)?;
         if !self.books.is_open(number) {
             return Poll::Pending;
         }
@@ -233,14 +223,13 @@ impl State {
         if link.closing || !link.load.has_room(limit) {
             return Poll::Pending;
         }
-        match link.poll_outbound(cx) {
-            Poll::Ready(Ok(io)) => Poll::Ready(Ok((io, home, looked_at))),
-            Poll::Ready(Err(error)) => {
+        match ready!(link.poll_outbound(cx)) {
+            Ok(io) => Poll::Ready(Ok((io, home, looked_at))),
+            Err(error) => {
                 self.lost.push_back((home, error));
                 self.waker.rouse();
                 Poll::Pending
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -254,21 +243,16 @@ impl State {
         io: &mut Option<Physical>,
         cx: &Context<'_>,
     ) -> Poll<io::Result<Decision>> {
-        let gone = || io::Error::from(io::ErrorKind::NotConnected);
         if !self.connections.contains_key(&connection) {
             return Poll::Ready(Err(gone()));
         }
         let remote = self.books.remote(connection);
         let protocol = proposal(first).ok();
         let excluded = protocol.is_none_or(|protocol| self.is_excluded(protocol));
-        let Some(link) = self.links.get_mut(&number) else {
-            return Poll::Ready(Err(gone()));
-        };
+        let link = self.links.get_mut(&number).ok_or_else(gone)?;
         let readiness = self.books.readiness(number);
         if excluded && number != connection {
-            let Some(own) = self.links.get_mut(&connection) else {
-                return Poll::Ready(Err(gone()));
-            };
+            let own = self.links.get_mut(&connection).ok_or_else(gone)?;
             *io = None;
             let (reply, substream) = oneshot::channel();
             own.open(Open::Plain(reply));
@@ -279,33 +263,22 @@ impl State {
             link.wait(cx.waker());
             return Poll::Pending;
         }
-        let Some(io) = io.take() else {
-            return Poll::Ready(Err(gone()));
-        };
+        let io = io.take().ok_or_else(gone)?;
         let (Some(protocol), Some(Readiness::Ready { epoch, .. }), false) =
             (protocol, readiness, excluded)
         else {
             return Poll::Ready(Ok(Decision::Plain(io)));
         };
-        let Some((_, route)) = remote.filter(|(of, _)| *of == epoch) else {
-            return Poll::Ready(Err(gone()));
-        };
+        let (_, route) = remote.filter(|(of, _)| *of == epoch).ok_or_else(gone)?;
         let mobility = self.mobility(protocol);
         let (id, key) = (self.id, ConnectionKey::new(number));
-        let Some(hub) = self.hub_of(number) else {
-            return Poll::Ready(Err(gone()));
-        };
+        let hub = self.hub_of(number).ok_or_else(gone)?;
         let leg = Substream::link(io.leg().propose(LINK));
-        let Some(shared) = hub.label(id, key, leg, mobility, Some(route)) else {
-            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
-        };
+        let labelled = hub.label(id, key, leg, mobility, Some(route));
+        let shared = labelled.ok_or(io::ErrorKind::QuotaExceeded)?;
         let stream = shared.key();
-        hub.negotiated(
-            id,
-            stream,
-            Some(ProtocolName::new(protocol)),
-            Some(mobility),
-        );
+        let protocol = ProtocolName::new(protocol);
+        hub.negotiated(id, stream, Some(protocol), Some(mobility));
         hub.place(stream);
         self.routes.insert(stream, connection);
         self.waker.rouse();
