@@ -20,7 +20,6 @@ use crate::{
     hub::Hub,
     key::{ConnectionKey, StreamKey},
     layer::{Labelled, Layer, NotOpened, Opening, Shared, SharedPolicy, Told},
-    negotiate::{self, Listened, Unagreed},
     permits::Permit,
     request::{Inside, StreamRequest},
     stream::SwarmShared,
@@ -259,14 +258,7 @@ impl Behaviour {
         };
         self.attempt_settled(peer, connection);
         self.keep_alive_for(shared.key(), alive);
-        let key = shared.key();
-        let name = self.hub.name(peer);
-        let protocol = request.protocol.clone();
-        let dial = async move {
-            let dialed = negotiate::dial(shared, name, protocol, false).await;
-            dialed.map(Listened::Stream)
-        };
-        self.negotiate(peer, connection, key, Some(request), dial);
+        self.dial_on(shared, peer, connection, request, false);
     }
 
     fn keep_alive_for(&mut self, key: StreamKey, alive: Option<Permit>) {
@@ -312,7 +304,6 @@ impl Behaviour {
             connection,
             shared,
         } = labelled;
-        let key = shared.key();
         let any = self
             .hub
             .connections(peer)
@@ -320,13 +311,7 @@ impl Behaviour {
             .map(|info| info.key)
             .next_back();
         let alive = any.and_then(|any| self.hub.keep_alive(any));
-        self.keep_alive_for(key, alive);
-        let name = self.hub.name(peer);
-        let acceptors = self.acceptors.clone();
-        let listen = async move {
-            let listened = negotiate::listen(shared, name, acceptors).await;
-            listened.map_err(|error| Unagreed::Unanswered(error.into(), None))
-        };
-        self.negotiate(peer, connection, key, None, listen);
+        self.keep_alive_for(shared.key(), alive);
+        self.listen_on(shared, peer, connection);
     }
 }

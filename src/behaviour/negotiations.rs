@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    sync::Arc,
     task::Poll,
 };
 
@@ -23,7 +24,7 @@ use crate::{
     negotiate::{self, Listened, Unagreed},
     protocol::codec::Request,
     request::StreamRequest,
-    stream::Stream,
+    stream::{Stream, SwarmShared},
     substream::Substream,
     view::ProtocolName,
 };
@@ -116,8 +117,7 @@ impl Behaviour {
         known: bool,
     ) {
         request.held = None;
-        let protocol = request.protocol.clone();
-        let mobility = self.config.mobility_of(&protocol);
+        let mobility = self.config.mobility_of(&request.protocol);
         let Some(shared) = self.hub.label(peer, connection, stream, mobility, None) else {
             let error = match self.hub.connection(peer, connection) {
                 Some(_) => OpenStreamError::TooManyStreams(self.config.hub.max_streams_per_peer),
@@ -125,8 +125,20 @@ impl Behaviour {
             };
             return self.not_opened(connection, request, error);
         };
-        let key = shared.key();
-        let name = self.hub.name(peer);
+        self.dial_on(shared, peer, connection, request, known);
+    }
+
+    /// Offers the application's protocol on a stream that is labelled.
+    pub(super) fn dial_on(
+        &mut self,
+        shared: Arc<SwarmShared>,
+        peer: PeerId,
+        connection: ConnectionKey,
+        request: StreamRequest,
+        known: bool,
+    ) {
+        let (key, name) = (shared.key(), self.hub.name(peer));
+        let protocol = request.protocol.clone();
         let dial = negotiate::dial(shared, name, protocol, known).map_ok(Listened::Stream);
         self.negotiate(peer, connection, key, Some(request), dial);
     }
@@ -140,11 +152,19 @@ impl Behaviour {
         stream: Substream,
         request: Request,
     ) {
-        let Some(shared) = self.hub.requested(peer, connection, stream, request) else {
-            return;
-        };
-        let key = shared.key();
-        let name = self.hub.name(peer);
+        if let Some(shared) = self.hub.requested(peer, connection, stream, request) {
+            self.listen_on(shared, peer, connection);
+        }
+    }
+
+    /// Answers the remote's offer on a stream that it has labelled.
+    pub(super) fn listen_on(
+        &mut self,
+        shared: Arc<SwarmShared>,
+        peer: PeerId,
+        connection: ConnectionKey,
+    ) {
+        let (key, name) = (shared.key(), self.hub.name(peer));
         let listen = negotiate::listen(shared, name, self.acceptors.clone())
             .map_err(|error| Unagreed::Unanswered(error.into(), None));
         self.negotiate(peer, connection, key, None, listen);
@@ -189,7 +209,7 @@ impl Behaviour {
 
     // ---- Negotiation -------------------------------------------------------------------------------
 
-    pub(super) fn negotiate(
+    fn negotiate(
         &mut self,
         peer: PeerId,
         connection: ConnectionKey,
