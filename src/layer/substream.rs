@@ -56,6 +56,29 @@ enum Inner {
     Failed(io::ErrorKind),
 }
 
+/// Polls what it is by now.
+macro_rules! delegate {
+    ($self:ident, $io:ident => $poll:expr) => {
+        match &mut $self.inner {
+            Inner::Plain(io) => {
+                let $io = Pin::new(io);
+                $poll
+            }
+            Inner::Replayed(io) => {
+                let $io = Pin::new(&mut **io);
+                $poll
+            }
+            Inner::Moves(io) | Inner::Looked { io, .. } => {
+                let $io = Pin::new(io);
+                $poll
+            }
+            Inner::Undecided { .. } | Inner::Own(_) | Inner::Failed(_) => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
+        }
+    };
+}
+
 impl Virtual {
     fn new(inner: Inner) -> Self {
         Self {
@@ -118,6 +141,13 @@ impl Virtual {
         }
     }
 
+    /// True if all that there is to be decided is, and nothing is held.
+    #[inline]
+    fn is_settled(&self) -> bool {
+        let decided = !matches!(self.inner, Inner::Undecided { .. } | Inner::Own(_));
+        decided && self.held.is_empty()
+    }
+
     /// Goes on until it is known what becomes of it, and all that was held is written.
     fn poll_decided(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
@@ -145,7 +175,7 @@ impl Virtual {
                 _ if self.held.is_empty() => return Poll::Ready(Ok(())),
                 _ => {
                     let held = std::mem::take(&mut self.held);
-                    let polled = self.poll_write_on(cx, &held);
+                    let polled = delegate!(self, io => io.poll_write(cx, &held));
                     self.held = held;
                     match ready!(polled)? {
                         0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -155,17 +185,6 @@ impl Virtual {
                         self.held = Vec::new();
                     }
                 }
-            }
-        }
-    }
-
-    fn poll_write_on(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.inner {
-            Inner::Plain(io) => Pin::new(io).poll_write(cx, buf),
-            Inner::Replayed(io) => Pin::new(&mut **io).poll_write(cx, buf),
-            Inner::Moves(io) | Inner::Looked { io, .. } => Pin::new(io).poll_write(cx, buf),
-            Inner::Undecided { .. } | Inner::Own(_) | Inner::Failed(_) => {
-                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
             }
         }
     }
@@ -229,19 +248,9 @@ impl AsyncRead for Virtual {
         if !self.is_settled() {
             ready!(self.poll_decided(cx))?;
         }
-        match &mut self.inner {
-            Inner::Moves(io) => Pin::new(io).poll_read(cx, buf),
-            Inner::Plain(io) => Pin::new(io).poll_read(cx, buf),
-            Inner::Replayed(io) => Pin::new(&mut **io).poll_read(cx, buf),
-            Inner::Looked { io, .. } => {
-                let n = ready!(Pin::new(io).poll_read(cx, buf))?;
-                self.look(&buf[..n]);
-                Poll::Ready(Ok(n))
-            }
-            Inner::Undecided { .. } | Inner::Own(_) | Inner::Failed(_) => {
-                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-            }
-        }
+        let n = ready!(delegate!(self, io => io.poll_read(cx, buf)))?;
+        self.look(&buf[..n]);
+        Poll::Ready(Ok(n))
     }
 
     fn poll_read_vectored(
@@ -249,27 +258,14 @@ impl AsyncRead for Virtual {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_settled() {
+        if self.is_settled() && !matches!(self.inner, Inner::Looked { .. }) {
             self.usable()?;
-            match &mut self.inner {
-                Inner::Moves(io) => return Pin::new(io).poll_read_vectored(cx, bufs),
-                Inner::Plain(io) => return Pin::new(io).poll_read_vectored(cx, bufs),
-                _ => {}
-            }
+            return delegate!(self, io => io.poll_read_vectored(cx, bufs));
         }
         match bufs.iter_mut().find(|buf| !buf.is_empty()) {
             Some(buf) => self.poll_read(cx, buf),
             None => self.poll_read(cx, &mut []),
         }
-    }
-}
-
-impl Virtual {
-    /// True if all that there is to be decided is, and nothing is held.
-    #[inline]
-    fn is_settled(&self) -> bool {
-        let decided = !matches!(self.inner, Inner::Undecided { .. } | Inner::Own(_));
-        decided && self.held.is_empty()
     }
 }
 
@@ -286,7 +282,7 @@ impl AsyncWrite for Virtual {
             }
             ready!(self.poll_decided(cx))?;
         }
-        self.poll_write_on(cx, buf)
+        delegate!(self, io => io.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -296,11 +292,7 @@ impl AsyncWrite for Virtual {
     ) -> Poll<io::Result<usize>> {
         if self.is_settled() {
             self.usable()?;
-            match &mut self.inner {
-                Inner::Moves(io) => return Pin::new(io).poll_write_vectored(cx, bufs),
-                Inner::Plain(io) => return Pin::new(io).poll_write_vectored(cx, bufs),
-                _ => {}
-            }
+            return delegate!(self, io => io.poll_write_vectored(cx, bufs));
         }
         let first = bufs.iter().find(|buf| !buf.is_empty());
         self.poll_write(cx, first.map_or(&[], |buf| buf))
@@ -315,14 +307,7 @@ impl AsyncWrite for Virtual {
         if !self.is_settled() {
             ready!(self.poll_decided(cx))?;
         }
-        match &mut self.inner {
-            Inner::Moves(io) | Inner::Looked { io, .. } => Pin::new(io).poll_flush(cx),
-            Inner::Plain(io) => Pin::new(io).poll_flush(cx),
-            Inner::Replayed(io) => Pin::new(&mut **io).poll_flush(cx),
-            Inner::Undecided { .. } | Inner::Own(_) | Inner::Failed(_) => {
-                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-            }
-        }
+        delegate!(self, io => io.poll_flush(cx))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -330,13 +315,6 @@ impl AsyncWrite for Virtual {
         if !self.is_settled() {
             ready!(self.poll_decided(cx))?;
         }
-        match &mut self.inner {
-            Inner::Moves(io) | Inner::Looked { io, .. } => Pin::new(io).poll_close(cx),
-            Inner::Plain(io) => Pin::new(io).poll_close(cx),
-            Inner::Replayed(io) => Pin::new(&mut **io).poll_close(cx),
-            Inner::Undecided { .. } | Inner::Own(_) | Inner::Failed(_) => {
-                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-            }
-        }
+        delegate!(self, io => io.poll_close(cx))
     }
 }
