@@ -12,9 +12,10 @@ use crate::protocol::codec::Hello;
 const MAX_CLOSED: usize = 1024;
 
 /// Knowledge of the other end of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Readiness {
     /// Nobody has asked: its substreams are plain, for now.
+    #[default]
     Unasked,
     /// We have said hello, or are about to.
     Asked,
@@ -41,7 +42,7 @@ impl Usage {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Link {
     relayed: bool,
     readiness: Readiness,
@@ -51,7 +52,7 @@ struct Link {
     closing: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Connection {
     /// The link on which its streams are opened.
     home: u64,
@@ -67,13 +68,6 @@ struct Connection {
     in_use: bool,
     /// True once it is over, and the swarm told so.
     failed: bool,
-}
-
-/// A connection of ours that is closed, and of which the remote is to hear when its last bytes have arrived.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Closed {
-    /// Streams of it are still on their way, and have time.
-    in_use: bool,
 }
 
 /// A rule that can be removed, to see that the model catches it.
@@ -170,7 +164,9 @@ pub enum Output {
 pub struct Links {
     links: BTreeMap<u64, Link>,
     connections: BTreeMap<u64, Connection>,
-    closed: BTreeMap<u64, Closed>,
+    /// Connections of ours that are closed, and of which the remote is to hear when their last bytes have arrived;
+    /// true of one as long as streams of it are on their way, and have time.
+    closed: BTreeMap<u64, bool>,
     /// Counterparts that are closed, and whose connection is not known yet: what is said on one link may overtake
     /// what is said on another.
     closed_early: BTreeSet<(u64, u64)>,
@@ -269,6 +265,12 @@ impl Links {
         at_home.map(|(number, _)| *number)
     }
 
+    /// The connections of which this is true.
+    fn those(&self, is: impl Fn(&Connection) -> bool) -> Vec<u64> {
+        let those = self.connections.iter().filter(|(_, it)| is(it));
+        those.map(|(number, _)| *number).collect()
+    }
+
     /// True if a stream of that process's may be for this connection.
     pub fn has_route(&self, connection: u64, epoch: u64) -> bool {
         let connection = self.connections.get(&connection);
@@ -300,20 +302,12 @@ impl Links {
         self.orphaned = false;
         let link = Link {
             relayed,
-            readiness: Readiness::Unasked,
-            hello: None,
-            usage: Usage::default(),
-            closing: false,
+            ..Link::default()
         };
         self.links.insert(number, link);
         let connection = Connection {
             home: number,
-            remote: None,
-            homeless: false,
-            closed_by_remote: false,
-            settled: false,
-            in_use: false,
-            failed: false,
+            ..Connection::default()
         };
         self.connections.insert(number, connection);
         self.greet();
@@ -450,10 +444,8 @@ impl Links {
             return;
         }
         self.output(Output::Disarm(Timer::Hello(number)));
-        for connection in self.at_home(number).collect::<Vec<_>>() {
-            if let Some(connection) = self.connections.get_mut(&connection) {
-                connection.homeless = true;
-            }
+        for connection in self.connections.values_mut() {
+            connection.homeless |= connection.home == number;
         }
         self.house(best);
     }
@@ -465,11 +457,7 @@ impl Links {
             .links
             .values()
             .any(|it| it.readiness == Readiness::Asked && !it.closing);
-        let homeless = self
-            .connections
-            .iter()
-            .filter(|(_, it)| it.homeless && !it.failed);
-        for number in homeless.map(|(number, _)| *number).collect::<Vec<_>>() {
+        for number in self.those(|it| it.homeless && !it.failed) {
             let known = self.remote(number).is_some();
             match self.best_home(number, best, false) {
                 Some(home) if self.obeys(Rule::HomeIsReplaced) => self.set_home(number, home),
@@ -497,8 +485,7 @@ impl Links {
     /// order of links.
     pub fn rehome(&mut self, best: &[u64]) {
         self.house(best);
-        let leave = self.connections.iter().filter(|(_, it)| self.may_leave(it));
-        for number in leave.map(|(number, _)| *number).collect::<Vec<_>>() {
+        for number in self.those(|it| self.may_leave(it)) {
             if let Some(better) = self.best_home(number, best, true) {
                 self.set_home(number, better);
             }
@@ -551,7 +538,7 @@ impl Links {
             connection.in_use = in_use;
         }
         if let Some(closed) = self.closed.get_mut(&number) {
-            closed.in_use = in_use;
+            *closed = in_use;
         }
     }
 
@@ -575,30 +562,23 @@ impl Links {
             while self.closed.len() >= MAX_CLOSED {
                 self.closed.pop_first();
             }
-            self.closed.insert(number, Closed { in_use });
+            self.closed.insert(number, in_use);
             self.output(Output::Arm(Timer::Told(number)));
         }
     }
 
     /// The remote has closed a connection: what is its counterpart here ends, too, once its streams have.
     pub fn closed_by_remote(&mut self, epoch: u64, remote: u64) {
-        let counterpart = Some((epoch, remote));
-        let ours = self
-            .connections
-            .iter()
-            .find(|(_, it)| it.remote == counterpart)
-            .map(|(number, _)| *number);
-        let Some(number) = ours else {
+        let at_once = !self.obeys(Rule::SettlesFirst);
+        let mut all = self.connections.iter_mut();
+        let ours = all.find(|(_, it)| it.remote == Some((epoch, remote)));
+        let Some((&number, connection)) = ours else {
             if self.obeys(Rule::EarlyIsKept) {
                 self.closed_early.insert((epoch, remote));
             }
             if self.closed_early.len() > MAX_CLOSED {
                 self.closed_early.pop_first();
             }
-            return;
-        };
-        let at_once = !self.obeys(Rule::SettlesFirst);
-        let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
         connection.settled |= at_once;
@@ -656,16 +636,12 @@ impl Links {
 
     /// Looks whether anything follows from what is in use. `said` is whether all that was to be said has been.
     pub fn look(&mut self, said: bool) {
-        let told = self.closed.iter().filter(|(_, closed)| !closed.in_use);
+        let told = self.closed.iter().filter(|(_, in_use)| !**in_use);
         for number in told.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.tell_closed(number);
         }
         let early = !self.obeys(Rule::StreamsEndFirst);
-        let over = self
-            .connections
-            .iter()
-            .filter(|(_, it)| it.settled && (!it.in_use || early));
-        for number in over.map(|(number, _)| *number).collect::<Vec<_>>() {
+        for number in self.those(|it| it.settled && (!it.in_use || early)) {
             self.fail(number, Why::Closed);
         }
         let carries = self.links.values().any(|link| link.usage.legs);
