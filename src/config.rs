@@ -116,19 +116,6 @@ impl Config {
         self
     }
 
-    /// Makes streams on direct connections movable, too, below the swarm ([`transport`](crate::transport)):
-    /// from one duplicate to the other, from Wi-Fi to cellular. Default: `false`; then those that begin on a
-    /// relayed connection move, and those that begin beside another direct one to a peer that has been met
-    /// over a relay. It costs one refused proposal on each connection to a peer without a layer, whose first
-    /// streams wait for that, and about 1 KiB for each stream.
-    #[must_use]
-    pub fn with_layer_always(mut self, always: bool) -> Self {
-        self.layer_always = always;
-        self
-    }
-}
-
-impl Config {
     /// A connection as its endpoint shows it.
     pub(crate) fn look_at(
         &self,
@@ -168,16 +155,6 @@ impl Default for Config {
             layer_always: false,
             restless_layer: None,
         }
-    }
-}
-
-#[doc(hidden)]
-impl Config {
-    /// Moves every stream below the swarm at this interval, for the sake of it: for tests.
-    #[must_use]
-    pub fn with_restless_layer(mut self, interval: Option<Duration>) -> Self {
-        self.restless_layer = interval;
-        self
     }
 }
 
@@ -352,4 +329,15 @@ setters! {
     /// this is zero, opening fails with
     /// [`OpenStreamError::NotAllowed`](crate::OpenStreamError::NotAllowed).
     with_wait_for_direct: wait_for_direct: Duration;
+
+    /// Makes streams on direct connections movable, too, below the swarm ([`transport`](crate::transport)):
+    /// from one duplicate to the other, from Wi-Fi to cellular. Default: `false`; then those that begin on a
+    /// relayed connection move, and those that begin beside another direct one to a peer that has been met
+    /// over a relay. It costs one refused proposal on each connection to a peer without a layer, whose first
+    /// streams wait for that, and about 1 KiB for each stream.
+    with_layer_always: layer_always: bool;
+
+    /// Moves every stream below the swarm at this interval, for the sake of it: for tests.
+    #[doc(hidden)]
+    with_restless_layer: restless_layer: Option<Duration>;
 }
