@@ -224,13 +224,7 @@ impl Pending {
         match answer {
             Ok(Answer::Yes) => {
                 self.shared.set_unanswered(false);
-                match kept.detached {
-                    false => self.put(guard, State::Settled(Settled::Agreed(io))),
-                    true => {
-                        drop(guard);
-                        drop(io);
-                    }
-                }
+                self.settle(guard, &kept, Settled::Agreed(io));
             }
             Ok(Answer::No) => {
                 let held = let_go(&self.shared, *io);
@@ -262,7 +256,11 @@ impl Pending {
             },
             Err(error) => Settled::Failed(error),
         };
-        // Nobody takes what is detached.
+        self.settle(guard, &kept, settled);
+    }
+
+    /// Hands it to the application. Nobody takes what is detached.
+    fn settle(&self, guard: MutexGuard<'_, State>, kept: &Kept, settled: Settled) {
         match kept.detached {
             false => self.put(guard, State::Settled(settled)),
             true => {
@@ -309,30 +307,24 @@ impl Pending {
             let error = io::Error::new(io::ErrorKind::BrokenPipe, message);
             return Poll::Ready(Err(error));
         }
-        self.with_wakers(Poller::Writer, cx, |cx| match &mut *state {
-            State::Waiting { io, kept, .. } => {
-                let room = kept.room().min(buf.len());
-                if room == 0 && !buf.is_empty() {
-                    return Poll::Pending;
-                }
-                let buf = &buf[..room];
-                match ready!(Pin::new(&mut **io).poll_write(cx, buf)) {
-                    Ok(n) => {
-                        kept.bytes.extend_from_slice(&buf[..n]);
-                        Poll::Ready(Ok(n))
-                    }
-                    Err(_) => Poll::Pending,
+        self.with_wakers(Poller::Writer, cx, |cx| {
+            let (io, kept) = match &mut *state {
+                State::Waiting { io, kept, .. } => (Some(io), kept),
+                State::Reopening { kept, .. } | State::Rewriting { kept, .. } => (None, kept),
+                State::Settled(_) | State::Gone => return Poll::Pending,
+            };
+            let mut n = kept.room().min(buf.len());
+            if n == 0 && !buf.is_empty() {
+                return Poll::Pending;
+            }
+            if let Some(io) = io {
+                match ready!(Pin::new(&mut **io).poll_write(cx, &buf[..n])) {
+                    Ok(written) => n = written,
+                    Err(_) => return Poll::Pending,
                 }
             }
-            State::Reopening { kept, .. } | State::Rewriting { kept, .. } => {
-                let room = kept.room().min(buf.len());
-                if room == 0 && !buf.is_empty() {
-                    return Poll::Pending;
-                }
-                kept.bytes.extend_from_slice(&buf[..room]);
-                Poll::Ready(Ok(room))
-            }
-            State::Settled(_) | State::Gone => Poll::Pending,
+            kept.bytes.extend_from_slice(&buf[..n]);
+            Poll::Ready(Ok(n))
         })
     }
 
