@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, future::Either};
 use libp2p_core::muxing::SubstreamBox;
 use libp2p_swarm::Stream;
 
@@ -17,15 +17,9 @@ use crate::permits::{Permit, Permits};
 /// long as it is there, and the swarm does not count it: so the swarm's count is that of all others, and
 /// says whether anybody else uses the connection (*Pruning*).
 pub(crate) struct Substream {
-    io: Io,
+    /// The swarm's, of one of its connections, or a link's, below the swarm.
+    io: Either<Stream, SubstreamBox>,
     _held: Option<Permit>,
-}
-
-enum Io {
-    /// The swarm's, of one of its connections.
-    Swarm(Stream),
-    /// A link's, below the swarm.
-    Link(SubstreamBox),
 }
 
 impl Substream {
@@ -33,7 +27,7 @@ impl Substream {
     pub(crate) fn leg(mut io: Stream, legs: &Permits) -> Self {
         io.ignore_for_keep_alive();
         Self {
-            io: Io::Swarm(io),
+            io: Either::Left(io),
             _held: Some(legs.acquire()),
         }
     }
@@ -41,7 +35,7 @@ impl Substream {
     /// A substream that is the application's own.
     pub(crate) fn plain(io: Stream) -> Self {
         Self {
-            io: Io::Swarm(io),
+            io: Either::Left(io),
             _held: None,
         }
     }
@@ -49,7 +43,7 @@ impl Substream {
     /// A leg below the swarm.
     pub(crate) fn link(io: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
         Self {
-            io: Io::Link(SubstreamBox::new(io)),
+            io: Either::Right(SubstreamBox::new(io)),
             _held: None,
         }
     }
@@ -57,8 +51,8 @@ impl Substream {
     /// The swarm's stream, of a plain one.
     pub(crate) fn into_plain(self) -> Option<Stream> {
         match self.io {
-            Io::Swarm(io) => Some(io),
-            Io::Link(_) => None,
+            Either::Left(io) => Some(io),
+            Either::Right(_) => None,
         }
     }
 }
@@ -69,21 +63,6 @@ impl fmt::Debug for Substream {
     }
 }
 
-macro_rules! delegate {
-    ($self:ident, $io:ident => $poll:expr) => {
-        match &mut $self.io {
-            Io::Swarm(io) => {
-                let $io = Pin::new(io);
-                $poll
-            }
-            Io::Link(io) => {
-                let $io = Pin::new(io);
-                $poll
-            }
-        }
-    };
-}
-
 impl AsyncRead for Substream {
     #[inline]
     fn poll_read(
@@ -91,7 +70,7 @@ impl AsyncRead for Substream {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self, io => io.poll_read(cx, buf))
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 
     #[inline]
@@ -100,7 +79,7 @@ impl AsyncRead for Substream {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self, io => io.poll_read_vectored(cx, bufs))
+        Pin::new(&mut self.io).poll_read_vectored(cx, bufs)
     }
 }
 
@@ -111,7 +90,7 @@ impl AsyncWrite for Substream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self, io => io.poll_write(cx, buf))
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     #[inline]
@@ -120,16 +99,16 @@ impl AsyncWrite for Substream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self, io => io.poll_write_vectored(cx, bufs))
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, io => io.poll_flush(cx))
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     #[inline]
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, io => io.poll_close(cx))
+        Pin::new(&mut self.io).poll_close(cx)
     }
 }
