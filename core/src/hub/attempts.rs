@@ -15,7 +15,7 @@ use crate::{
     event::{Abort, Event, Failure, Side, Violation},
     key::{ConnectionKey, StreamKey},
     policy::{self, Change},
-    stream::{Io, Leg, Note, Status, after},
+    stream::{Io, Leg, Note, after},
     view::Streams,
 };
 
@@ -27,21 +27,15 @@ impl<L: Io + Send + 'static> Hub<L> {
     /// Starts a migration when its turn comes, or says why not.
     pub(super) fn begin(&mut self, key: StreamKey, to: ConnectionKey, origin: Origin) {
         let outgoing = OutboundMigration::new(to, origin);
-        match self.may_migrate(key, to) {
+        let entry = self.table.get(key);
+        let may = match entry.is_some_and(|entry| entry.record.is_committed()) {
+            true => Err(MigrateError::AlreadyMigrating),
+            false => self.may_go_there(key, to, false),
+        };
+        match may {
             Ok(()) => self.enqueue(key, outgoing),
             Err(error) => outgoing.resolve(Err(error)),
         }
-    }
-
-    fn may_migrate(&self, key: StreamKey, to: ConnectionKey) -> Result<(), MigrateError> {
-        if self
-            .table
-            .get(key)
-            .is_some_and(|it| it.record.is_committed())
-        {
-            return Err(MigrateError::AlreadyMigrating);
-        }
-        self.may_go_there(key, to, false)
     }
 
     /// True if a migration to this connection may be started, now that it is its turn; a policy's
@@ -96,8 +90,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         if placement && !self.still_wanted(key, connection) {
             return self.outgoing_given_up(key, Failure::Cancelled, MigrateError::Failed);
         }
-        let leg = self.leg(peer, connection, stream);
-        let Some(mut leg) = leg else {
+        let Some(mut leg) = self.leg(peer, connection, stream) else {
             let error = MigrateError::UnknownConnection(connection);
             return self.outgoing_failed(key, error);
         };
@@ -105,15 +98,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let initiator = true;
-        leg.set_span(span(
-            self.local,
-            peer,
-            key,
-            &entry.shared.status(),
-            connection,
-            initiator,
-        ));
+        leg.set_span(span(self.local, entry, connection, true));
         match entry.shared.start(leg, id) {
             Ok(()) => {
                 if let Some(outgoing) = entry.record.outgoing_mut() {
@@ -568,14 +553,14 @@ impl<L: Io + Send + 'static> Hub<L> {
 }
 
 /// The span of a migration, in logs.
-pub(super) fn span(
+pub(super) fn span<L: Io>(
     local: PeerId,
-    peer: PeerId,
-    key: StreamKey,
-    status: &Status,
+    entry: &Entry<L>,
     to: ConnectionKey,
     initiator: bool,
 ) -> tracing::Span {
-    let from = status.connection.map(tracing::field::display);
-    tracing::debug_span!("migration", %local, %peer, stream = %key, from, %to, initiator)
+    let (peer, stream) = (entry.peer(), entry.shared.key());
+    let from = entry.shared.status().connection;
+    let from = from.map(tracing::field::display);
+    tracing::debug_span!("migration", %local, %peer, %stream, from, %to, initiator)
 }

@@ -92,6 +92,10 @@ impl Connections {
         self.peers.get(&peer).map_or(&[], Vec::as_slice)
     }
 
+    pub(super) fn keys(&self, peer: PeerId) -> Vec<ConnectionKey> {
+        self.of(peer).iter().map(|info| info.key).collect()
+    }
+
     pub(super) fn record(&self, key: ConnectionKey) -> Option<&ConnectionRecord> {
         self.records.get(&key)
     }

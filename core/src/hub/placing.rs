@@ -502,7 +502,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let info = info.ok_or(DrainError::UnknownConnection(connection))?;
         let begun = std::mem::take(&mut info.draining);
         if let Some(record) = self.connections.record_mut(connection) {
-            record.pruning.want();
+            record.pruning.unwanted = false;
             for reply in std::mem::take(&mut record.pruning.drains) {
                 let _ = reply.send(Err(DrainError::Undrained(connection)));
             }

@@ -34,7 +34,7 @@ pub(super) struct Pruning {
     /// Streams that have left it and on whose new leg nothing has been read.
     unconfirmed: HashSet<StreamKey>,
     /// The policy or the application wants it closed.
-    unwanted: bool,
+    pub(super) unwanted: bool,
     /// True once its owner has been asked to tell when nothing else uses it.
     watched: bool,
     /// Places for the remote's unanswered `Migrate`s on it.
@@ -53,11 +53,6 @@ pub(super) struct Pruning {
 }
 
 impl Pruning {
-    /// Takes back that the connection is to be closed.
-    pub(super) fn want(&mut self) {
-        self.unwanted = false;
-    }
-
     /// Done once the connection is gone.
     pub(super) fn gone(&mut self) -> Shared<oneshot::Receiver<()>> {
         let channel = || {
@@ -173,8 +168,7 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// The stream is over, and nothing will be heard on its new leg any more.
     pub fn forget_unconfirmed(&mut self, peer: PeerId, key: StreamKey, matters: bool) {
-        let connections = self.connections.of(peer).iter().map(|info| info.key);
-        for connection in connections.collect::<Vec<_>>() {
+        for connection in self.connections.keys(peer) {
             if let Some(record) = self.pruning(connection)
                 && record.unconfirmed.remove(&key)
             {
@@ -205,11 +199,8 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// Something of ours on the connection has been dropped: it may be of no use any more.
     pub fn released(&mut self, peer: PeerId, connection: ConnectionKey) {
-        if self
-            .connections
-            .get(peer, connection)
-            .is_some_and(|info| info.streams == 0)
-        {
+        let info = self.connections.get(peer, connection);
+        if info.is_some_and(|info| info.streams == 0) {
             self.output(Output::Wake(peer, connection));
             self.consider_pruning(peer, connection);
         }

@@ -262,13 +262,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             return;
         }
         self.think_again(peer);
-        let targets: Vec<_> = self
-            .connections
-            .of(peer)
-            .iter()
-            .map(|info| info.key)
-            .collect();
-        for to in targets {
+        for to in self.connections.keys(peer) {
             while self.has_room(peer, to)
                 && let Some(permit) = self.permit_for_one(peer)
                 && let Some(key) = self.next_in_line(to)

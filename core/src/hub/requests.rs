@@ -95,9 +95,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                     drop(leg);
                     return self.refused(peer, Some(connection), Limit::MigrationRate);
                 }
-                let initiator = false;
-                let status = entry.shared.status();
-                leg.set_span(span(self.local, peer, key, &status, connection, initiator));
+                leg.set_span(span(self.local, entry, connection, false));
                 // It may be over without our having heard of it.
                 match entry.shared.migrate(leg, id, from, verify) {
                     Ok(()) => {
