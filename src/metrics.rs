@@ -77,7 +77,7 @@ fn all<const N: usize, M>(
     family
 }
 
-/// Of each metric its field, and how the registry gets it.
+/// The table of metrics: the field of each, and how the registry gets it.
 macro_rules! metrics {
     ($($field:ident: $type:ty = $new:expr, $register:ident($($argument:expr),*);)*) => {
         /// Metrics of one behaviour. Give it every [`Event`].

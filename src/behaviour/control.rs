@@ -258,7 +258,7 @@ impl Control {
         all
     }
 
-    /// Has the behaviour do something that is done at once. `None` if it is gone.
+    /// Asks for something that is done at once. `None` if the behaviour is gone.
     async fn call<R: Send + 'static>(
         &mut self,
         f: impl FnOnce(&mut Behaviour) -> R + Send + 'static,
@@ -266,7 +266,7 @@ impl Control {
         self.ask(|it, reply| drop(reply.send(f(it)))).await
     }
 
-    /// Has the behaviour do something that takes time. `None` if it is gone.
+    /// Asks for something that takes time. `None` if the behaviour is gone.
     async fn ask<R: Send + 'static>(
         &mut self,
         f: impl FnOnce(&mut Behaviour, oneshot::Sender<R>) + Send + 'static,

@@ -110,7 +110,7 @@ async fn peek_byte(io: &mut Physical, before: &mut Vec<u8>) -> io::Result<bool> 
 pub(super) enum NoProposal {
     /// Not yet: so many bytes are missing at least.
     Missing(usize),
-    /// It is no negotiation, or a line is too long for one of ours.
+    /// No negotiation, or a line that is too long for one of ours.
     None,
 }
 
