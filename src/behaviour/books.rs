@@ -33,14 +33,11 @@ impl Behaviour {
         self.check();
         self.hub.check_empty();
         assert!(self.opens.is_empty() && self.dials.is_empty());
-        assert!(self.negotiations.is_empty() && self.offers.is_empty());
+        assert!(self.tasks.is_empty());
     }
 
     fn is_idle(&self) -> bool {
-        self.hub.is_idle()
-            && self.negotiations.is_empty()
-            && self.offers.is_empty()
-            && self.dials.is_empty()
+        self.hub.is_idle() && self.tasks.is_empty() && self.dials.is_empty()
     }
 }
 

@@ -9,7 +9,7 @@ use futures::{
 use libp2p_identity::PeerId;
 use libp2p_swarm::StreamProtocol;
 
-use super::Behaviour;
+use super::{Behaviour, Command};
 use crate::{
     accept::{AcceptError, Acceptors, IncomingStreams},
     connection::ConnectionName,
@@ -20,9 +20,6 @@ use crate::{
     stream::Stream,
     view::{ConnectionInfo, Mobility, StreamInfo},
 };
-
-/// A thing that a [`Control`] has its behaviour do.
-pub(super) type Command = Box<dyn FnOnce(&mut Behaviour) + Send>;
 
 /// Opens, accepts, moves and lists streams. Made by
 /// [`Behaviour::new_control`](crate::Behaviour::new_control); clone it freely.

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{StreamExt, channel::oneshot, future::BoxFuture, stream::FuturesUnordered};
+use futures::channel::oneshot;
 use libp2p_identity::PeerId;
 use libp2p_swarm::ToSwarm;
 
@@ -49,19 +49,9 @@ pub fn layered_with_policy(
     (layer, behaviour)
 }
 
-/// A stream that is being opened through the layer.
-struct Below {
-    peer: PeerId,
-    connection: ConnectionKey,
-    request: StreamRequest,
-    alive: Option<Permit>,
-    result: Result<Arc<SwarmShared>, NotOpened>,
-}
-
 /// The layer, as long as there is a behaviour that listens.
 pub(super) struct Attached {
     layer: Arc<Shared>,
-    opening: FuturesUnordered<BoxFuture<'static, Below>>,
     /// Streams of no connection, of which each keeps one alive: the swarm does not see them.
     alive: HashMap<StreamKey, Permit>,
 }
@@ -71,7 +61,6 @@ impl Attached {
         layer.attach(true);
         Self {
             layer,
-            opening: FuturesUnordered::new(),
             alive: HashMap::new(),
         }
     }
@@ -196,11 +185,8 @@ impl Behaviour {
         alive: Option<Permit>,
     ) {
         let mobility = self.config.mobility_of(&request.protocol);
-        let below = self
-            .layer
-            .as_mut()
-            .and_then(|it| Some((it.layer.peer(peer)?, it)));
-        let Some((below, layer)) = below else {
+        let below = self.layer.as_ref().and_then(|it| it.layer.peer(peer));
+        let Some(below) = below else {
             return self.ask_handler(peer, connection, request);
         };
         let number = connection.number();
@@ -210,7 +196,7 @@ impl Behaviour {
         if !inside || !below.with(|state| state.may_open(number)) {
             return self.ask_handler(peer, connection, request);
         }
-        layer.opening.push(Box::pin(async move {
+        let task = async move {
             let (mut opening, mut request) = (Opening::default(), request);
             // Lent as a whole: what it holds is not to be shared.
             let waiting = &mut request;
@@ -220,26 +206,22 @@ impl Behaviour {
                     below.with(|state| state.poll_open(number, mobility, &mut opening, cx))
                 }
             });
-            let result = opened.await;
-            Below {
-                peer,
-                connection,
-                request,
-                alive,
-                result,
-            }
-        }));
+            (opened.await, request)
+        };
+        self.spawn(task, move |it, (opened, request)| {
+            it.opened_below(peer, connection, request, alive, opened);
+        });
         self.wake();
     }
 
-    fn opened_below(&mut self, below: Below) {
-        let Below {
-            peer,
-            connection,
-            request,
-            alive,
-            result,
-        } = below;
+    fn opened_below(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        request: StreamRequest,
+        alive: Option<Permit>,
+        result: Result<Arc<SwarmShared>, NotOpened>,
+    ) {
         let shared = match result {
             Ok(shared) => shared,
             // It turned out that there is no layer.
@@ -272,15 +254,11 @@ impl Behaviour {
     /// Goes on with what concerns the layer. Returns whether there was anything.
     pub(super) fn poll_below(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
-        while let Some(layer) = &mut self.layer {
-            if let Poll::Ready(Some(below)) = layer.opening.poll_next_unpin(cx) {
-                self.opened_below(below);
-            } else if let Poll::Ready(told) = layer.layer.poll_told(cx) {
-                self.told(told);
-            } else {
-                break;
-            }
+        while let Some(layer) = &self.layer
+            && let Poll::Ready(told) = layer.layer.poll_told(cx)
+        {
             progress = true;
+            self.told(told);
         }
         progress
     }

@@ -28,15 +28,12 @@ use libp2p_swarm::{
     THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
 };
 
-use self::{
-    control::Command, dialing::Dials, layered::Attached, negotiations::Negotiated,
-    offers::OfferDriven, opens::Opens, outside::Outside,
-};
 pub use self::{
     control::Control,
     layered::{layered, layered_with_policy},
     twins::NameInUse,
 };
+use self::{dialing::Dials, layered::Attached, opens::Opens, outside::Outside};
 use crate::{
     Chain, Config, Event, Policy,
     accept::{Owner, Queue},
@@ -47,6 +44,9 @@ use crate::{
     shrink,
     substream::Substream,
 };
+
+/// A thing that the behaviour is to do.
+type Command = Box<dyn FnOnce(&mut Behaviour) + Send>;
 
 /// Commands that may wait, beside one per [`Control`].
 const COMMAND_BACKLOG: usize = 16;
@@ -84,9 +84,8 @@ pub struct Behaviour {
     opens: Opens,
     /// Streams that wait for their peer to be dialed.
     dials: Dials,
-    negotiations: FuturesUnordered<BoxFuture<'static, Negotiated>>,
-    /// Offers that the application does not wait for.
-    offers: FuturesUnordered<BoxFuture<'static, OfferDriven>>,
+    /// What runs in the background, each with what is to be done once it is over.
+    tasks: FuturesUnordered<BoxFuture<'static, Command>>,
     /// Protocols that peers serve on plain streams only.
     outside: Outside,
     due: Timers<Due>,
@@ -118,8 +117,7 @@ impl Behaviour {
             commands,
             opens: Opens::default(),
             dials: Dials::default(),
-            negotiations: FuturesUnordered::new(),
-            offers: FuturesUnordered::new(),
+            tasks: FuturesUnordered::new(),
             outside: Outside::default(),
             due: Timers::default(),
             actions: VecDeque::new(),
@@ -177,6 +175,18 @@ impl Behaviour {
             handler: NotifyHandler::One(connection.id()),
             event: FromBehaviour(command),
         });
+    }
+
+    /// Runs something in the background, and then goes on with what has come of it.
+    fn spawn<T: Send + 'static>(
+        &mut self,
+        task: impl Future<Output = T> + Send + 'static,
+        then: impl FnOnce(&mut Self, T) + Send + 'static,
+    ) {
+        self.tasks.push(Box::pin(async move {
+            let result = task.await;
+            Box::new(move |it: &mut Self| then(it, result)) as Command
+        }));
     }
 
     /// Something is to be done that nobody has polled for.
@@ -241,13 +251,9 @@ impl Behaviour {
             self.output(output);
         }
         progress |= self.poll_below(cx);
-        while let Poll::Ready(Some(negotiated)) = self.negotiations.poll_next_unpin(cx) {
+        while let Poll::Ready(Some(command)) = self.tasks.poll_next_unpin(cx) {
             progress = true;
-            self.negotiated(negotiated);
-        }
-        while let Poll::Ready(Some(driven)) = self.offers.poll_next_unpin(cx) {
-            progress = true;
-            self.offer_driven(driven);
+            command(self);
         }
         while let Poll::Ready(due) = self.due.poll_next(cx) {
             progress = true;

@@ -29,16 +29,6 @@ use crate::{
     view::ProtocolName,
 };
 
-/// The end of a negotiation on a labelled stream.
-pub(super) struct Negotiated {
-    peer: PeerId,
-    connection: ConnectionKey,
-    key: StreamKey,
-    /// The request that the stream was opened for; `None` if the remote opened it.
-    request: Option<StreamRequest>,
-    result: Result<Listened, Unagreed>,
-}
-
 impl Behaviour {
     pub(super) fn opened(
         &mut self,
@@ -209,6 +199,7 @@ impl Behaviour {
 
     // ---- Negotiation -------------------------------------------------------------------------------
 
+    /// Negotiates on a labelled stream. The request is what it was opened for; `None` if the remote opened it.
     fn negotiate(
         &mut self,
         peer: PeerId,
@@ -218,7 +209,7 @@ impl Behaviour {
         negotiation: impl Future<Output = Result<Listened, Unagreed>> + Send + 'static,
     ) {
         let timeout = after(self.config.negotiation_timeout);
-        self.negotiations.push(Box::pin(async move {
+        let task = async move {
             let given_up = poll_fn(|cx| match &mut request {
                 Some(request) => request.poll_canceled(cx),
                 None => Poll::Pending,
@@ -228,24 +219,21 @@ impl Behaviour {
                 Either::Left((result, _)) => result,
                 Either::Right(_) => Err(Unagreed::TimedOut),
             };
-            Negotiated {
-                peer,
-                connection,
-                key,
-                request,
-                result,
-            }
-        }));
+            (request, result)
+        };
+        self.spawn(task, move |it, (request, result)| {
+            it.negotiated(peer, connection, key, request, result);
+        });
     }
 
-    pub(super) fn negotiated(&mut self, negotiated: Negotiated) {
-        let Negotiated {
-            peer,
-            connection,
-            key,
-            request,
-            result,
-        } = negotiated;
+    fn negotiated(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        key: StreamKey,
+        request: Option<StreamRequest>,
+        result: Result<Listened, Unagreed>,
+    ) {
         let result = match result {
             Ok(Listened::Stream(stream)) => Ok(stream),
             Ok(Listened::Leg(leg, request)) => {

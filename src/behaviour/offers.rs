@@ -18,15 +18,6 @@ use crate::{
     substream::Substream,
 };
 
-/// The state of an offer that the application did not wait for.
-pub(super) struct OfferDriven {
-    peer: PeerId,
-    connection: ConnectionKey,
-    protocol: StreamProtocol,
-    pending: Arc<Pending>,
-    driven: Driven,
-}
-
 impl Behaviour {
     pub(super) fn opened_plain(
         &mut self,
@@ -125,7 +116,7 @@ impl Behaviour {
         pending: Arc<Pending>,
     ) {
         let patience = self.config.negotiation_timeout;
-        self.offers.push(Box::pin(async move {
+        let task = async move {
             let mut timeout = None;
             let driven = poll_fn(|cx| {
                 let driven = pending.poll_drive(cx);
@@ -141,26 +132,18 @@ impl Behaviour {
                 }
                 driven
             });
-            let driven = driven.await;
-            OfferDriven {
-                peer,
-                connection,
-                protocol,
-                pending,
-                driven,
+            (driven.await, pending)
+        };
+        self.spawn(task, move |it, (driven, pending)| {
+            if driven == Driven::Refused {
+                let connection = pending.connection().unwrap_or(connection);
+                let reply = Reply::Reopening(Reopening::new(pending));
+                let request = StreamRequest {
+                    inside: Inside::Refused,
+                    ..StreamRequest::new(protocol, reply)
+                };
+                it.start_attempt(peer, connection, request);
             }
-        }));
-    }
-
-    pub(super) fn offer_driven(&mut self, offer: OfferDriven) {
-        if offer.driven == Driven::Refused {
-            let connection = offer.pending.connection().unwrap_or(offer.connection);
-            let reply = Reply::Reopening(Reopening::new(offer.pending));
-            let request = StreamRequest {
-                inside: Inside::Refused,
-                ..StreamRequest::new(offer.protocol, reply)
-            };
-            self.start_attempt(offer.peer, connection, request);
-        }
+        });
     }
 }
