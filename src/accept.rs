@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    ops::Deref,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -132,7 +131,7 @@ struct Registered {
 }
 
 impl Acceptors {
-    fn new(prefix: StreamProtocol, backlog: usize) -> Arc<Self> {
+    pub(crate) fn new(prefix: StreamProtocol, backlog: usize) -> Arc<Self> {
         let mut prefixes = vec![prefix];
         // The proof of concept in Go writes the name so.
         let alias = format!("{}/", prefixes[0]);
@@ -183,8 +182,8 @@ impl Acceptors {
         lock(&self.registered).list.clone()
     }
 
-    /// Closes the queue: nothing will be accepted any more.
-    fn close(&self) {
+    /// Closes the queues: nothing will be accepted any more.
+    pub(crate) fn close(&self) {
         let queues: Vec<_> = {
             let mut registered = lock(&self.registered);
             registered.closed = true;
@@ -237,30 +236,6 @@ impl Acceptors {
             waker.wake();
         }
         Ok(unwatched.then_some(queue))
-    }
-}
-
-/// The behaviour's own, with which they come to an end.
-#[derive(Debug)]
-pub(crate) struct Owner(Arc<Acceptors>);
-
-impl Owner {
-    pub(crate) fn new(prefix: StreamProtocol, backlog: usize) -> Self {
-        Self(Acceptors::new(prefix, backlog))
-    }
-}
-
-impl Deref for Owner {
-    type Target = Arc<Acceptors>;
-
-    fn deref(&self) -> &Arc<Acceptors> {
-        &self.0
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.0.close();
     }
 }
 

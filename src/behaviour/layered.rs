@@ -58,7 +58,7 @@ pub(super) struct Attached {
 
 impl Attached {
     fn new(layer: Arc<Shared>) -> Self {
-        layer.attach(true);
+        layer.outbox.attach(true);
         Self {
             layer,
             alive: HashMap::new(),
@@ -93,7 +93,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.layer.attach(false);
+        self.layer.outbox.attach(false);
     }
 }
 
@@ -255,7 +255,7 @@ impl Behaviour {
     pub(super) fn poll_below(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         while let Some(layer) = &self.layer
-            && let Poll::Ready(told) = layer.layer.poll_told(cx)
+            && let Poll::Ready(told) = layer.layer.outbox.poll(cx)
         {
             progress = true;
             self.told(told);

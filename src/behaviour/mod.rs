@@ -16,6 +16,7 @@ mod twins;
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -36,10 +37,10 @@ pub use self::{
 use self::{dialing::Dials, layered::Attached, opens::Opens, outside::Outside};
 use crate::{
     Chain, Config, Event, Policy,
-    accept::{Owner, Queue},
+    accept::{Acceptors, Queue},
     connection::ConnectionName,
     handler::{self, FromBehaviour, Handler, Purpose, ToBehaviour},
-    hub::{self, Hub, Output, TimerKey, Timers},
+    hub::{self, Hub, Output, Timers},
     key::{ConnectionKey, StreamKey},
     shrink,
     substream::Substream,
@@ -77,7 +78,7 @@ enum Due {
 pub struct Behaviour {
     config: Config,
     hub: Hub<Substream>,
-    acceptors: Owner,
+    acceptors: Arc<Acceptors>,
     command_sender: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
     /// Streams that are being opened.
@@ -112,7 +113,7 @@ impl Behaviour {
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         Self {
             hub: Hub::new(local_peer_id, config.hub.clone(), Box::new(policy)),
-            acceptors: Owner::new(config.protocol_name.clone(), config.accept_backlog),
+            acceptors: Acceptors::new(config.protocol_name.clone(), config.accept_backlog),
             command_sender,
             commands,
             opens: Opens::default(),
@@ -143,10 +144,6 @@ impl Behaviour {
             parcel,
             here,
         ))
-    }
-
-    fn later(&mut self, delay: std::time::Duration, due: Due) -> TimerKey {
-        self.due.add(delay, due)
     }
 
     // ---- Connections -------------------------------------------------------------------------------
@@ -260,6 +257,12 @@ impl Behaviour {
             self.is_due(due);
         }
         progress
+    }
+}
+
+impl Drop for Behaviour {
+    fn drop(&mut self) {
+        self.acceptors.close();
     }
 }
 

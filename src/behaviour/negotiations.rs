@@ -179,7 +179,7 @@ impl Behaviour {
         let timeout = self.config.accept_timeout;
         let connection = stream.connection();
         match self.acceptors.deliver((peer, stream), timeout) {
-            Ok(Some(queue)) => drop(self.later(timeout, Due::Accept(queue))),
+            Ok(Some(queue)) => drop(self.due.add(timeout, Due::Accept(queue))),
             Ok(None) => {}
             Err(NotDelivered) => self.hub.refused(peer, connection, Limit::AcceptBacklog),
         }
@@ -193,7 +193,7 @@ impl Behaviour {
                 .refused(peer, stream.connection(), Limit::AcceptTimeout);
         }
         if let Some(delay) = next {
-            self.later(delay, Due::Accept(queue));
+            self.due.add(delay, Due::Accept(queue));
         }
     }
 
@@ -268,7 +268,7 @@ impl Behaviour {
         let name = agreed.or(offered).map(ProtocolName::new);
         self.with_hub_of(key, |hub| hub.negotiated(peer, key, name, mobility));
         if status.is_some_and(|status| status.unanswered) {
-            self.later(self.config.open_head_start, Due::Unheard(key));
+            self.due.add(self.config.open_head_start, Due::Unheard(key));
         }
         match (request, result) {
             (Some(request), Ok(stream)) => self.offered(peer, connection, request, stream),

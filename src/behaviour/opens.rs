@@ -45,13 +45,6 @@ pub(super) struct Opens {
 }
 
 impl Opens {
-    /// Removes it, if nobody else has been served meanwhile.
-    fn take(&mut self, number: u64) -> Option<Opening> {
-        let opening = self.opening.remove(&number)?;
-        self.leave(opening.peer, number);
-        Some(opening)
-    }
-
     fn wait(&mut self, peer: PeerId, number: u64) {
         let waiting = self.waiting.entry(peer).or_default();
         if !waiting.contains(&number) {
@@ -66,11 +59,6 @@ impl Opens {
                 self.waiting.remove(&peer);
             }
         }
-    }
-
-    /// True if any wait for a connection to this peer.
-    pub(super) fn wait_for(&self, peer: PeerId) -> bool {
-        self.waiting.contains_key(&peer)
     }
 
     /// The opens whose attempt on this connection is under way.
@@ -147,7 +135,7 @@ impl Behaviour {
         let mobility = self.config.mobility_of(&request.protocol);
         // A substream, then a negotiation on it.
         let over = self.config.negotiation_timeout.saturating_mul(2);
-        let over = self.later(over, Due::OpenOver(number));
+        let over = self.due.add(over, Due::OpenOver(number));
         let opening = Opening {
             peer,
             request,
@@ -226,7 +214,7 @@ impl Behaviour {
     /// An attempt on this connection is under way from now on.
     fn note_attempt(&mut self, number: u64, connection: ConnectionKey) -> Option<StreamRequest> {
         let head_start = self.config.open_head_start;
-        let alone = self.later(head_start, Due::HeadStart(number));
+        let alone = self.due.add(head_start, Due::HeadStart(number));
         let opening = self.opens.opening.get_mut(&number)?;
         opening.tried.push(connection);
         opening.running.push(connection);
@@ -320,7 +308,7 @@ impl Behaviour {
         // There are connections, and this stream may use none of them.
         let wait = self.config.wait_for_direct;
         if mobility == Mobility::NeverRelayed && !wait.is_zero() {
-            let over = self.later(wait, Due::OpenOver(number));
+            let over = self.due.add(wait, Due::OpenOver(number));
             if let Some(opening) = self.opens.opening.get_mut(&number) {
                 let before = std::mem::replace(&mut opening.timers[0], over);
                 self.due.cancel(before);
@@ -359,7 +347,8 @@ impl Behaviour {
     }
 
     fn forget_open(&mut self, number: u64) -> Option<Opening> {
-        let opening = self.opens.take(number)?;
+        let opening = self.opens.opening.remove(&number)?;
+        self.opens.leave(opening.peer, number);
         for timer in opening.timers {
             self.due.cancel(timer);
         }
@@ -427,7 +416,8 @@ impl Behaviour {
     /// Dials though there are connections, if streams wait and none of those answers.
     pub(super) fn dial_if_none_answers(&mut self, peer: PeerId) {
         let mut all = self.hub.connections(peer).iter();
-        if all.all(|info| info.suspected || info.closing) && self.opens.wait_for(peer) {
+        if all.all(|info| info.suspected || info.closing) && self.opens.waiting.contains_key(&peer)
+        {
             self.dial_beside(peer);
         }
     }

@@ -27,7 +27,7 @@ pub(crate) enum Told {
 }
 
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     /// Protects what is to be told. Held for a push or a pop; the behaviour's task is woken after it.
     inner: Mutex<Inner>,
 }
@@ -45,7 +45,7 @@ impl Outbox {
     }
 
     /// There is a behaviour that listens, or none any more.
-    pub(super) fn attach(&self, attached: bool) {
+    pub(crate) fn attach(&self, attached: bool) {
         let mut inner = self.lock();
         inner.attached = attached;
         let told = std::mem::take(&mut inner.told);
@@ -90,7 +90,7 @@ impl Outbox {
         }
     }
 
-    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Told> {
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Told> {
         let mut inner = self.lock();
         match inner.told.pop_front() {
             Some(told) => Poll::Ready(told),

@@ -22,7 +22,7 @@ use libp2p_identity::PeerId;
 
 use super::{
     muxer::Muxer,
-    outbox::{Outbox, Told},
+    outbox::Outbox,
     peer::{KEYS, Peer},
     policy::SharedPolicy,
     wakers::Task,
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     /// The process, or rather this layer in it.
     pub(super) epoch: u64,
     pub(super) config: Config,
-    pub(super) outbox: Outbox,
+    pub(crate) outbox: Outbox,
     policy: SharedPolicy,
     /// Protects the peers to which there is a link. Taken before a peer's own lock.
     peers: Mutex<HashMap<PeerId, Arc<Peer>>>,
@@ -156,16 +156,6 @@ impl Shared {
             drop(orphans);
             self.transport.wake();
         }
-    }
-
-    /// There is a behaviour that listens, or none any more.
-    pub(crate) fn attach(&self, attached: bool) {
-        self.outbox.attach(attached);
-    }
-
-    /// The next thing that the layer tells its behaviour.
-    pub(crate) fn poll_told(&self, cx: &Context<'_>) -> Poll<Told> {
-        self.outbox.poll(cx)
     }
 
     /// Drives the links of which the last connection is gone.

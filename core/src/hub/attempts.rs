@@ -228,7 +228,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             retry_in,
         });
         if let Some(delay) = retry_in {
-            let timer = self.later(delay, Due::Retry(key, to));
+            let timer = self.due.add(delay, Due::Retry(key, to));
             if let Some(entry) = self.table.get_mut(key) {
                 let before = entry.record.moves().backoff.wait(to, timer);
                 self.due.cancel(before);
@@ -524,7 +524,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let until = Instant::now().checked_add(linger);
         // Nothing is kept of a connection that is gone.
         if pruning.lingering.replace((Box::new(leg), until)).is_none() {
-            self.later(linger, Due::Linger(peer, connection));
+            self.due.add(linger, Due::Linger(peer, connection));
         }
     }
 
@@ -540,7 +540,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             record.pruning.lingering = None;
             self.released(peer, connection);
         } else {
-            self.later(left, Due::Linger(peer, connection));
+            self.due.add(left, Due::Linger(peer, connection));
         }
     }
 

@@ -134,7 +134,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         due: Due,
         timer: impl FnOnce(&mut HealthTimers) -> &mut TimerKey,
     ) {
-        let key = self.later(delay, due);
+        let key = self.due.add(delay, due);
         if let Some(health) = self.health_mut(connection) {
             let before = std::mem::replace(timer(&mut health.timers), key);
             self.due.cancel(before);

@@ -28,7 +28,6 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use futures::{StreamExt, channel::oneshot};
@@ -259,10 +258,6 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     fn output(&mut self, output: Output) {
         self.outputs.push_back(output);
-    }
-
-    fn later(&mut self, delay: Duration, due: Due) -> TimerKey {
-        self.due.add(delay, due)
     }
 
     /// Looks again at those that wait, since there may be room, or another connection. They are

@@ -163,7 +163,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         };
         let earlier = self.calls.get(&peer).is_none_or(|(call, _)| at < *call);
         if earlier && !self.connections.of(peer).is_empty() {
-            let timer = self.later(delay, Due::Call(peer));
+            let timer = self.due.add(delay, Due::Call(peer));
             if let Some((_, later)) = self.calls.insert(peer, (at, timer)) {
                 self.due.cancel(later);
             }
@@ -191,7 +191,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             Placement::Indifferent | Placement::Here => None,
             Placement::On(to) => self.may_go(&stream, to).then_some(to),
             Placement::AskAgain(delay) => {
-                let timer = self.later(delay, Due::Ask(key));
+                let timer = self.due.add(delay, Due::Ask(key));
                 if let Some(entry) = self.table.get_mut(key) {
                     // The earliest counts: who is asked again for other reasons need not say it less.
                     let asking = &mut entry.record.moves().asking_again;
@@ -275,7 +275,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             (None, _) | (Some(_), Patience::Over) => self.begin(key, to, origin),
             (Some(_), Patience::Waiting(_)) => self.aim(key, to),
             (Some(patience), Patience::NotNeeded) => {
-                let timer = self.later(patience, Due::Patience(key));
+                let timer = self.due.add(patience, Due::Patience(key));
                 if let Some(entry) = self.table.get_mut(key) {
                     entry.record.moves().patience = Patience::Waiting(timer);
                 }

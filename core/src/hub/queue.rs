@@ -355,7 +355,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let from = entry.shared.status().connection;
         // The handler may not be polled any more, as on a connection that somebody closes.
         let overdue = self.settings.answer_timeout.saturating_mul(2);
-        let timer = self.later(overdue, Due::LegOverdue(key));
+        let timer = self.due.add(overdue, Due::LegOverdue(key));
         if let Some(entry) = self.table.get_mut(key) {
             let before = std::mem::replace(&mut entry.record.moves().leg_overdue, timer);
             self.due.cancel(before);

@@ -118,7 +118,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let connection = early.leg.connection();
         let (number, gone) = self.table.hold(peer, early);
         let timeout = self.settings.answer_timeout;
-        let timer = self.later(timeout, Due::Early(peer, number));
+        let timer = self.due.add(timeout, Due::Early(peer, number));
         self.tasks
             .early
             .push(Box::pin(gone.map(move |gone| EarlyGone {
