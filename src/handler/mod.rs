@@ -250,8 +250,6 @@ pub struct Handler {
     /// The protocols that the remote speaks, by Identify's word; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<Event>,
-    /// True once the behaviour has been given what keeps the connection alive.
-    introduced: bool,
     /// Tells the connection's muxer whose it is, below the swarm.
     here: Option<Here>,
 }
@@ -266,6 +264,10 @@ impl Handler {
         parcel: Option<Parcel>,
         here: Option<Here>,
     ) -> Self {
+        let legs = Permits::default();
+        let born = Event::Born {
+            legs: legs.downgrade(),
+        };
         Self {
             acceptors,
             prefix: config.protocol_name.clone(),
@@ -279,14 +281,13 @@ impl Handler {
             queue: VecDeque::new(),
             opening: 0,
             inbound: FuturesUnordered::new(),
-            legs: Permits::default(),
+            legs,
             usage: Usage::default(),
             watch: None,
             prune_grace: config.hub.prune_grace.unwrap_or(PRUNE_GRACE),
             linger: config.hub.old_leg_linger,
             remote: None,
-            events: VecDeque::new(),
-            introduced: false,
+            events: VecDeque::from([born]),
             here,
         }
     }
@@ -560,12 +561,6 @@ impl ConnectionHandler for Handler {
             }
         }
         self.poll_unused(cx);
-        if !std::mem::replace(&mut self.introduced, true) {
-            let legs = self.legs.downgrade();
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(
-                Event::Born { legs },
-            )));
-        }
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
         }
