@@ -84,20 +84,14 @@ impl Stream {
         protocol: StreamProtocol,
         opener: Side,
     ) -> Self {
-        Self {
-            io: Inner::Plain {
-                io: Box::new(io),
-                connection,
-                sent: 0,
-                received: 0,
-                closed: false,
-            },
-            key,
-            peer,
-            protocol,
-            opener,
-            broken: None,
-        }
+        let io = Inner::Plain {
+            io: Box::new(io),
+            connection,
+            sent: 0,
+            received: 0,
+            closed: false,
+        };
+        Self::new(key, io, peer, protocol, opener)
     }
 
     pub(crate) fn new(
@@ -179,11 +173,7 @@ impl Stream {
     /// this one on plain streams only; then the stream becomes a plain one when the remote's answer
     /// comes.
     pub fn is_migratable(&self) -> bool {
-        match &self.io {
-            Inner::Migratable { .. } => true,
-            Inner::Offered { pending, .. } => pending.plain_sent().is_none(),
-            Inner::Plain { .. } => false,
-        }
+        self.status().is_some()
     }
 
     /// Bytes written so far over all legs, the negotiation of the protocol included; of a plain stream,
@@ -208,10 +198,7 @@ impl Stream {
     }
 
     fn usable(&self) -> io::Result<()> {
-        match self.broken {
-            Some(kind) => Err(kind.into()),
-            None => Ok(()),
-        }
+        self.broken.map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     /// Ready at once, but for an offer that is not settled.
