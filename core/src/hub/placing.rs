@@ -113,6 +113,16 @@ impl Backoff {
     }
 }
 
+/// The answer that a verdict is; `None` if somebody outside is to give it.
+fn answer_of(verdict: Verdict) -> Option<Answer> {
+    match verdict {
+        Verdict::Accept => Some(Answer::Accept),
+        Verdict::Deny => Some(Answer::Deny),
+        Verdict::NotNow => Some(Answer::NotNow),
+        Verdict::Ask => None,
+    }
+}
+
 impl<L: Io + Send + 'static> Hub<L> {
     pub(super) fn view<'a>(&'a self, peer: PeerId) -> PeerView<'a> {
         PeerView {
@@ -330,13 +340,10 @@ impl<L: Io + Send + 'static> Hub<L> {
         question: Question,
         since: Instant,
     ) {
-        let answer = match self.decide(key, to) {
-            Verdict::Accept => Answer::Accept,
-            Verdict::Deny => Answer::Deny,
-            Verdict::NotNow => Answer::NotNow,
-            Verdict::Ask => return self.ask_outside(key, to, question, since),
-        };
-        self.answer(key, to, question, answer);
+        match answer_of(self.decide(key, to)) {
+            Some(answer) => drop(self.answer(key, to, question, answer)),
+            None => self.ask_outside(key, to, question, since),
+        }
     }
 
     /// Answers. Returns whether the remote's attempt was still there.
@@ -426,12 +433,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     ) -> Result<(), MigrateError> {
         let entry = self.table.get_mut(key);
         let entry = entry.ok_or(MigrateError::UnknownStream(key))?;
-        let answer = match verdict {
-            Verdict::Accept => Answer::Accept,
-            Verdict::Deny => Answer::Deny,
-            Verdict::NotNow => Answer::NotNow,
-            Verdict::Ask => return Err(MigrateError::NotAsked),
-        };
+        let answer = answer_of(verdict).ok_or(MigrateError::NotAsked)?;
         let about = &mut entry.record.moves().asked_about;
         let (_, question, timer) = about
             .take_if(|(about, ..)| *about == to)
