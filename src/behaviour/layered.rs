@@ -128,17 +128,12 @@ impl Behaviour {
         let Some(below) = self.layer.as_ref().and_then(|it| it.layer.peer(peer)) else {
             return f(&mut self.hub);
         };
-        let mut f = Some(f);
-        let result = below.with(|state| {
-            let hub = state.hub_of(connection.number())?;
-            f.take().map(|f| f(hub))
+        let result = below.with(|state| match state.hub_of(connection.number()) {
+            Some(hub) => Ok(f(hub)),
+            None => Err(f),
         });
         below.waker.rouse();
-        match (result, f) {
-            (Some(result), _) => result,
-            (None, Some(f)) => f(&mut self.hub),
-            (None, None) => unreachable!("whoever ran it has its result"),
-        }
+        result.unwrap_or_else(|f| f(&mut self.hub))
     }
 
     /// True if the peer is known to have a layer, too.

@@ -113,10 +113,7 @@ impl Reader {
     /// The answer in a line that is complete.
     fn line(&mut self) -> io::Result<Option<Answer>> {
         let seen = std::mem::take(&mut self.seen);
-        let line = match unsigned_varint::decode::usize(&seen) {
-            Ok((_, line)) => line,
-            Err(_) => return Err(invalid()),
-        };
+        let (_, line) = unsigned_varint::decode::usize(&seen).map_err(|_| invalid())?;
         if !self.header_seen {
             self.header_seen = line == HEADER;
             return match self.header_seen {
