@@ -76,7 +76,7 @@ async fn look(mut io: Physical) -> io::Result<Peeked> {
     }
     match codec::read::<Request>(&mut io).await {
         Ok(request) => Ok(Peeked::Leg(io.leg(), request)),
-        Err(ReadError::Io(error)) => {
+        Err(error @ ReadError::Io(_)) => {
             tracing::debug!(%error, "no first message on a leg");
             Ok(Peeked::Gone)
         }
