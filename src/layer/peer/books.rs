@@ -230,13 +230,9 @@ impl State {
     /// Closes links that nothing needs: those that the hub wants closed, after its grace; those whose connection
     /// is closed, as it would be without a layer; the others when nothing can be on its way there any more.
     fn close_unused(&mut self) {
-        let grace = self
-            .layer
-            .config
-            .hub
-            .prune_grace
-            .unwrap_or(Duration::from_secs(1));
-        let linger = self.layer.config.hub.old_leg_linger.saturating_add(grace);
+        let settings = &self.layer.config.hub;
+        let grace = settings.prune_grace.unwrap_or(Duration::from_secs(1));
+        let linger = settings.old_leg_linger.saturating_add(grace);
         let (id, now) = (self.id, Instant::now());
         for number in self.links.keys().copied().collect::<Vec<_>>() {
             let unused = self.books.is_unused(number);
