@@ -85,7 +85,7 @@ pub struct Behaviour {
     opens: Opens,
     /// Streams that wait for their peer to be dialed.
     dials: Dials,
-    /// What runs in the background, each with what is to be done once it is over.
+    /// Things that run in the background, each with what is to be done once it is over.
     tasks: FuturesUnordered<BoxFuture<'static, Command>>,
     /// Protocols that peers serve on plain streams only.
     outside: Outside,
