@@ -1,6 +1,7 @@
 //! Harnesses of tests, benches and tools, each written once: swarms that run in the background and keep
 //! a log, connections of all kinds between them, paths that are slow or silent, a remote that speaks by
-//! hand, a simulated world, programs as processes, an allocator that counts, and a checked byte pattern.
+//! hand, a simulated world, programs as processes, muxers and an allocator that count, and a checked byte
+//! pattern.
 //!
 //! Examples that people copy stand by themselves and use nothing of this.
 
@@ -11,6 +12,7 @@
 
 pub mod alloc;
 mod background;
+mod counts;
 mod net;
 mod node;
 mod pattern;
@@ -23,6 +25,7 @@ pub mod sim;
 use std::{future::Future, time::Duration};
 
 pub use background::{Background, Log, swarm};
+pub use counts::{Counts, Substream};
 pub use net::{KINDS, Kind, Net, open};
 pub use node::{Node, PROTOCOL, Pair, Seen, Setup, Transports, topic};
 pub use pattern::{byte, read, read_end, read_to_end, write, write_until};

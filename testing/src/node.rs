@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, Transport as _,
     allow_block_list::{self, BlockedPeers},
     connection_limits::{self, ConnectionLimits},
     core::{
@@ -13,7 +13,7 @@ use libp2p::{
     },
     dcutr, gossipsub, identify,
     identity::Keypair,
-    noise, ping, relay, request_response,
+    noise, ping, quic, relay, request_response,
     swarm::{
         self, NetworkBehaviour, SwarmEvent,
         behaviour::toggle::Toggle,
@@ -26,7 +26,7 @@ use libp2p_stream_migration::{
     Stay, transport,
 };
 
-use crate::{Background, Log, within};
+use crate::{Background, Counts, Log, counts::Counted, within};
 
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/test/1.0.0");
 
@@ -102,6 +102,8 @@ pub struct Setup {
     pub keypair: Keypair,
     /// What there is beside TCP and QUIC.
     pub transports: Option<Transports>,
+    /// Where the substreams are counted of a node without a layer.
+    pub counts: Option<Counts>,
 }
 
 impl Default for Setup {
@@ -123,6 +125,7 @@ impl Default for Setup {
             max_yamux_streams: 512,
             keypair: Keypair::generate_ed25519(),
             transports: None,
+            counts: None,
         }
     }
 }
@@ -147,9 +150,10 @@ impl Node {
 
     pub fn with(setup: Setup) -> Self {
         let id = setup.keypair.public().to_peer_id();
-        let (swarm, control, plain) = match setup.layer {
-            true => layered(setup),
-            false => by_builder(setup),
+        let (swarm, control, plain) = match (setup.layer, setup.counts.clone()) {
+            (true, _) => layered(setup),
+            (false, Some(counts)) => counted(setup, counts),
+            (false, None) => by_builder(setup),
         };
         let log = Log::<Vec<_>>::default();
         let ours = log.clone();
@@ -409,6 +413,46 @@ fn layered(mut setup: Setup) -> Made {
     let (all, control, plain) = behaviours(&setup, stack.migration, stack.relay_client);
     let config = swarm_config(&setup, swarm::Config::with_tokio_executor());
     let swarm = Swarm::new(stack.transport, all, stack.local_peer_id, config);
+    (swarm, control, plain)
+}
+
+/// A swarm whose muxers are counted, over TCP, QUIC and relays.
+fn counted(mut setup: Setup, counts: Counts) -> Made {
+    let policy = std::mem::replace(&mut setup.policy, Box::new(Stay));
+    let id = setup.keypair.public().to_peer_id();
+    let noise = noise::Config::new(&setup.keypair).unwrap();
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(upgrade::Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux::Config::default())
+        .boxed();
+    let quic = quic::tokio::Transport::new(quic::Config::new(&setup.keypair))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let (relayed, client) = relay::client::new(id);
+    let relayed = relayed
+        .upgrade(upgrade::Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux::Config::default())
+        .boxed();
+    let direct = quic.or_transport(tcp).map(|either, _| either.into_inner());
+    let transport = relayed
+        .or_transport(direct)
+        .map(|either, _| either.into_inner())
+        .map(move |(peer, muxer), endpoint| {
+            let counted = Counted {
+                muxer,
+                peer,
+                relayed: endpoint.is_relayed(),
+                counts: counts.clone(),
+            };
+            (peer, StreamMuxerBox::new(counted))
+        })
+        .boxed();
+    let migration = Behaviour::with_policy(id, setup.config.clone(), policy);
+    let (all, control, plain) = behaviours(&setup, migration, client);
+    let config = swarm_config(&setup, swarm::Config::with_tokio_executor());
+    let swarm = Swarm::new(transport, all, id, config);
     (swarm, control, plain)
 }
 

@@ -5,6 +5,7 @@ mod compose;
 mod crowds;
 mod hostile;
 mod moves;
+mod plain;
 
 use libp2p_stream_migration::Event;
 use testing::{Net, Pair, within};
