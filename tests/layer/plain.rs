@@ -1,13 +1,29 @@
 //! A layer as peers see it that have none: every byte of their substreams, beside what they see of a
 //! node without it.
 
-use std::mem;
+use std::{
+    mem,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
+};
 
 use futures::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, Stream, StreamExt, join,
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, Stream, StreamExt,
+    future::{Either, poll_fn, select},
+    join,
     stream::BoxStream,
 };
-use libp2p::{PeerId, StreamProtocol, identity::Keypair};
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Transport as _,
+    core::{
+        Endpoint,
+        muxing::{StreamMuxer as _, StreamMuxerBox},
+        transport::{DialOpts, PortUse},
+        upgrade::Version,
+    },
+    identity::Keypair,
+    noise, tcp, yamux,
+};
 use libp2p_stream_migration::{Config, ConnectionKey};
 use libp2p_stream_migration_core::protocol::codec::{self, Control};
 use testing::*;
@@ -325,4 +341,167 @@ async fn a_peer_with_the_behaviour_alone() {
 #[tokio::test]
 async fn a_peer_with_the_behaviour_alone_over_all_of_them() {
     each(&[Kind::Tcp, Kind::Relayed, Kind::Quic, Kind::Relayed], true).await;
+}
+
+/// A thing that a peer does on a substream, by hand.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Say(&'static [u8]),
+    /// Reads so many bytes, before anything else is said.
+    Hear(usize),
+}
+
+use Step::{Hear, Say};
+
+const HEADER: &[u8] = b"\x13/multistream/1.0.0\n";
+const TEST: &[u8] = b"\x0c/test/1.0.0\n";
+const NOBODY: &[u8] = b"\x0e/nobody/1.0.0\n";
+
+/// Beginnings of substreams as others write them, well or badly. Each is then closed.
+const BEGINNINGS: &[&[Step]] = &[
+    &[Say(HEADER), Say(TEST), Say(b"word")],
+    &[Say(HEADER), Hear(20), Say(TEST), Hear(13), Say(b"word")],
+    &[
+        Say(HEADER),
+        Hear(20),
+        Say(NOBODY),
+        Hear(4),
+        Say(TEST),
+        Say(b"word"),
+    ],
+    &[
+        Say(HEADER),
+        Say(NOBODY),
+        Hear(24),
+        Say(TEST),
+        Hear(13),
+        Say(b"word"),
+    ],
+    &[
+        Say(b"\x13/multi"),
+        Say(b"stream/1.0.0\n\x0c/te"),
+        Say(b"st/1.0.0\nword"),
+    ],
+    &[
+        Say(HEADER),
+        Hear(20),
+        Say(b"\x0c"),
+        Say(b"/test/1.0.0"),
+        Say(b"\nword"),
+    ],
+    &[Say(HEADER), Say(b"\x03ls\n")],
+    &[
+        Say(HEADER),
+        Say(b"\x03ls\n"),
+        Hear(24),
+        Say(TEST),
+        Say(b"word"),
+    ],
+    &[Say(HEADER), Hear(20)],
+    &[Say(HEADER), Say(HEADER), Say(TEST)],
+    &[Say(HEADER), Say(b"\x0b/test/1.0.0"), Say(b"word")],
+    &[Say(HEADER), Say(b"\0"), Say(TEST)],
+    &[Say(HEADER), Say(b"\xff\x7f/too long"), Say(TEST)],
+    &[Say(HEADER), Say(b"\x80\x80\x80\x01"), Say(TEST)],
+    &[Say(b"\x13/multistream/2.0.0\n"), Say(TEST)],
+    &[Say(b"GET / HTTP/1.1\r\n\r\n")],
+    &[Say(b"\0\0\0\0")],
+];
+
+/// Those that end before their first proposal does: a layer may drop them, where a swarm says its
+/// header first.
+const CUT_SHORT: &[&[Step]] = &[
+    &[Say(b"\x13/multi")],
+    &[Say(HEADER)],
+    &[Say(HEADER), Say(b"\x0c/te")],
+];
+
+/// A connection by hand: a muxer that is polled.
+struct Hand(Arc<Mutex<StreamMuxerBox>>);
+
+impl Hand {
+    async fn dial(address: Multiaddr) -> Self {
+        let noise = noise::Config::new(&Keypair::generate_ed25519()).unwrap();
+        let mut transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .upgrade(Version::V1Lazy)
+            .authenticate(noise)
+            .multiplex(yamux::Config::default())
+            .boxed();
+        let opts = DialOpts {
+            role: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        let dial = transport.dial(address, opts).unwrap();
+        let (_, muxer) = within("the dial", dial).await.unwrap();
+        Self(Arc::new(Mutex::new(muxer)))
+    }
+
+    /// What is heard on a substream that begins so.
+    async fn hears(&self, beginning: &[Step]) -> Vec<u8> {
+        let opened = poll_fn(|cx| Pin::new(&mut *self.0.lock().unwrap()).poll_outbound(cx));
+        let talk = async {
+            let mut io = opened.await.unwrap();
+            let mut heard = Vec::new();
+            for step in beginning {
+                match step {
+                    Say(bytes) => {
+                        io.write_all(bytes).await.unwrap();
+                        io.flush().await.unwrap();
+                    }
+                    Hear(bytes) => {
+                        let at = heard.len();
+                        heard.resize(at + bytes, 0);
+                        io.read_exact(&mut heard[at..]).await.unwrap();
+                    }
+                }
+            }
+            io.close().await.unwrap();
+            let _ = io.read_to_end(&mut heard).await;
+            heard
+        };
+        let polls = poll_fn(|cx| Pin::new(&mut *self.0.lock().unwrap()).poll(cx));
+        let (talk, polls) = (pin!(talk), pin!(polls));
+        match within("the substream's end", select(talk, polls)).await {
+            Either::Left((heard, _)) => heard,
+            Either::Right((ended, _)) => panic!("the connection's end: {ended:?}"),
+        }
+    }
+}
+
+/// What a peer by hand hears of a node, for each beginning.
+async fn heard(layer: bool, beginnings: &[&[Step]]) -> Vec<String> {
+    let mut node = Node::with(Setup {
+        layer,
+        migration: false,
+        plain: true,
+        ..Default::default()
+    });
+    let mut incoming = node.accept_plain(PROTOCOL);
+    tokio::spawn(async move {
+        while let Some((_, mut stream)) = incoming.next().await {
+            let mut word = Vec::new();
+            stream.read_to_end(&mut word).await.unwrap();
+            stream.write_all(&word).await.unwrap();
+            stream.close().await.unwrap();
+        }
+    });
+    let hand = Hand::dial(node.listen("/ip4/127.0.0.1/tcp/0").await).await;
+    let mut all = Vec::new();
+    for beginning in beginnings {
+        all.push(hand.hears(beginning).await.escape_ascii().to_string());
+    }
+    all
+}
+
+/// "My peers are no swarms of rust-libp2p." However a substream begins, the answer is the same.
+#[tokio::test]
+async fn beginnings_by_hand() {
+    assert_eq!(
+        heard(true, BEGINNINGS).await,
+        heard(false, BEGINNINGS).await
+    );
+    let [with, without] = [heard(true, CUT_SHORT).await, heard(false, CUT_SHORT).await];
+    for (with, without) in with.iter().zip(&without) {
+        assert!(without.starts_with(with), "{with} is more than {without}");
+    }
 }
