@@ -320,7 +320,8 @@ async fn a_plain_peer_over_all_of_them() {
 #[tokio::test]
 async fn a_plain_peer_that_is_always_asked() {
     let case = Case {
-        kinds: &[Kind::Relayed, Kind::Tcp, Kind::Quic],
+        // QUIC's reset may take along what is still to be read.
+        kinds: &[Kind::Relayed, Kind::Tcp],
         peer_dials: false,
         peer_moves: false,
         moves: true,
