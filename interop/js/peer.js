@@ -3,6 +3,7 @@
 import './lib/polyfill.js'
 import { createInterface } from 'node:readline'
 import { Commands } from './lib/commands.js'
+import { Counts } from './lib/counts.js'
 import { parseFlags } from './lib/flags.js'
 import { Hub } from './lib/hub.js'
 import { createNode } from './lib/node.js'
@@ -21,9 +22,10 @@ process.on('unhandledRejection', (err) => { process.stderr.write(`unhandled: ${e
 
 const exit = () => { process.stdout.write('', () => { process.exit(0) }) }
 
-const node = await createNode(flags)
+const counts = new Counts()
+const node = await createNode(flags, counts)
 const hub = new Hub(node, { protocol: PROTOCOL, ...flags })
-const commands = new Commands(node, hub, say)
+const commands = new Commands(node, hub, counts, say)
 await hub.start()
 say({ event: 'ready', peer: node.peerId.toString() })
 

@@ -153,6 +153,8 @@ pub enum Scenario {
     Layered,
     /// Below the swarm on this side; the other knows streams that move, or nothing of it all.
     LayeredBeside(Side, Knows),
+    /// Below the swarm in Rust; the other counts what it sees of it.
+    LayeredCount,
 }
 
 /// What a peer without a layer knows.
@@ -186,6 +188,7 @@ impl fmt::Display for Scenario {
             Self::RelayedCloses(side) => ("relayed-closed-by-", side.name()),
             Self::Layered => ("layered", ""),
             Self::LayeredBeside(side, Knows::Streams) => ("layered-only-", side.name()),
+            Self::LayeredCount => ("layered/plain/count", ""),
             Self::LayeredBeside(side, Knows::Nothing) => ("layered-beside-plain-", side.name()),
         };
         write!(f, "{name}{detail}")

@@ -3,6 +3,7 @@
 
 mod args;
 mod case;
+mod counts;
 mod flow;
 mod identity;
 mod moves;
@@ -147,6 +148,9 @@ async fn run(args: &Args, case: &Case) -> Check {
 fn no_panics(logs: &Path) -> Check {
     for file in fs::read_dir(logs).into_iter().flatten().flatten() {
         let path = file.path();
+        if path.is_dir() {
+            no_panics(&path)?;
+        }
         if path.extension().is_some_and(|ending| ending == "stderr") {
             let said = fs::read(&path).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);

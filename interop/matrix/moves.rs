@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     case::{Case, Knows, Role, Scenario, Side},
+    counts,
     flow::{Load, PAYLOAD, done, whole},
     process::{Check, Place},
     refusals,
@@ -43,6 +44,7 @@ pub async fn run(case: &Case, place: &Place) -> Check {
             refusals::reset_by_responder(world_of, when).await?;
         }
         Scenario::RelayedCloses(by) => refusals::relayed_closes(world_of, by).await?,
+        Scenario::LayeredCount => counts::compared(world_of, place).await?,
     }
     let failures = matches!(
         case.scenario,

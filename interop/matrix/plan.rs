@@ -20,7 +20,7 @@ pub fn all() -> Vec<Case> {
 }
 
 /// A part of them that takes little time and has something of everything, for `cargo test`.
-pub const SMOKE: [&str; 11] = [
+pub const SMOKE: [&str; 13] = [
     "rust-go/load/relay-go_to_quic/dialer-opens/dialer-moves",
     "rust-go/load/tcp-noise_to_ws/listener-opens/listener-moves",
     "go-rust/load/relay-rust_to_tcp-tls/dialer-opens/listener-moves",
@@ -32,6 +32,8 @@ pub const SMOKE: [&str; 11] = [
     "rust-go/reset-by-responder-after-ack/tcp-noise_to_quic/dialer-opens/dialer-moves",
     "rust-js/load/tcp-noise_to_ws/dialer-opens/dialer-moves",
     "js-rust/load/tcp-noise_to_ws/dialer-opens/dialer-moves",
+    "rust-go/layered/plain/count/relay-go_to_tcp-noise/dialer-opens/dialer-moves",
+    "js-rust/layered/plain/count/ws_to_relay-rust/listener-opens/listener-moves",
 ];
 
 #[derive(Clone, Copy)]
@@ -65,6 +67,7 @@ impl Pair {
             self.over(Scenario::Idle, route, cases);
             self.over(Scenario::FourMoves, route, cases);
         }
+        self.count(cases);
         let relays: &[_] = if self.js() {
             &[(OVER_GO, TcpNoise), (OVER_RUST, Ws)]
         } else {
@@ -133,6 +136,34 @@ impl Pair {
                 let scenario = Scenario::Fallback(plain);
                 cases.push(self.case(scenario, route, opener, plain.other()));
             }
+        }
+    }
+
+    /// A plain peer and a layered one of Rust's, on direct connections and on relayed ones.
+    fn count(self, cases: &mut Vec<Case>) {
+        let rust = [self.dialer, self.listener].map(|it| it == Impl::Rust);
+        let layered = match rust {
+            [true, false] => Side::Dialer,
+            [false, true] => Side::Listener,
+            _ => return,
+        };
+        let routes: &[_] = if self.js() {
+            &[
+                (TcpNoise, Ws),
+                (OVER_GO, TcpNoise),
+                (OVER_RUST, OVER_GO),
+                (Ws, OVER_RUST),
+            ]
+        } else {
+            &[
+                (TcpNoise, Quic),
+                (OVER_GO, TcpNoise),
+                (OVER_RUST, OVER_GO),
+                (Quic, OVER_RUST),
+            ]
+        };
+        for &route in routes {
+            cases.push(self.case(Scenario::LayeredCount, route, layered, layered));
         }
     }
 

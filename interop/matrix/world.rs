@@ -48,9 +48,18 @@ pub struct World<'a> {
 
 impl<'a> World<'a> {
     pub async fn start(case: &'a Case, place: &'a Place) -> Check<Self> {
+        Self::with(case, place, true).await
+    }
+
+    /// The same peers, without what is counted.
+    pub async fn without_layer(case: &'a Case, place: &'a Place) -> Check<Self> {
+        Self::with(case, place, false).await
+    }
+
+    async fn with(case: &'a Case, place: &'a Place, layer: bool) -> Check<Self> {
         let seeds = identity::seeds(case);
         let start = async |side: Side| {
-            let mut flags = flags(case, side);
+            let mut flags = flags(case, side, layer);
             flags.extend(["--seed".to_owned(), seeds[side as usize].to_string()]);
             Peer::start(case.peer(side), side.name(), &flags, place).await
         };
@@ -86,6 +95,14 @@ impl<'a> World<'a> {
     /// The connection on which the stream begins, and the one to which it goes.
     pub async fn connect_both(&mut self) -> Check<[Names; 2]> {
         Ok([self.connect_old().await?, self.connect_new().await?])
+    }
+
+    /// Has the listener listen for both, before there is any.
+    pub async fn listen_both(&mut self) -> Check {
+        for transport in [self.case.old, self.case.new] {
+            self.address(transport, Side::Listener).await?;
+        }
+        Ok(())
     }
 
     pub async fn connect_old(&mut self) -> Check<Names> {
@@ -183,7 +200,10 @@ impl<'a> World<'a> {
     // ---- The stream --------------------------------------------------------------------------------
 
     pub async fn open(&self, connection: &Names) -> Check<Stream> {
-        let opener = self.case.opener;
+        self.open_by(connection, self.case.opener).await
+    }
+
+    pub async fn open_by(&self, connection: &Names, opener: Side) -> Check<Stream> {
         let acceptor = opener.other();
         let opened = self.peer(opener).call(json!({
             "cmd": "open",
@@ -360,7 +380,7 @@ fn security(case: &Case, side: Side) -> Vec<String> {
     flags.into_iter().flatten().map(str::to_owned).collect()
 }
 
-fn flags(case: &Case, side: Side) -> Vec<String> {
+fn flags(case: &Case, side: Side, layer: bool) -> Vec<String> {
     let initiates = side == case.mover;
     let flags: &[&str] = match case.scenario {
         Scenario::Fallback(plain) if plain == side => &["--no-migration"],
@@ -370,6 +390,8 @@ fn flags(case: &Case, side: Side) -> Vec<String> {
         Scenario::Layered => &["--layer"],
         Scenario::LayeredBeside(layered, _) if layered == side => &["--layer"],
         Scenario::LayeredBeside(_, Knows::Nothing) => &["--no-migration"],
+        Scenario::LayeredCount if case.peer(side) != Impl::Rust => &["--no-migration"],
+        Scenario::LayeredCount if layer => &["--layer", "--as-needed"],
         _ => &[],
     };
     let mut all = security(case, side);

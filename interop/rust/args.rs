@@ -26,6 +26,9 @@ pub struct Args {
     /// Also below the swarm: the transport is wrapped, and streams are opened through the layer.
     #[arg(long)]
     pub layer: bool,
+    /// With `--layer`: hello is said only where the protocol has it said.
+    #[arg(long, requires = "layer")]
+    pub as_needed: bool,
     /// Only `wrapped`.
     #[arg(long, value_enum, default_value_t = AckForm::Wrapped)]
     ack: AckForm,

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::{ConnectedPoint, transport::ListenerId},
+    identify,
     multiaddr::Protocol,
     swarm::{
         ConnectionId, SwarmEvent,
@@ -98,6 +99,8 @@ pub struct Swarming {
     closing: HashMap<ConnectionId, Reply>,
     connections: BTreeMap<ConnectionId, Connection>,
     close_relayed: bool,
+    /// What identify has told there, and been told.
+    identified: HashMap<ConnectionId, [bool; 2]>,
 }
 
 impl Swarming {
@@ -111,6 +114,7 @@ impl Swarming {
             closing: HashMap::new(),
             connections: BTreeMap::new(),
             close_relayed: false,
+            identified: HashMap::new(),
         }
     }
 
@@ -237,7 +241,22 @@ impl Swarming {
                 eprintln!("{event:?}");
                 self.streams.say_event(&event);
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.identified(&event),
             _ => {}
+        }
+    }
+
+    /// Says so once both sides have told each other who they are.
+    fn identified(&mut self, event: &identify::Event) {
+        let (id, half) = match event {
+            identify::Event::Sent { connection_id, .. } => (*connection_id, 0),
+            identify::Event::Received { connection_id, .. } => (*connection_id, 1),
+            _ => return,
+        };
+        let halves = self.identified.entry(id).or_default();
+        let more = !std::mem::replace(&mut halves[half], true);
+        if more && *halves == [true; 2] {
+            say(&json!({ "event": "identified", "conn": name(id.key()) }));
         }
     }
 

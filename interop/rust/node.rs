@@ -112,7 +112,7 @@ fn migrating(
 ) -> (stream_migration::Config, impl stream_migration::Policy) {
     let config = stream_migration::Config::default()
         .with_verify(!args.no_verify)
-        .with_layer_always(true)
+        .with_layer_always(!args.as_needed)
         .with_prune_grace(None);
     let policy = Scripted {
         verdicts,

@@ -43,10 +43,12 @@ export class Commands {
   #answers = []
   #onRelayed = 'keep'
   #known = new Set()
+  #everConnected = []
 
-  constructor (node, hub, emit) {
+  constructor (node, hub, counts, emit) {
     this.node = node
     this.hub = hub
+    this.counts = counts
     this.emit = emit
     hub.policy = () => this.#answers.shift() ?? 'accept'
     this.#listenToHub()
@@ -90,6 +92,7 @@ export class Commands {
   }
 
   #connected (connection) {
+    this.#everConnected.push(connection)
     this.emit({ event: 'connected', peer: connection.remotePeer.toString(), ...this.#describeConnection(connection) })
     if (this.#onRelayed !== 'close' || isRelayed(connection)) return
     for (const other of this.node.getConnections(connection.remotePeer)) {
@@ -311,6 +314,11 @@ export class Commands {
 
   release () { this.hub.release() }
 
+  async count ({ peer }) {
+    const connections = this.#everConnected.filter(({ remotePeer }) => remotePeer.toString() === peer)
+    return { counts: await this.counts.on(connections) }
+  }
+
   listStreams () {
     const streams = [...this.#known].filter((stream) => !stream.gone).map((stream) => ({
       ...this.#describe(stream),
@@ -338,6 +346,7 @@ export class Commands {
     migrate: Commands.prototype.migrate,
     answer: Commands.prototype.answer,
     release: Commands.prototype.release,
+    count: Commands.prototype.count,
     streams: Commands.prototype.listStreams
   }
 }

@@ -8,6 +8,7 @@ import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { identify } from '@libp2p/identify'
 import { circuitRelayServer, circuitRelayTransport } from '@libp2p/circuit-relay-v2'
+import { Counts } from './counts.js'
 
 const NEVER = 0x7fffffff // the longest timer that Node has: 24 days
 const MANY = 100_000
@@ -54,7 +55,7 @@ async function encrypter (security) {
   return tls()
 }
 
-export async function createNode ({ seed, security = 'noise', relay = false }) {
+export async function createNode ({ seed, security = 'noise', relay = false }, counts = new Counts()) {
   const services = { identify: identify({ runOnLimitedConnection: true, runOnConnectionOpen: true }) }
   if (relay) {
     services.relay = circuitRelayServer({
@@ -75,12 +76,12 @@ export async function createNode ({ seed, security = 'noise', relay = false }) {
       ...await optionalQuic()
     ],
     connectionEncrypters: [await encrypter(security)],
-    streamMuxers: [yamux({
+    streamMuxers: [counts.counted(yamux({
       enableKeepAlive: false,
       maxInboundStreams: MANY,
       maxOutboundStreams: MANY,
       streamOptions: { maxStreamWindowSize: 1024 * 1024, maxReadBufferLength: 4 * 1024 * 1024 }
-    })],
+    }))],
     connectionMonitor: { enabled: false },
     connectionManager: {
       maxConnections: MANY,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"libp2p-stream-migration/interop/migration"
 )
 
@@ -251,6 +252,12 @@ func (p *peerProgram) networkCommand(c command) (object, error) {
 			return nil, err
 		}
 		return object{"stream": p.streams.name(s).name, "migratable": s.Migratable()}, nil
+	case "count":
+		id, err := peer.Decode(c.Peer)
+		if err != nil {
+			return nil, badCommand("%w", err)
+		}
+		return object{"counts": p.hosts.counts.with(id)}, nil
 	case "streams":
 		list := []object{}
 		for _, s := range p.streams.list() {

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -41,6 +42,7 @@ type hosts struct {
 	attach func(host.Host)
 	main   host.Host
 	out    *output
+	counts *counts
 
 	mu      sync.Mutex              // protects all below
 	names   map[network.Conn]string // every connection that there was, events may come late
@@ -64,7 +66,7 @@ func newHosts(f flags, out *output, attach func(host.Host)) (*hosts, error) {
 		return nil, err
 	}
 	h := &hosts{
-		id: id, key: key, flags: f, attach: attach, out: out,
+		id: id, key: key, flags: f, attach: attach, out: out, counts: newCounts(),
 		names: make(map[network.Conn]string), byName: make(map[string]network.Conn),
 	}
 	if h.main, err = h.newHost(); err != nil || !f.relay {
@@ -99,7 +101,8 @@ func (h *hosts) newHost() (host.Host, error) {
 		libp2p.Transport(quic.NewTransport),
 		security,
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
-		libp2p.ResourceManager(&network.NullResourceManager{}),
+		libp2p.ResourceManager(&streamManager{counts: h.counts}),
+		libp2p.BandwidthReporter(h.counts),
 		libp2p.ConnectionManager(connmgr.NullConnMgr{}), // closes nothing, ever
 		libp2p.DisableMetrics(),
 		libp2p.DisableIdentifyAddressDiscovery(),
@@ -112,8 +115,26 @@ func (h *hosts) newHost() (host.Host, error) {
 		ConnectedF:    func(_ network.Network, c network.Conn) { h.connected(c) },
 		DisconnectedF: func(_ network.Network, c network.Conn) { h.disconnected(one, c) },
 	})
+	if err := h.tellIdentified(one); err != nil {
+		return nil, err
+	}
 	h.attach(one)
 	return one, nil
+}
+
+// tellIdentified tells when identify has told all about the other end of a connection.
+func (h *hosts) tellIdentified(one host.Host) error {
+	told, err := one.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted))
+	if err != nil {
+		return err
+	}
+	go func() {
+		for e := range told.Out() {
+			c := e.(event.EvtPeerIdentificationCompleted).Conn
+			h.out.emit(object{"event": "identified", "conn": h.nameOf(c)})
+		}
+	}()
+	return nil
 }
 
 func isRelayed(c network.Conn) bool {
