@@ -49,6 +49,8 @@ struct Link {
     /// The remote's hello.
     hello: Option<Hello>,
     usage: Usage,
+    /// No connection is to be at home there, as long as there is another link.
+    unwanted: bool,
     closing: bool,
 }
 
@@ -409,6 +411,13 @@ impl Links {
         }
     }
 
+    /// Says whether a link is to be emptied, or closed.
+    pub fn set_unwanted(&mut self, number: u64, unwanted: bool) {
+        if let Some(link) = self.links.get_mut(&number) {
+            link.unwanted = unwanted;
+        }
+    }
+
     /// True if nothing needs the link: it is nobody's home, and carries nothing. Its owner waits a while, and
     /// closes it.
     pub fn is_unused(&self, number: u64) -> bool {
@@ -471,24 +480,39 @@ impl Links {
 
     /// True if a connection may be to have another home: [`Links::rehome`] needs the order of links.
     pub fn seeks_homes(&self) -> bool {
-        let seeks = |it: &Connection| it.homeless && !it.failed || self.may_leave(it);
-        self.connections.values().any(seeks)
+        self.connections.iter().any(|(number, it)| {
+            it.homeless && !it.failed || self.may_leave(it) || self.may_return(*number, it)
+        })
+    }
+
+    /// True if a connection has left the direct link that it came with, which was unwanted, and is not any more.
+    fn may_return(&self, number: u64, connection: &Connection) -> bool {
+        let own = self.links.get(&number);
+        let good = own.is_some_and(|it| !(it.relayed || it.unwanted || it.closing));
+        good && connection.home != number && self.epoch(number).is_some()
     }
 
     fn may_leave(&self, connection: &Connection) -> bool {
         let home = self.links.get(&connection.home);
-        let relayed = home.is_some_and(|it| it.relayed);
-        relayed && self.epoch(connection.home).is_some() && self.links.len() > 1
+        let leaves = home.is_some_and(|it| it.relayed || it.unwanted);
+        leaves && self.epoch(connection.home).is_some() && self.links.len() > 1
     }
 
-    /// Gives connections that are at home on a relayed link the best direct one, if there is any; `best` is the
-    /// order of links.
+    /// Gives connections that are at home on a relayed link, or on one that is unwanted, the best direct one, if
+    /// there is any; `best` is the order of links.
     pub fn rehome(&mut self, best: &[u64]) {
         self.house(best);
         for number in self.those(|it| self.may_leave(it)) {
-            if let Some(better) = self.best_home(number, best, true) {
+            let home = self.home(number).and_then(|home| self.links.get(&home));
+            let from_relay = home.is_some_and(|it| it.relayed && it.unwanted);
+            if let Some(better) = self.best_home(number, best, !from_relay) {
                 self.set_home(number, better);
             }
+        }
+        let connections = self.connections.iter();
+        let back = connections.filter(|(number, it)| self.may_return(**number, it));
+        for number in back.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.set_home(number, number);
         }
     }
 
@@ -501,7 +525,8 @@ impl Links {
                 .epoch(*number)
                 .is_some_and(|of| of == epoch || !self.obeys(Rule::OneProcess));
             let link = self.links.get(number);
-            let link = link.is_some_and(|link| !(link.closing || link.relayed && direct_only));
+            let link =
+                link.is_some_and(|it| !(it.closing || it.unwanted || it.relayed && direct_only));
             *number != home && of && link
         };
         best.iter().copied().find(usable)

@@ -232,6 +232,13 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
+    /// True if the connection is being emptied, or is to be closed when it is free.
+    pub fn is_unwanted(&self, peer: PeerId, connection: ConnectionKey) -> bool {
+        let info = self.connections.get(peer, connection);
+        let record = self.connections.record(connection);
+        info.is_some_and(|it| it.draining) || record.is_some_and(|it| it.pruning.unwanted)
+    }
+
     /// Lets the owner of a connection that may be closed tell when nothing else uses it.
     pub fn consider_pruning(&mut self, peer: PeerId, connection: ConnectionKey) {
         if let Some(quiet_from) = self.may_prune(peer, connection)

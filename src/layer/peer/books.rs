@@ -38,13 +38,16 @@ impl State {
         let id = self.id;
         for (number, link) in &self.links {
             let key = ConnectionKey::new(*number);
-            let hubs = self.instances.iter().map(|instance| &instance.hub);
-            let info = hubs.filter_map(|hub| hub.connection(id, key)).next();
+            let mut hubs = self.instances.iter().map(|instance| &instance.hub);
+            let hub = hubs.find(|hub| hub.connection(id, key).is_some());
+            let info = hub.and_then(|hub| hub.connection(id, key));
             let usage = Usage {
                 legs: info.is_some_and(|info| info.streams > 0),
                 others: !link.is_quiet(),
             };
             self.books.set_usage(*number, usage);
+            let unwanted = hub.is_some_and(|hub| hub.is_unwanted(id, key));
+            self.books.set_unwanted(*number, unwanted);
         }
         for (number, connection) in &self.connections {
             let in_use = connection.shared.live() > 0 || !connection.inbound.is_empty();
@@ -255,9 +258,8 @@ impl State {
                 }
             }
             let leftover = self.books.is_leftover(number) && watch.is_none();
-            if unused >= linger || leftover && unused >= grace {
-                self.books.close_link(number);
-            } else if let Some(quiet_from) = watch
+            // Whoever wants it closed tells of it, and so comes first.
+            if let Some(quiet_from) = watch
                 && unused >= grace
                 && quiet_from.is_none_or(|at| at <= now)
             {
