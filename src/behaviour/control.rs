@@ -222,6 +222,9 @@ impl Control {
     /// nothing of what has left it can be lost (*Pruning*). If the remote has moved streams off it,
     /// this is left to the remote, or to the swarm's idle timeout.
     /// [`Event::ConnectionPruned`](crate::Event::ConnectionPruned) tells.
+    ///
+    /// Below the swarm ([`transport`](crate::transport)) it is the link that is closed; its connection goes on, on
+    /// another one. Without another one, it stays.
     pub async fn close_when_free(&mut self, peer: PeerId, connection: impl ConnectionName) {
         let connection = connection.key();
         let close: Command = Box::new(move |it| it.close_when_free(peer, connection));

@@ -153,10 +153,11 @@ impl Behaviour {
     /// The connections to this peer, the one that ranks first for new streams first.
     #[must_use]
     pub fn connections(&self, peer: PeerId) -> Vec<ConnectionInfo> {
-        let connections = self.hub.ranked(peer).into_iter().cloned().collect();
+        let places = self.places(peer);
+        let ranked = self.hub.rank(peer, &places).into_iter().cloned().collect();
         match &self.layer {
-            Some(layer) => layer.connections(peer, connections),
-            None => connections,
+            Some(layer) => layer.connections(peer, ranked, self.hub.connections(peer)),
+            None => ranked,
         }
     }
 

@@ -2,6 +2,7 @@
 //! remote has one, and what happens there is told as if it were here.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     future::poll_fn,
     sync::Arc,
@@ -10,7 +11,6 @@ use std::{
 
 use futures::channel::oneshot;
 use libp2p_identity::PeerId;
-use libp2p_swarm::ToSwarm;
 
 use super::Behaviour;
 use crate::{
@@ -54,6 +54,14 @@ pub(super) struct Attached {
     layer: Arc<Shared>,
     /// Streams of no connection, of which each keeps one alive: the swarm does not see them.
     alive: HashMap<StreamKey, Permit>,
+    /// Migrations onto connections of which it is not known yet whether they lead to a layer.
+    early: Vec<Early>,
+}
+
+struct Early {
+    key: StreamKey,
+    to: ConnectionKey,
+    reply: oneshot::Sender<Result<(), MigrateError>>,
 }
 
 impl Attached {
@@ -62,6 +70,7 @@ impl Attached {
         Self {
             layer,
             alive: HashMap::new(),
+            early: Vec::new(),
         }
     }
 
@@ -78,16 +87,23 @@ impl Attached {
             .unwrap_or_default()
     }
 
-    /// The links to a peer, in place of the connections that came with them, and other connections.
+    /// The places for streams to a peer, with whose home each is, and what else there is of the swarm's connections.
     pub(super) fn connections(
         &self,
         peer: PeerId,
-        connections: Vec<ConnectionInfo>,
+        places: Vec<ConnectionInfo>,
+        connections: &[ConnectionInfo],
     ) -> Vec<ConnectionInfo> {
         match self.layer.peer(peer) {
-            Some(peer) => peer.with(|state| state.views(connections)),
-            None => connections,
+            Some(peer) => peer.with(|state| state.views(places, connections)),
+            None => places,
         }
+    }
+
+    /// The connection that keeps a place for streams from being closed.
+    pub(super) fn owner(&self, peer: PeerId, place: ConnectionKey) -> ConnectionKey {
+        let peer = self.layer.peer(peer);
+        peer.map_or(place, |peer| peer.with(|state| state.owner(place)))
     }
 }
 
@@ -136,10 +152,25 @@ impl Behaviour {
         result.unwrap_or_else(|f| f(&mut self.hub))
     }
 
+    /// True if this is a link, too, with a layer at the other end.
+    pub(super) fn is_linked(&self, info: &ConnectionInfo) -> bool {
+        let below = self.layer.as_ref().and_then(|it| it.layer.peer(info.peer));
+        below.is_some_and(|below| below.with(|state| state.hub_of(info.key.number()).is_some()))
+    }
+
     /// True if the peer is known to have a layer, too.
     pub(super) fn is_layered(&self, peer: PeerId) -> bool {
         let below = self.layer.as_ref().and_then(|it| it.layer.peer(peer));
         below.is_some_and(|below| below.with(|state| state.is_layered()))
+    }
+
+    /// The peer's connections as places for new streams, the oldest first; links, where there is a layer at both
+    /// ends.
+    pub(super) fn places(&self, peer: PeerId) -> Cow<'_, [ConnectionInfo]> {
+        let connections = self.hub.connections(peer);
+        let below = self.layer.as_ref().and_then(|it| it.layer.peer(peer));
+        let places = below.and_then(|below| below.with(|state| state.places(connections)));
+        places.map_or(Cow::Borrowed(connections), Cow::Owned)
     }
 
     pub(super) fn migrate_to(
@@ -148,7 +179,23 @@ impl Behaviour {
         to: ConnectionKey,
         reply: oneshot::Sender<Result<(), MigrateError>>,
     ) {
+        let of = self.layer.as_ref().and_then(|it| it.layer.peer_of(key));
+        if let Some(below) = of
+            && self.hub.connection(below.id, to).is_some()
+            && below.with(|state| state.is_awaited(to))
+            && let Some(layer) = &mut self.layer
+        {
+            return layer.early.push(Early { key, to, reply });
+        }
         self.with_hub_of(key, |hub| hub.migrate(key, to, reply));
+    }
+
+    /// Looks again at migrations that came early.
+    pub(super) fn migrate_early(&mut self) {
+        let early = self.layer.as_mut().map(|it| std::mem::take(&mut it.early));
+        for Early { key, to, reply } in early.into_iter().flatten() {
+            self.migrate_to(key, to, reply);
+        }
     }
 
     pub(super) fn await_move(
@@ -264,9 +311,13 @@ impl Behaviour {
                 if let (Event::StreamEnded { key, .. }, Some(layer)) = (&event, &mut self.layer) {
                     layer.alive.remove(key);
                 }
-                self.actions.push_back(ToSwarm::GenerateEvent(event));
+                self.tell(event);
             }
             Told::Labelled(labelled) => self.labelled_below(labelled),
+            Told::Room(peer) => {
+                self.migrate_early();
+                self.serve_waiting(peer);
+            }
         }
     }
 

@@ -161,6 +161,7 @@ impl Behaviour {
     fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey) {
         self.hub.disconnected(peer, connection);
         self.opens_lost(connection);
+        self.migrate_early();
         if self.hub.connections(peer).is_empty() {
             self.outside.forget(peer);
         }
@@ -193,16 +194,20 @@ impl Behaviour {
 
     // ---- What comes out of the rooms ---------------------------------------------------------------
 
+    fn tell(&mut self, event: Event) {
+        if let Event::ConnectionChanged(info) = &event
+            && info.suspected
+        {
+            self.dial_if_none_answers(info.peer);
+        }
+        self.actions.push_back(ToSwarm::GenerateEvent(event));
+    }
+
     fn output(&mut self, output: Output) {
         match output {
-            Output::Event(event) => {
-                if let Event::ConnectionChanged(info) = &event
-                    && info.suspected
-                {
-                    self.dial_if_none_answers(info.peer);
-                }
-                self.actions.push_back(ToSwarm::GenerateEvent(event));
-            }
+            // The layer tells it, of the link.
+            Output::Event(Event::ConnectionChanged(info)) if self.is_linked(&info) => {}
+            Output::Event(event) => self.tell(event),
             // Below the swarm, the links are looked after.
             Output::Open(peer, connection, hub::Purpose::Probe { number, .. })
                 if self.is_layered(peer) =>

@@ -170,13 +170,14 @@ impl Behaviour {
 
     /// The place where the next attempt can be made.
     fn next_choice(&self, opening: &Opening) -> Choice {
+        let (peer, tried) = (opening.peer, &opening.tried);
+        let places = self.places(peer);
         let Some(only) = opening.only else {
-            return self
-                .hub
-                .choose(opening.peer, opening.mobility, &opening.tried);
+            return self.hub.choose(peer, &places, opening.mobility, tried);
         };
-        match self.hub.connection(opening.peer, only) {
-            Some(info) if info.closing || opening.tried.contains(&only) => Choice::None,
+        let place = places.iter().find(|info| info.key == only);
+        match place.or_else(|| self.hub.connection(peer, only)) {
+            Some(info) if info.closing || tried.contains(&only) => Choice::None,
             // Who names a connection knows of its limit, but may not know of its muxer's.
             Some(info) if info.streams + info.opening >= self.config.muxer_limit => Choice::Full,
             Some(_) => Choice::On(only),
@@ -233,10 +234,8 @@ impl Behaviour {
         request: StreamRequest,
     ) {
         self.hub.count_opening(peer, connection, 1);
-        let alive = match self.layer {
-            Some(_) => self.hub.keep_alive(connection),
-            None => None,
-        };
+        let owner = self.layer.as_ref().map(|it| it.owner(peer, connection));
+        let alive = owner.and_then(|owner| self.hub.keep_alive(owner));
         self.open_attempt(peer, connection, request, alive);
     }
 
@@ -247,6 +246,11 @@ impl Behaviour {
         connection: ConnectionKey,
         request: StreamRequest,
     ) {
+        if self.hub.connection(peer, connection).is_none() {
+            // A link whose connection is closed has no handler.
+            self.attempt_settled(peer, connection);
+            return self.not_opened(connection, request, OpenStreamError::ConnectionLost);
+        }
         let purpose = Purpose::Stream(request);
         self.notify(peer, connection, handler::Command::Open(purpose));
     }
@@ -259,7 +263,7 @@ impl Behaviour {
         let (peer, running) = (opening.peer, opening.running.clone());
         let choice = self.next_choice(opening);
         for connection in running {
-            self.hub.probe(peer, connection, None);
+            self.with_hub_at(peer, connection, |hub| hub.probe(peer, connection, None));
         }
         match choice {
             Choice::On(connection) => self.attempt(number, connection),
@@ -333,7 +337,7 @@ impl Behaviour {
         };
         self.end_open(number, Some(Err(error)));
         for connection in running {
-            self.hub.suspect(peer, connection);
+            self.with_hub_at(peer, connection, |hub| hub.suspect(peer, connection));
         }
     }
 
@@ -415,9 +419,9 @@ impl Behaviour {
 
     /// Dials though there are connections, if streams wait and none of those answers.
     pub(super) fn dial_if_none_answers(&mut self, peer: PeerId) {
-        let mut all = self.hub.connections(peer).iter();
-        if all.all(|info| info.suspected || info.closing) && self.opens.waiting.contains_key(&peer)
-        {
+        let places = self.places(peer);
+        let none_answers = places.iter().all(|info| info.suspected || info.closing);
+        if none_answers && self.opens.waiting.contains_key(&peer) {
             self.dial_beside(peer);
         }
     }

@@ -1,7 +1,7 @@
 //! News from the layer for the behaviour of its swarm, if that has one.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
@@ -24,6 +24,8 @@ pub(crate) struct Labelled {
 pub(crate) enum Told {
     Event(Event),
     Labelled(Labelled),
+    /// A link to this peer may have room for what waits to be opened.
+    Room(PeerId),
 }
 
 #[derive(Default)]
@@ -36,6 +38,8 @@ pub(crate) struct Outbox {
 struct Inner {
     attached: bool,
     told: VecDeque<Told>,
+    /// Peers of which it is to be told, after all else, that there may be room.
+    room: BTreeSet<PeerId>,
     waker: Option<Waker>,
 }
 
@@ -49,6 +53,7 @@ impl Outbox {
         let mut inner = self.lock();
         inner.attached = attached;
         let told = std::mem::take(&mut inner.told);
+        inner.room.clear();
         drop(inner);
         drop(told);
     }
@@ -82,6 +87,17 @@ impl Outbox {
         }
     }
 
+    /// Tells that a link to this peer may have room.
+    pub(super) fn room(&self, peer: PeerId) {
+        let mut inner = self.lock();
+        let waker = match inner.attached && inner.room.insert(peer) {
+            true => inner.waker.take(),
+            false => None,
+        };
+        drop(inner);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     /// Hands over a stream, or gives it back.
     pub(super) fn labelled(&self, labelled: Labelled) -> Result<(), Labelled> {
         match self.push(Told::Labelled(labelled)) {
@@ -92,7 +108,8 @@ impl Outbox {
 
     pub(crate) fn poll(&self, cx: &Context<'_>) -> Poll<Told> {
         let mut inner = self.lock();
-        match inner.told.pop_front() {
+        let room = |inner: &mut Inner| inner.room.pop_first().map(Told::Room);
+        match inner.told.pop_front().or_else(|| room(&mut inner)) {
             Some(told) => Poll::Ready(told),
             None => {
                 shrink::queue(&mut inner.told);

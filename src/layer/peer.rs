@@ -35,7 +35,7 @@ use super::{
 use crate::{
     hub::{Hub, Output, Purpose, Settings, TimerKey, Timers},
     key::{ConnectionKey, StreamKey},
-    links::{Links, Timer},
+    links::{Links, Readiness, Timer},
     protocol::codec::Hello,
     substream::Substream,
     view::{ConnectionInfo, Mobility, StreamInfo},
@@ -58,7 +58,7 @@ pub(super) const KEYS: u64 = 1 << 32;
 
 /// A peer.
 pub(crate) struct Peer {
-    pub(super) id: PeerId,
+    pub(crate) id: PeerId,
     pub(crate) waker: Arc<PeerWaker>,
     /// Protects links, connections and hub. Held around polls of muxers and of the hub, because whoever polls
     /// one connection drives all links; reads and writes of streams do without, but for their first. Never
@@ -201,6 +201,8 @@ impl State {
         self.connections.insert(number, connection);
         self.books.adopt(number, relayed);
         self.carry_out();
+        // Somebody may wait for it to be there.
+        self.layer.outbox.room(self.id);
         self.start_restlessness();
         self.waker.rouse();
         shared
@@ -304,6 +306,14 @@ impl State {
                 }
             }
             LinkEvent::Moved(address) => {
+                if let Some(link) = self.links.get_mut(&number) {
+                    link.endpoint.set_remote_address(address.clone());
+                }
+                if let Some(info) = self.info(number)
+                    && let Some(hub) = self.hub_of(number)
+                {
+                    hub.moved(info);
+                }
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.moved = Some(address);
                     self.wakes.extend(connection.waker());
@@ -353,7 +363,8 @@ impl State {
                 }
             }
             Output::Close(_, key) => self.books.close_link(key.number()),
-            Output::Wake(..) | Output::Room(_) => {}
+            Output::Room(peer) => self.layer.outbox.room(peer),
+            Output::Wake(..) => {}
         }
     }
 
@@ -440,17 +451,60 @@ impl State {
         hubs.flat_map(|hub| hub.streams(self.id)).collect()
     }
 
-    /// Links in place of the connections that came with them, the best first; then other connections.
-    pub(crate) fn views(&self, connections: Vec<ConnectionInfo>) -> Vec<ConnectionInfo> {
+    /// Places for streams, the oldest first: links in place of the swarm's connections, as far as they are ready.
+    /// `None` if none is.
+    pub(crate) fn places(&self, connections: &[ConnectionInfo]) -> Option<Vec<ConnectionInfo>> {
+        if !self.is_layered() {
+            return None;
+        }
         let hubs = self.instances.iter().map(|instance| &instance.hub);
-        let links = hubs.flat_map(|hub| hub.ranked(self.id).into_iter().cloned());
-        let mut views: Vec<_> = links.collect();
-        let linked = |info: &ConnectionInfo| views.iter().any(|view| view.key == info.key);
-        let others: Vec<_> = connections
-            .into_iter()
-            .filter(|info| !linked(info))
-            .collect();
-        views.extend(others);
+        let links = hubs.flat_map(|hub| hub.connections(self.id)).cloned();
+        let mut places: Vec<_> = links.collect();
+        for info in connections {
+            let link = self.link_named(info.key.number());
+            match places
+                .iter_mut()
+                .find(|place| Some(place.key.number()) == link)
+            {
+                Some(place) => place.opening += info.opening,
+                None => places.push(info.clone()),
+            }
+        }
+        places.sort_by_key(|place| place.established);
+        Some(places)
+    }
+
+    /// True if it is not known yet whether there is a layer at the other end of the link that is to be there, with
+    /// this connection of the swarm's.
+    pub(crate) fn is_awaited(&self, connection: ConnectionKey) -> bool {
+        let readiness = self.books.readiness(connection.number());
+        let adopted = self.books.home(connection.number()).is_some();
+        readiness.map_or(!adopted, |it| it == Readiness::Asked)
+    }
+
+    /// The connection that keeps a link from being closed: the one that came with it, or one that is at home there.
+    pub(crate) fn owner(&self, link: ConnectionKey) -> ConnectionKey {
+        match self.connections.contains_key(&link.number()) {
+            true => link,
+            false => {
+                let at_home = self.books.at_home(link.number()).next();
+                at_home.map_or(link, ConnectionKey::new)
+            }
+        }
+    }
+
+    /// The places, with whose home each is; then the swarm's connections that are named by none of them.
+    pub(crate) fn views(
+        &self,
+        places: Vec<ConnectionInfo>,
+        connections: &[ConnectionInfo],
+    ) -> Vec<ConnectionInfo> {
+        let mut views = places;
+        for info in connections {
+            if views.iter().all(|view| view.key != info.key) {
+                views.push(info.clone());
+            }
+        }
         for view in &mut views {
             let at_home = self.books.at_home(view.key.number());
             view.homes = at_home.map(ConnectionKey::new).collect();

@@ -11,7 +11,7 @@ use super::Hub;
 use crate::{
     key::ConnectionKey,
     stream::Io,
-    view::{ConnectionInfo, Mobility},
+    view::{ConnectionInfo, Mobility, PeerView},
 };
 
 /// The rank of a connection as a place for new streams: the better ones are used up first.
@@ -53,7 +53,20 @@ impl<L: Io + Send + 'static> Hub<L> {
     /// to be emptied; of these, those that have room; of those, as the policy says; direct before relayed;
     /// the oldest.
     pub fn ranked(&self, peer: PeerId) -> Vec<&ConnectionInfo> {
-        let view = self.view(peer);
+        self.rank(peer, self.connections.of(peer))
+    }
+
+    /// The same order of these views of the peer's connections, the oldest first, of which somebody else may know
+    /// more.
+    pub fn rank<'a>(
+        &self,
+        peer: PeerId,
+        connections: &'a [ConnectionInfo],
+    ) -> Vec<&'a ConnectionInfo> {
+        let view = PeerView {
+            connections,
+            ..self.view(peer)
+        };
         let order = |a: &ConnectionInfo, b: &ConnectionInfo| -> Ordering {
             let standing = |info| (Tier::of(info), info.is_full());
             standing(a)
@@ -61,7 +74,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 .then_with(|| self.policy.compare(a, b, &view))
                 .then(a.relayed.cmp(&b.relayed))
         };
-        let mut rest: Vec<_> = self.connections.of(peer).iter().collect();
+        let mut rest: Vec<_> = connections.iter().collect();
         let mut ranked = Vec::with_capacity(rest.len());
         // A policy's order need not be total, so this is no sort.
         while let Some(best) =
@@ -75,10 +88,16 @@ impl<L: Io + Send + 'static> Hub<L> {
         ranked
     }
 
-    /// The place where a new stream of this mobility can be opened, other than where that has been
+    /// The place among these where a new stream of this mobility can be opened, other than where that has been
     /// `tried`.
-    pub fn choose(&self, peer: PeerId, mobility: Mobility, tried: &[ConnectionKey]) -> Choice {
-        let ranked = self.ranked(peer);
+    pub fn choose(
+        &self,
+        peer: PeerId,
+        connections: &[ConnectionInfo],
+        mobility: Mobility,
+        tried: &[ConnectionKey],
+    ) -> Choice {
+        let ranked = self.rank(peer, connections);
         let usable = |info: &&&ConnectionInfo| {
             Tier::of(info) != Tier::Closing && mobility.admits(info) && !tried.contains(&info.key)
         };

@@ -99,11 +99,13 @@ impl State {
                     link.fall_silent();
                     self.wakes.extend(link.settled());
                 }
+                self.layer.outbox.room(id);
             }
             links::Output::Silent(number) => {
                 if let Some(link) = self.links.get_mut(&number) {
                     self.wakes.extend(link.settled());
                 }
+                self.layer.outbox.room(id);
             }
             links::Output::Home {
                 connection,
@@ -268,6 +270,8 @@ impl State {
                     hub.unused(id, ConnectionKey::new(number));
                 }
                 self.waker.rouse();
+            } else if unused >= linger || leftover && unused >= grace {
+                self.books.close_link(number);
             }
         }
     }

@@ -129,16 +129,22 @@ pub(crate) struct Opening(Option<(u64, oneshot::Receiver<Physical>)>);
 impl State {
     // ---- Streams of no connection ------------------------------------------------------------------
 
-    /// True if a stream may be opened through the layer on this connection's home, as far as is known.
-    pub(crate) fn may_open(&self, number: u64) -> bool {
-        let home = self
-            .books
-            .home(number)
-            .and_then(|home| self.books.readiness(home));
-        matches!(home, Some(Readiness::Asked | Readiness::Ready { .. }))
+    /// The link of this name; once that is gone, the home of the connection that came with it.
+    pub(super) fn link_named(&self, number: u64) -> Option<u64> {
+        match self.links.get(&number) {
+            Some(link) if !link.closing => Some(number),
+            _ => self.books.home(number),
+        }
     }
 
-    /// Opens a stream of no connection's on this connection's home.
+    /// True if a stream may be opened through the layer on the link of this name, as far as is known.
+    pub(crate) fn may_open(&self, number: u64) -> bool {
+        let link = self.link_named(number);
+        let readiness = link.and_then(|link| self.books.readiness(link));
+        matches!(readiness, Some(Readiness::Asked | Readiness::Ready { .. }))
+    }
+
+    /// Opens a stream of no connection's on the link of this name.
     pub(crate) fn poll_open(
         &mut self,
         number: u64,
@@ -147,9 +153,9 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Arc<SwarmShared>, NotOpened>> {
         if opening.0.is_none() {
-            let home = self.books.home(number).ok_or(NotOpened::Lost)?;
-            let link = self.links.get_mut(&home).ok_or(NotOpened::Lost)?;
-            match self.books.readiness(home) {
+            let number = self.link_named(number).ok_or(NotOpened::Lost)?;
+            let link = self.links.get_mut(&number).ok_or(NotOpened::Lost)?;
+            match self.books.readiness(number) {
                 Some(Readiness::Asked) => {
                     link.wait(cx.waker());
                     return Poll::Pending;
@@ -162,12 +168,12 @@ impl State {
             let (reply, opened) = oneshot::channel();
             link.open(Open::Plain(reply));
             self.waker.rouse();
-            opening.0 = Some((home, opened));
+            opening.0 = Some((number, opened));
         }
-        let (home, opened) = opening.0.as_mut().ok_or(NotOpened::Lost)?;
+        let (link, opened) = opening.0.as_mut().ok_or(NotOpened::Lost)?;
         let io = ready!(opened.poll_unpin(cx)).map_err(|_| NotOpened::Lost)?;
-        let (id, key) = (self.id, ConnectionKey::new(*home));
-        let hub = self.hub_of(*home).ok_or(NotOpened::Lost)?;
+        let (id, key) = (self.id, ConnectionKey::new(*link));
+        let hub = self.hub_of(*link).ok_or(NotOpened::Lost)?;
         let leg = Substream::link(io.leg().propose(LINK));
         let labelled = hub.label(id, key, leg, mobility, None);
         self.waker.rouse();
