@@ -2,10 +2,13 @@
 
 mod books;
 mod compose;
+mod control;
 mod crowds;
 mod hostile;
 mod moves;
 mod plain;
+mod policies;
+mod stage;
 
 use libp2p_stream_migration::Event;
 use testing::{Net, Pair, within};

@@ -359,6 +359,67 @@ async fn a_relayed_connection() {
     }
 }
 
+/// A stream of an unmodified behaviour leaves a relayed link, below the swarm: it counts as any other does, and so do
+/// the links, by the connections that they came with.
+#[tokio::test]
+async fn below_the_swarm() {
+    let setup = |config| Setup {
+        layer: true,
+        plain: true,
+        config,
+        ..Default::default()
+    };
+    let config = Config::default()
+        .with_prune_grace(Some(Duration::from_millis(10)))
+        .with_old_leg_linger(Duration::from_millis(100))
+        .with_initiate(Initiate::Either);
+    let dialer = Node::with(setup(config).policy(PreferDirect));
+    let mut net = Net::with(dialer, Node::with(setup(Config::default())));
+    net.connect(Kind::Relayed).await;
+    let mut incoming = net.listener.accept_plain(PROTOCOL);
+    let (mut ours, mut theirs) = net.open_plain(&mut incoming, PROTOCOL).await;
+    net.connect(Kind::Quic).await;
+    let completed = |event: &Event| matches!(event, Event::MigrationCompleted { .. });
+    let pruned = |event: &Event| matches!(event, Event::ConnectionPruned { .. });
+    net.dialer
+        .count("the end of the relayed link", 1, pruned)
+        .await;
+    net.listener.count("the move", 1, completed).await;
+    write(&mut ours, 1, 0, 1000).await;
+    read(&mut theirs, 1, 0, 1000).await;
+    ours.close().await.unwrap();
+    theirs.close().await.unwrap();
+    read_end(&mut ours).await;
+    read_end(&mut theirs).await;
+    drop((ours, theirs));
+    for (node, we) in [(&net.dialer, 1.0), (&net.listener, 0.0)] {
+        node.count("the end", 1, is_end).await;
+        let (sent, received) = (1000.0 * we + INNER, 1000.0 * (1.0 - we) + INNER);
+        assert_all(
+            &Meter::new().read(node),
+            &[
+                ("connections_pruned_total", &[], we),
+                ("migrations_started_total", &[], we),
+                ("migrations_total", &outcome("completed", "local"), we),
+                (
+                    "migrations_total",
+                    &outcome("completed", "remote"),
+                    1.0 - we,
+                ),
+                ("migration_duration_seconds_count", LOCAL, we),
+                ("migration_duration_seconds_count", REMOTE, 1.0 - we),
+                ("stream_bytes_total", SENT, sent),
+                ("stream_bytes_total", RECEIVED, received),
+                ("aborts_total", &[("cause", "dropped")], 0.0),
+                // As the swarm has it.
+                ("connections", &connection("true", "tcp"), 1.0),
+                ("connections", &connection("false", "quic"), 1.0),
+                ("connections", &connection("false", "tcp"), 1.0),
+            ],
+        );
+    }
+}
+
 /// A remote that speaks the protocol by hand: what it was refused, what it did wrong, and an attempt
 /// of ours for which it takes no leg.
 #[tokio::test]
