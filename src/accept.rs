@@ -116,6 +116,8 @@ pub(crate) struct NotDelivered;
 #[derive(Debug)]
 pub(crate) struct Acceptors {
     prefixes: Arc<[StreamProtocol]>,
+    /// The prefixes, and that of control substreams, if they are accepted.
+    own: Arc<[StreamProtocol]>,
     backlog: usize,
     /// Protects the registrations; nothing else is done under it.
     registered: Mutex<Registered>,
@@ -131,20 +133,25 @@ struct Registered {
 }
 
 impl Acceptors {
-    pub(crate) fn new(prefix: StreamProtocol, backlog: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        prefix: StreamProtocol,
+        control: Option<StreamProtocol>,
+        backlog: usize,
+    ) -> Arc<Self> {
         let mut prefixes = vec![prefix];
         // The proof of concept in Go writes the name so.
         let alias = format!("{}/", prefixes[0]);
         prefixes.extend(StreamProtocol::try_from_owned(alias));
-        let prefixes: Arc<[_]> = prefixes.into();
+        let own: Arc<[_]> = prefixes.iter().cloned().chain(control).collect();
         Arc::new(Self {
             backlog,
             registered: Mutex::new(Registered {
                 queues: HashMap::new(),
                 closed: false,
-                list: prefixes.clone(),
+                list: own.clone(),
             }),
-            prefixes,
+            own,
+            prefixes: prefixes.into(),
         })
     }
 
@@ -156,12 +163,12 @@ impl Acceptors {
         if registered.closed {
             return Err(AcceptError::BehaviourGone);
         }
-        if this.is_prefix(&protocol) || registered.queues.contains_key(&protocol) {
+        if this.own.contains(&protocol) || registered.queues.contains_key(&protocol) {
             return Err(AlreadyRegistered.into());
         }
         let queue = Queue::default();
         registered.queues.insert(protocol.clone(), queue.clone());
-        registered.relist(&this.prefixes);
+        registered.relist(&this.own);
         drop(registered);
         Ok(IncomingStreams {
             protocol,
@@ -173,13 +180,20 @@ impl Acceptors {
     fn unregister(&self, protocol: &StreamProtocol) {
         let mut registered = lock(&self.registered);
         registered.queues.remove(protocol);
-        registered.relist(&self.prefixes);
+        registered.relist(&self.own);
     }
 
-    /// The prefixes and the application's protocols, as they may be asked for on a connection, and after
-    /// a label.
+    /// Our own and the application's protocols, as they may be asked for on a connection.
     pub(crate) fn protocols(&self) -> Arc<[StreamProtocol]> {
         lock(&self.registered).list.clone()
+    }
+
+    /// The prefixes and the application's protocols, as they may be asked for after a label.
+    pub(crate) fn inner(&self) -> impl Iterator<Item = StreamProtocol> + Clone {
+        let control = self.own.get(self.prefixes.len()).cloned();
+        let protocols = self.protocols();
+        let all = (0..protocols.len()).map(move |at| protocols[at].clone());
+        all.filter(move |it| Some(it) != control.as_ref())
     }
 
     /// Closes the queues: nothing will be accepted any more.

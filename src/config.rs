@@ -11,6 +11,9 @@ use crate::{ConnectionInfo, ConnectionKey, Initiate, LegKind, Mobility, hub::Set
 /// The protocol's name: `/libp2p/stream-migration` (*Stream Migration Protocol ID*).
 pub const PROTOCOL_NAME: StreamProtocol = StreamProtocol::new(protocol::PROTOCOL_NAME);
 
+/// The name of the protocol on control substreams.
+pub(crate) const CONTROL_NAME: StreamProtocol = StreamProtocol::new(protocol::CONTROL_NAME);
+
 /// Protocols that are about the link on which they are spoken.
 const LINK_PROTOCOLS: &[StreamProtocol] = &[
     StreamProtocol::new("/libp2p/dcutr"),
@@ -182,6 +185,13 @@ setters! {
     /// With it, no end of an old leg is trusted without the remote's count of bytes, so that an old leg
     /// that was cut cannot pass for one that was switched. It costs about 5 bytes on each new leg.
     with_verify: [hub] verify: bool;
+
+    /// Says, and believes, facts about streams beside their legs (*Facts*), an extension that peers without it
+    /// refuse once per connection. Default: `false`, while it is new. Between two peers that have it, an end is clean
+    /// only if the writer has said so and everything was read; a stream that is aborted is aborted for both, on every
+    /// muxer; a stream that was closed and dropped is delivered, or known not to be. It needs
+    /// [`with_verify`](Self::with_verify), and is off below the swarm.
+    with_facts: [hub] facts: bool;
 
     /// The moment at which the policy starts migrations. Default: [`Initiate::Designated`] with 5 s
     /// of patience.

@@ -6,6 +6,7 @@ mod accept;
 mod behaviour;
 mod config;
 mod connection;
+mod conversation;
 mod handler;
 mod layer;
 #[cfg(feature = "metrics")]

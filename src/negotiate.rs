@@ -85,8 +85,7 @@ pub(crate) async fn listen(
     acceptors: Arc<Acceptors>,
 ) -> Result<Listened, NegotiationError> {
     let mut io = Migratable::new(shared.clone());
-    let protocols = acceptors.protocols();
-    let protocols = protocols.iter().cloned();
+    let protocols = acceptors.inner();
     // It is answered when this returns, and nothing is left in what negotiated it.
     let (protocol, _) = multistream_select::listener_select_proto(&mut io, protocols).await?;
     if !acceptors.is_prefix(&protocol) {

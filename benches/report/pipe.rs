@@ -13,7 +13,7 @@ use futures::{AsyncRead, AsyncWrite, FutureExt};
 
 use crate::{
     key::{ConnectionKey, StreamKey},
-    machine::{Setup, StreamId, Verdict},
+    machine::{Setup, Speech, StreamId, Verdict},
     protocol::codec::{self, Request},
     stream::{self, Budget, Drive, Migratable, Note, Shared, Timeouts},
 };
@@ -167,6 +167,7 @@ pub fn shared<L: stream::Io>(
         designated: key == StreamKey::new(0),
         verify: true,
         peer_verifies: false,
+        speech: Speech::No,
     };
     Shared::new(key, id, setup, leg, None, budget, Arc::default())
 }

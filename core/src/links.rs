@@ -342,10 +342,21 @@ impl Links {
             return;
         };
         let same = link.hello.is_none_or(|before| before == hello);
-        let Some(connection) = hello.connection.filter(|_| same) else {
-            return self.violated(number);
-        };
         let readiness = link.readiness;
+        let connection = match hello.connection {
+            _ if !same => return self.violated(number),
+            Some(connection) => connection,
+            // Somebody who only wants to know whether we speak, which we do not.
+            None => {
+                if let Some(link) = self.links.get_mut(&number) {
+                    link.hello = Some(hello);
+                }
+                if readiness == Readiness::Unasked {
+                    self.say_hello(number);
+                }
+                return self.has_no_layer(number);
+            }
+        };
         if let Some(link) = self.links.get_mut(&number) {
             link.hello = Some(hello);
         }

@@ -35,6 +35,8 @@ pub struct Entry<L, R> {
     pub shared: Arc<Shared<L>>,
     pub record: R,
     ids: Vec<StreamId>,
+    /// The ID in its label.
+    origin: StreamId,
     /// True if all the peer's connections have gone since it began; its IDs stand for nothing any
     /// more.
     stranded: bool,
@@ -43,6 +45,11 @@ pub struct Entry<L, R> {
 impl<L, R> Entry<L, R> {
     pub fn peer(&self) -> PeerId {
         *self.peer
+    }
+
+    /// The ID in its label, by which the two speak of it.
+    pub fn origin(&self) -> StreamId {
+        self.origin
     }
 
     /// True if all the peer's connections have gone since it began.
@@ -120,6 +127,7 @@ struct Over {
 struct Peer<L> {
     name: Arc<PeerId>,
     ids: HashMap<StreamId, StreamKey>,
+    origins: HashMap<StreamId, StreamKey>,
     streams: usize,
     /// The oldest first.
     over: VecDeque<Over>,
@@ -193,6 +201,7 @@ impl<L: Io, R> Table<L, R> {
         self.peers.entry(peer).or_insert_with(|| Peer {
             name: Arc::new(peer),
             ids: HashMap::new(),
+            origins: HashMap::new(),
             streams: 0,
             over: VecDeque::new(),
             early: Vec::new(),
@@ -264,12 +273,15 @@ impl<L: Io, R> Table<L, R> {
     pub fn insert(&mut self, peer: PeerId, shared: Arc<Shared<L>>, record: R) {
         let key = shared.key();
         let state = self.peer(peer);
+        let origin = shared.status().id;
         state.streams += 1;
+        state.origins.insert(origin, key);
         let entry = Entry {
             peer: state.name.clone(),
             shared,
             record,
             ids: Vec::new(),
+            origin,
             stranded: false,
         };
         self.streams.insert(key, Box::new(entry));
@@ -376,18 +388,41 @@ impl<L: Io, R> Table<L, R> {
         }
     }
 
+    /// As [`Table::find`], by the ID in a stream's label.
+    pub fn find_origin(&mut self, peer: PeerId, origin: StreamId) -> Found {
+        let known = self.peers.get(&peer);
+        match known.and_then(|peer| peer.origins.get(&origin)) {
+            Some(key) => Found::Live(*key),
+            None => match self.find(peer, origin) {
+                // Another stream has it, as a later one.
+                Found::Live(_) => Found::Unknown,
+                found => found,
+            },
+        }
+    }
+
+    /// True if we have made this ID.
+    pub fn is_ours(&mut self, peer: PeerId, id: StreamId) -> bool {
+        self.peer(peer).parity.has(id)
+    }
+
     /// Takes a stream out; its IDs are remembered for a while.
     pub fn remove(&mut self, key: StreamKey, cleanly: bool) -> Option<Entry<L, R>> {
         let entry = self.streams.remove(&key)?;
         shrink::map(&mut self.streams);
         if let Some(peer) = self.peers.get_mut(&entry.peer) {
             peer.streams -= 1;
+            if !entry.stranded {
+                peer.origins.remove(&entry.origin);
+                shrink::map(&mut peer.origins);
+            }
             for id in &entry.ids {
                 peer.ids.remove(id);
             }
             shrink::map(&mut peer.ids);
             let at = Instant::now();
-            let ids = entry.ids.iter();
+            let origin = Some(&entry.origin).filter(|id| !entry.ids.contains(id));
+            let ids = entry.ids.iter().chain(origin);
             peer.over.extend(ids.map(|&id| Over { id, cleanly, at }));
             peer.forget_over(self.caps);
             if peer.streams == 0 && !peer.connected {
@@ -456,6 +491,7 @@ impl<L: Io, R> Table<L, R> {
         let Some(mut state) = self.peers.remove(&peer) else {
             return;
         };
+        state.origins = HashMap::new();
         for (_, key) in state.ids.drain() {
             if let Some(entry) = self.streams.get_mut(&key) {
                 entry.ids.clear();

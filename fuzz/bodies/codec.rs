@@ -26,7 +26,11 @@ pub(crate) fn codec(data: &[u8]) {
     let from = StreamId(source.number());
     let [deny, verify] = [source.bit(), source.bit()];
     let route = verify.then_some(from.0);
-    round_trip(Request::Label { id, route });
+    round_trip(Request::Label {
+        id,
+        control: None,
+        route,
+    });
     round_trip(Request::Migrate { id, from, verify });
     round_trip(Ack { deny, verify });
     round_trip(Switched::Sent(id.0));

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 
 use super::Source;
 use crate::machine::{
-    Abort, Eof, Input, Machine, Output, Proof, Question, ReadFrom, Setup, Slot, StreamId, Verdict,
-    WriteTo,
+    Abort, Eof, Input, Machine, Output, Proof, Question, ReadFrom, Setup, Slot, Speech, StreamId,
+    Verdict, WriteTo,
 };
 
 const SLOTS: [Slot; 4] = [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New];
@@ -122,6 +122,7 @@ impl Pair {
                     designated: side == 0,
                     verify: verify[side],
                     peer_verifies: known[side] && verify[1 - side],
+                    speech: Speech::No,
                 },
             ),
             slots: [Some(0), None, None, None],
@@ -429,7 +430,7 @@ impl Pair {
             }
             Output::Arm(_) => self.sides[side].timer = true,
             Output::Disarm => self.sides[side].timer = false,
-            Output::Failed(_) | Output::TheirsFailed(_) | Output::Probe(_) => {}
+            Output::Say | Output::Failed(_) | Output::TheirsFailed(_) | Output::Probe(_) => {}
             Output::Abort(_) | Output::Leave | Output::Finish => {
                 for slot in SLOTS {
                     self.forget(side, slot);

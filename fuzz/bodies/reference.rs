@@ -35,6 +35,7 @@ impl<M> Opinion<M> {
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
+    Fixed(u64),
     Other,
 }
 
@@ -67,12 +68,11 @@ fn fields(mut bytes: &[u8]) -> Opinion<Fields<'_>> {
                         None => Broken,
                     }
                 }),
-                wire_type @ (1 | 5) => {
-                    let length = if wire_type == 1 { 8 } else { 4 };
-                    bytes
-                        .split_off(..length)
-                        .map_or(Broken, |_| Is(Value::Other))
-                }
+                1 => match bytes.split_off(..8).map(<[u8; 8]>::try_from) {
+                    Some(Ok(value)) => Is(Value::Fixed(u64::from_le_bytes(value))),
+                    _ => Broken,
+                },
+                5 => bytes.split_off(..4).map_or(Broken, |_| Is(Value::Other)),
                 3 => group(&mut bytes, tag >> 3).then(|()| Is(Value::Other)),
                 // An end of nothing, and what has never been given a meaning.
                 _ => Broken,
@@ -139,6 +139,13 @@ fn number(fields: &Fields<'_>, wanted: u64) -> Option<u64> {
     })
 }
 
+fn fixed(fields: &Fields<'_>, wanted: u64) -> Option<u64> {
+    fields.iter().rev().find_map(|(field, value)| match value {
+        Value::Fixed(value) if *field == wanted => Some(*value),
+        _ => None,
+    })
+}
+
 fn flag(fields: &Fields<'_>, wanted: u64) -> Opinion<Option<bool>> {
     match number(fields, wanted) {
         None => Is(None),
@@ -182,6 +189,7 @@ impl Reference for Request {
             Some((1, label)) => match number(&label, 1) {
                 Some(id) => Is(Self::Label {
                     id: StreamId(id),
+                    control: fixed(&label, 1001),
                     route: number(&label, 1002),
                 }),
                 None => IsNot,

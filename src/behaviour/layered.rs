@@ -39,9 +39,11 @@ pub fn layered(local_peer_id: PeerId, config: Config) -> (Layer, Behaviour) {
 #[must_use]
 pub fn layered_with_policy(
     local_peer_id: PeerId,
-    config: Config,
+    mut config: Config,
     policy: impl Policy,
 ) -> (Layer, Behaviour) {
+    // The layer has the control substreams.
+    config.hub.facts = false;
     let policy = SharedPolicy::new(policy);
     let layer = Layer::new(local_peer_id, &config, policy.clone());
     let mut behaviour = Behaviour::with_policy(local_peer_id, config, policy);

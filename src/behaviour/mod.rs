@@ -38,6 +38,7 @@ use self::{dialing::Dials, layered::Attached, opens::Opens, outside::Outside};
 use crate::{
     Chain, Config, Event, Policy,
     accept::{Acceptors, Queue},
+    config::CONTROL_NAME,
     connection::ConnectionName,
     handler::{self, FromBehaviour, Handler, Purpose, ToBehaviour},
     hub::{self, Hub, Output, Timers},
@@ -109,11 +110,14 @@ impl Behaviour {
     /// A behaviour with another policy; [`Outside`](crate::Outside) leaves all to somebody who uses a
     /// [`Control`].
     #[must_use]
-    pub fn with_policy(local_peer_id: PeerId, config: Config, policy: impl Policy) -> Self {
+    pub fn with_policy(local_peer_id: PeerId, mut config: Config, policy: impl Policy) -> Self {
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
+        // Who believes facts has counted what came before them.
+        config.hub.facts &= config.hub.verify;
+        let control = config.hub.facts.then_some(CONTROL_NAME);
         Self {
             hub: Hub::new(local_peer_id, config.hub.clone(), Box::new(policy)),
-            acceptors: Acceptors::new(config.protocol_name.clone(), config.accept_backlog),
+            acceptors: Acceptors::new(config.protocol_name.clone(), control, config.accept_backlog),
             command_sender,
             commands,
             opens: Opens::default(),
@@ -231,6 +235,14 @@ impl Behaviour {
                 });
             }
             Output::Room(peer) => self.serve_waiting(peer),
+            Output::Converse(peer, connection) => {
+                if let Some(epoch) = self.hub.epoch() {
+                    self.notify(peer, connection, handler::Command::Converse(epoch));
+                }
+            }
+            Output::Say(peer, connection, origin, facts) => {
+                self.notify(peer, connection, handler::Command::Say(origin, facts));
+            }
         }
     }
 
@@ -372,6 +384,14 @@ impl NetworkBehaviour for Behaviour {
             }
             handler::Event::Born { legs } => self.hub.born(peer, connection, legs),
             handler::Event::Unused => self.hub.unused(peer, connection),
+            handler::Event::Said(control) => {
+                self.hub.seen(peer, connection);
+                if let Some(hello) = control.hello {
+                    self.hub.greeted(peer, connection, hello);
+                }
+                self.hub.told(peer, connection, control.facts);
+            }
+            handler::Event::Mute => self.hub.mute(peer, connection),
             handler::Event::Refused => {
                 self.hub
                     .refused(peer, Some(connection), crate::Limit::InboundRequests)

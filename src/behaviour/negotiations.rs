@@ -54,6 +54,8 @@ impl Behaviour {
             Purpose::Hub(hub::Purpose::Probe { number, .. }) => {
                 self.hub.probe_over(peer, connection, number, true);
             }
+            // The handler keeps it.
+            Purpose::Control(_) => {}
         }
     }
 
@@ -94,6 +96,7 @@ impl Behaviour {
                 let answered = matches!(error, OpenFailure::Refused);
                 self.hub.probe_over(peer, connection, number, answered);
             }
+            Purpose::Control(_) => self.hub.mute(peer, connection),
         }
     }
 

@@ -4,6 +4,7 @@
 //! It leaves an upgrade as soon as the protocol is agreed, because the swarm counts upgrades that are
 //! under way and a remote that never labels must not block other protocols.
 
+mod talk;
 mod upgrade;
 
 use std::{
@@ -31,14 +32,19 @@ use libp2p_swarm::{
 };
 use web_time::Instant;
 
-use self::upgrade::{Accept, Ask, Name, Refused};
+use self::{
+    talk::{Heard, Talk},
+    upgrade::{Accept, Ask, Name, Refused},
+};
 use crate::{
     Config,
     accept::Acceptors,
+    config::CONTROL_NAME,
     hub,
+    machine::{Facts, StreamId},
     migratable::{LONGEST, after},
     permits::{Permit, Permits, WeakPermits},
-    protocol::codec::{self, ReadError, Request},
+    protocol::codec::{self, Control, ReadError, Request},
     request::{Inside, StreamRequest},
     shrink,
     substream::Substream,
@@ -60,6 +66,8 @@ pub(crate) enum Purpose {
     Stream(StreamRequest),
     /// Something of the hub's.
     Hub(hub::Purpose),
+    /// Our control substream, on which this process says hello.
+    Control(u64),
 }
 
 impl Purpose {
@@ -76,6 +84,10 @@ pub(crate) enum Command {
     /// Tell when nothing uses the connection any more and nothing of what did can still be on its way,
     /// which it is before this point in time, if there is one.
     Watch(Option<Instant>),
+    /// Open our control substream, as this process.
+    Converse(u64),
+    /// Say this of a stream on our control substream.
+    Say(StreamId, Facts),
     /// See whether the connection is idle: something of ours on it has been dropped. The swarm finds that
     /// out only when it polls the connection, and nothing but this wakes a QUIC connection for it.
     Wake,
@@ -137,6 +149,7 @@ enum Offer {
     Both,
     /// Two protocols that nobody speaks: the remote has to say so, and nothing there is any the wiser.
     Nothing,
+    Control,
 }
 
 /// The protocols that a probe offers.
@@ -189,6 +202,10 @@ pub(crate) enum Event {
     Unused,
     /// The remote opened more than may be waiting for its first message.
     Refused,
+    /// A word of the remote's on its control substream.
+    Said(Control),
+    /// Our control substream is refused, or gone.
+    Mute,
     /// The remote's first message was none.
     Violation,
 }
@@ -250,6 +267,7 @@ pub struct Handler {
     /// The protocols that the remote speaks, by Identify's word; `None` if it has said nothing.
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<Event>,
+    talk: Talk,
     /// Tells the connection's muxer whose it is, below the swarm.
     here: Option<Here>,
 }
@@ -288,6 +306,7 @@ impl Handler {
             linger: config.hub.old_leg_linger,
             remote: None,
             events: VecDeque::from([born]),
+            talk: Talk::default(),
             here,
         }
     }
@@ -306,6 +325,7 @@ impl Handler {
             }) => return Offer::Nothing,
             // `Migrate` on a leg that nobody has answered would leave a doubt.
             Purpose::Hub(_) => return Offer::Proof,
+            Purpose::Control(_) => return Offer::Control,
         };
         match self.knows(&self.prefix) {
             _ if request.inside != Inside::Unknown => Offer::Plain,
@@ -356,7 +376,7 @@ impl Handler {
         }
         let protocol = match &open.purpose {
             Purpose::Stream(request) => Some(request.protocol.clone()),
-            Purpose::Hub(_) => None,
+            Purpose::Hub(_) | Purpose::Control(_) => None,
         };
         let name = |name: StreamProtocol| Name { name, last: false };
         let mut protocols: Vec<_> = match (open.offer, protocol) {
@@ -364,6 +384,7 @@ impl Handler {
             (Offer::Both, Some(protocol)) => vec![name(self.prefix.clone()), name(protocol)],
             (Offer::Proof, _) => self.proof(),
             (Offer::Nothing, _) => PROBES.map(name).to_vec(),
+            (Offer::Control, _) => vec![name(CONTROL_NAME)],
             _ => vec![name(self.prefix.clone())],
         };
         // A swarm that negotiates lazily does not wait for the answer to the last offer. Here it has to,
@@ -380,7 +401,7 @@ impl Handler {
         self.opening += 1;
         let timeout = match open.purpose {
             Purpose::Hub(hub::Purpose::Probe { .. }) => Some(self.probe_timeout),
-            Purpose::Hub(hub::Purpose::Leg(_)) => Some(self.leg_timeout),
+            Purpose::Hub(hub::Purpose::Leg(_)) | Purpose::Control(_) => Some(self.leg_timeout),
             Purpose::Stream(_) => None,
         };
         let protocol = SubstreamProtocol::new(Ask(protocols), open);
@@ -406,6 +427,7 @@ impl Handler {
             Purpose::Stream(request) if request.is_canceled() => return self.passed_over(open),
             Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
             Purpose::Hub(_) => false,
+            Purpose::Control(epoch) => return self.talk.opened(stream, *epoch),
         };
         let prefix = self.acceptors.is_prefix(protocol);
         let stream = match prefix {
@@ -422,6 +444,9 @@ impl Handler {
     }
 
     fn open_failed(&mut self, mut open: Open, error: OpenFailure) {
+        if let Purpose::Control(_) = open.purpose {
+            self.talk.mute();
+        }
         let refused = matches!(error, OpenFailure::Refused);
         let narrowed = matches!(open.offer, Offer::Prefix | Offer::Proof | Offer::Plain);
         if refused
@@ -442,7 +467,9 @@ impl Handler {
     }
 
     fn accepted(&mut self, mut stream: Stream, protocol: StreamProtocol) {
-        if !self.acceptors.is_prefix(&protocol) {
+        if protocol == CONTROL_NAME {
+            self.talk.accepted(stream);
+        } else if !self.acceptors.is_prefix(&protocol) {
             self.events.push_back(Event::Plain { stream, protocol });
         } else if self.inbound.len() >= self.max_inbound {
             self.events.push_back(Event::Refused);
@@ -561,6 +588,13 @@ impl ConnectionHandler for Handler {
             }
         }
         self.poll_unused(cx);
+        if let Poll::Ready(heard) = self.talk.poll(cx) {
+            self.events.push_back(match heard {
+                Heard::Control(control) => Event::Said(control),
+                Heard::Violation => Event::Violation,
+                Heard::Mute => Event::Mute,
+            });
+        }
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(ToBehaviour(event)));
         }
@@ -602,11 +636,13 @@ impl ConnectionHandler for Handler {
                 self.watch = Some(Watch { quiet_from, delay });
                 return;
             }
+            Command::Converse(epoch) => Open::new(Purpose::Control(epoch)),
+            Command::Say(origin, facts) => return self.talk.say(origin, facts),
             Command::Wake => return,
         };
         match open.purpose {
             // Migrations are bounded by the number of streams; they are not refused.
-            Purpose::Hub(hub::Purpose::Leg(_)) => self.queue.push_back(open),
+            Purpose::Hub(hub::Purpose::Leg(_)) | Purpose::Control(_) => self.queue.push_back(open),
             Purpose::Hub(hub::Purpose::Probe { .. }) => self.queue.push_front(open),
             Purpose::Stream(_) if self.is_full() => {
                 self.open_failed(open, OpenFailure::Full(self.max_queued));

@@ -23,12 +23,12 @@ use multistream_select::{Negotiated, NegotiationError, Version, dialer_select_pr
 use web_time::Instant;
 
 use super::{
-    control::{Ours, Said, Theirs},
-    io::{Load, Physical},
-    peek::{self, Peeked},
+    io::{Lazy, Load, Physical},
+    peek::{self, CONTROL, Peeked},
     wakers::PeerWaker,
 };
 use crate::{
+    conversation::{self, Ours, Said, Theirs},
     hub::Purpose,
     migratable::after,
     permits::Permits,
@@ -85,7 +85,7 @@ type Opening = BoxFuture<'static, LinkEvent>;
 pub(super) struct Link {
     muxer: StreamMuxerBox,
     pub(super) endpoint: ConnectedPoint,
-    ours: Option<Ours>,
+    ours: Option<Ours<Lazy>>,
     theirs: Option<Theirs>,
     /// Connections of ours that are closed, which the remote has still to hear.
     pub(super) closed: Vec<u64>,
@@ -227,7 +227,7 @@ impl Link {
 
     fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
         if let Some(ours) = &mut self.ours {
-            for message in super::control::closed(&std::mem::take(&mut self.closed)) {
+            for message in conversation::closed(&std::mem::take(&mut self.closed)) {
                 ours.say(&message);
             }
             if ours.poll(cx).is_ready() {
@@ -265,9 +265,9 @@ impl Link {
                 Some(Open::Control) => {
                     let hello = Control {
                         hello: Some(terms.hello),
-                        closed: Vec::new(),
+                        ..Control::default()
                     };
-                    self.ours = Some(Ours::new(io, &hello));
+                    self.ours = Some(Ours::new(io.leg().propose(CONTROL), &hello));
                 }
                 Some(Open::Hub(purpose)) => {
                     let opening = open_leg(io.leg(), purpose, terms.answer_timeout);

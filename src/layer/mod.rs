@@ -5,7 +5,6 @@
 //! [`link::Link`]. All that there is of one peer is in a [`peer::Peer`], under one lock, and whoever polls one of its
 //! connections drives all its links and their hub.
 
-mod control;
 mod io;
 mod link;
 mod muxer;

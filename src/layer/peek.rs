@@ -10,7 +10,10 @@ use std::{
 use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 use super::io::{Physical, Replayed};
-use crate::protocol::codec::{self, ReadError, Request};
+use crate::protocol::{
+    self,
+    codec::{self, ReadError, Request},
+};
 
 const HEADER: &[u8] = b"/multistream/1.0.0\n";
 
@@ -22,7 +25,7 @@ const LONGEST: usize = 1024;
 
 /// Names of the layer's own protocols.
 pub(super) const LINK: &str = "/libp2p/stream-migration/link/1.0.0";
-pub(super) const CONTROL: &str = "/libp2p/stream-migration/control/1.0.0";
+pub(super) const CONTROL: &str = protocol::CONTROL_NAME;
 
 /// An inbound substream, once it is known what it is.
 pub(super) enum Peeked {

@@ -275,6 +275,7 @@ impl State {
             hello: Hello {
                 epoch: self.layer.epoch,
                 connection: Some(number),
+                facts: false,
             },
             answer_timeout: self.layer.config.hub.answer_timeout,
             limit: self.layer.config.muxer_limit,
@@ -364,7 +365,8 @@ impl State {
             }
             Output::Close(_, key) => self.books.close_link(key.number()),
             Output::Room(peer) => self.layer.outbox.room(peer),
-            Output::Wake(..) => {}
+            // Facts are off.
+            Output::Wake(..) | Output::Converse(..) | Output::Say(..) => {}
         }
     }
 

@@ -1,11 +1,11 @@
-//! The bytes on record in `interop/vectors`, which the Go and the JS tests read, too.
+//! The bytes on record in `interop/vectors`; the Go and the JS tests read those of `messages.json`, too.
 
 use libp2p_stream_migration_core::{machine, protocol};
 
 use std::{collections::BTreeSet, fmt::Debug, fs};
 
 use futures::{FutureExt, io::Cursor};
-use machine::StreamId;
+use machine::{Facts, StreamId};
 use protocol::{
     PROTOCOL_NAME,
     codec::{Ack, Control, Hello, Message, Request, Switched, frame, read},
@@ -49,13 +49,30 @@ fn control(vector: &Value) -> Control {
     let hello = optional(vector, "epoch").map(|epoch| Hello {
         epoch,
         connection: optional(vector, "connection"),
+        facts: vector["believes"] == true,
     });
     let closed = vector["closed"].as_array().unwrap().iter();
     let closed = closed.map(|number| number.as_str().unwrap().parse().unwrap());
     Control {
         hello,
+        facts: facts(vector),
         closed: closed.collect(),
     }
+}
+
+fn facts(vector: &Value) -> Vec<(StreamId, Facts)> {
+    let facts = vector["facts"].as_array().into_iter().flatten();
+    let fact = |facts: &Value| {
+        let said = Facts {
+            received: optional(facts, "received").unwrap_or(0),
+            done: facts["done"] == true,
+            total: optional(facts, "total"),
+            gone: facts["gone"] == true,
+            sent: optional(facts, "sent"),
+        };
+        (StreamId(number(facts, "origin")), said)
+    };
+    facts.map(fact).collect()
 }
 
 /// The lines of multistream-select that come before the message on a new leg.
@@ -71,9 +88,12 @@ fn prefix(protocol: &str) -> Vec<u8> {
 
 #[test]
 fn bytes_on_record() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/interop/vectors/messages.json");
-    let file = fs::read(path).unwrap();
-    let vectors: Vec<Value> = serde_json::from_slice(&file).unwrap();
+    let file = |name| {
+        let path = format!("{}/interop/vectors/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let file = fs::read(path).unwrap();
+        serde_json::from_slice::<Vec<Value>>(&file).unwrap()
+    };
+    let vectors = [file("messages"), file("facts")].concat();
     let mut pairs = BTreeSet::new();
     let mut ours = false;
     for vector in &vectors {
@@ -88,7 +108,8 @@ fn bytes_on_record() {
             "label" => {
                 let id = StreamId(number(vector, "id"));
                 let route = optional(vector, "route");
-                check(bytes, Request::Label { id, route }, true);
+                let control = optional(vector, "control");
+                check(bytes, Request::Label { id, control, route }, true);
             }
             "migrate" => {
                 let (id, from) = (number(vector, "id"), number(vector, "from"));

@@ -45,7 +45,11 @@ impl Raw {
     async fn label(&mut self, id: u64, route: Option<u64>) -> libp2p::Stream {
         let mut stream = self.open(LINK).await;
         let id = StreamId(id);
-        let label = codec::frame(&Request::Label { id, route });
+        let label = codec::frame(&Request::Label {
+            id,
+            control: None,
+            route,
+        });
         stream.write_all(&label).await.unwrap();
         stream.flush().await.unwrap();
         stream
@@ -82,8 +86,9 @@ fn hello(connection: u64) -> Control {
         hello: Some(Hello {
             epoch: 4711,
             connection: Some(connection),
+            facts: false,
         }),
-        closed: Vec::new(),
+        ..Control::default()
     }
 }
 
@@ -187,8 +192,8 @@ async fn garbage_for_a_first_message_is_a_violation() {
 async fn a_close_for_what_is_not_theirs_is_ignored() {
     let mut raw = raw().await;
     let closed = Control {
-        hello: None,
         closed: vec![0, 1, raw.route, u64::MAX],
+        ..Control::default()
     };
     raw.say(&closed).await;
     raw.pings().await;
@@ -204,8 +209,8 @@ async fn a_close_for_what_is_not_theirs_is_ignored() {
 async fn a_close_closes_the_counterpart() {
     let mut raw = raw().await;
     let closed = Control {
-        hello: None,
         closed: vec![99],
+        ..Control::default()
     };
     raw.say(&closed).await;
     raw.net

@@ -46,6 +46,12 @@ pub(crate) enum Action {
     WriteAck(usize),
     AckFails(usize),
     Probed(usize, Slot, bool),
+    Say(usize),
+    Hear(usize),
+    /// It is heard that the other side gives its word.
+    Learn(usize),
+    /// The connection of a leg is known to be lost whose end nothing explains.
+    Inexplicable(usize),
 }
 
 impl Action {
@@ -114,7 +120,8 @@ impl World {
                 }
             }
         }
-        if peer.timer.is_some() && self.budgets.timeouts > 0 {
+        // The time for a word is longer than any word takes.
+        if peer.timer.is_some() && self.budgets.timeouts > 0 && !machine.awaits_word() {
             actions.push(Action::Timeout(side));
         }
         if config.prune && self.may_prune(config, side) {
@@ -181,6 +188,23 @@ impl World {
 
     fn of_io(&self, config: &Config, side: usize, actions: &mut Vec<Action>) {
         let peer = &self.peers[side];
+        if !self.is_cut_off(config) {
+            // One message at a time; the next says all that has changed meanwhile.
+            if peer.to_say && peer.word.is_none() {
+                actions.push(Action::Say(side));
+            }
+            // Whoever gives its word says hello first, in order.
+            if self.peers[1 - side].word.is_some() && !peer.asking {
+                actions.push(Action::Hear(side));
+            }
+            if peer.asking {
+                actions.push(Action::Learn(side));
+            }
+        }
+        let current = self.leg_in(side, Slot::Current);
+        if peer.machine.awaits_word() && current.is_some_and(|leg| self.is_lost(leg)) {
+            actions.push(Action::Inexplicable(side));
+        }
         if peer.ack.is_some() {
             actions.push(Action::WriteAck(side));
         }
@@ -314,6 +338,9 @@ impl World {
             Action::Lose(connection) => {
                 self.budgets.losses -= 1;
                 self.lose(connection);
+                if config.words_lost {
+                    self.lose_words();
+                }
                 Ok(())
             }
             Action::Silence(connection, keep) => {
@@ -335,6 +362,18 @@ impl World {
                     leg.seats.iter_mut().for_each(|seat| seat.void = false);
                 }
                 Ok(())
+            }
+            Action::Say(side) => {
+                self.say(side);
+                Ok(())
+            }
+            Action::Hear(side) => self.hear(config, side, log),
+            Action::Learn(side) => {
+                self.peers[side].asking = false;
+                self.input(config, side, Input::Speaks(true), log)
+            }
+            Action::Inexplicable(side) => {
+                self.input(config, side, Input::ReadFailed(Slot::Current), log)
             }
             Action::Prune(_, connection) => {
                 self.lose(connection);

@@ -2,7 +2,7 @@
 
 use crate::{
     leg::{Kind, Write},
-    machine::{Abort, Input, Slot, rules::Rule},
+    machine::{Abort, Input, Slot, Speech, rules::Rule},
     world::{Cut, World},
 };
 
@@ -47,6 +47,10 @@ pub(crate) struct Config {
     pub(crate) verify: [bool; 2],
     /// Who knows from the start whether the other verifies.
     pub(crate) known: [bool; 2],
+    /// Whether they give their word; A opened the stream.
+    pub(crate) speech: [Speech; 2],
+    /// What they are saying is lost with any connection, and said again on another.
+    pub(crate) words_lost: bool,
     /// B does not remember that it has denied.
     pub(crate) forgetful: bool,
     pub(crate) writes: [u8; 2],
@@ -95,6 +99,8 @@ impl Config {
         connections: QQ,
         verify: [true, true],
         known: [true, true],
+        speech: [Speech::No, Speech::No],
+        words_lost: false,
         forgetful: false,
         writes: [1, 1],
         closes: [true, true],
@@ -115,6 +121,11 @@ impl Config {
         without: None,
     };
 
+    /// Whether they say and believe facts, sooner or later.
+    pub(crate) fn speak(&self) -> bool {
+        self.speech[1] == Speech::Yes
+    }
+
     /// The clean ends that nothing on today's wire can tell from true ones.
     pub(crate) fn exception(
         &self,
@@ -122,6 +133,9 @@ impl Config {
         side: usize,
         input: Input,
     ) -> Option<&'static str> {
+        if self.speak() {
+            return None;
+        }
         let slot = match input {
             Input::End(slot, _) => slot,
             _ => Slot::Current,

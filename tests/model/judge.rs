@@ -3,7 +3,7 @@
 use crate::{
     action::{Action, Seen},
     config::Config,
-    machine::{Machine, ReadFrom, Slot},
+    machine::{Machine, ReadFrom, Slot, Timer, WriteTo},
     world::{Violation, World, name},
 };
 
@@ -55,6 +55,10 @@ impl World {
                 return Err(format!("{name} never reads the other side's end"));
             }
         }
+        if config.speak() && !self.is_cut_off(config) {
+            self.judge_word(0)?;
+            self.judge_word(1)?;
+        }
         let [a, b] = &self.peers;
         let stable = |machine: &Machine| {
             machine.over().is_none() && !machine.is_migrating() && !machine.has_ended()
@@ -63,6 +67,28 @@ impl World {
             return Err("they do not agree on the stream's ID".into());
         }
         Ok(())
+    }
+
+    /// Between two that speak, nobody is left alone with a stream.
+    fn judge_word(&self, side: usize) -> Result<(), Violation> {
+        let [peer, other] = [&self.peers[side], &self.peers[1 - side]];
+        let alone = other.machine.over().is_some() && peer.machine.over().is_none();
+        // Whose close has failed, has been told.
+        let told = peer.machine.read_from() == ReadFrom::Ended
+            && matches!(peer.machine.write_to(), WriteTo::Closed | WriteTo::Failed);
+        // Whose path is about to be probed, will be.
+        let probes = match peer.machine.is_migrating() {
+            true => peer.timer.is_some(),
+            false => peer.timer == Some(Timer::Explain),
+        };
+        match alone && (peer.dropped || !(told || probes)) {
+            true => Err(format!(
+                "{} is left alone with the stream: {:?}",
+                name(side),
+                other.machine.over()
+            )),
+            false => Ok(()),
+        }
     }
 
     /// What was written before a drop arrives, as it would on a plain stream.
@@ -193,6 +219,14 @@ impl World {
             }
             Action::FlushFails(side, slot) => {
                 format!("{} cannot close {}", name(side), self.where_is(side, slot))
+            }
+            Action::Say(side) => {
+                format!("{} says {:?}", name(side), self.peers[side].machine.facts())
+            }
+            Action::Hear(side) => format!("{} hears {:?}", name(side), self.peers[1 - side].word),
+            Action::Learn(side) => format!("{} learns that the other gives its word", name(side)),
+            Action::Inexplicable(side) => {
+                format!("{} knows that its last leg is lost", name(side))
             }
             Action::WriteAck(side) => format!("{} writes its ack", name(side)),
             Action::AckFails(side) => format!("{} cannot write its ack", name(side)),

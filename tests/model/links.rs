@@ -424,6 +424,7 @@ impl World {
                     let hello = Hello {
                         epoch: 100 * (index as u64 + 1) + life,
                         connection: Some(link),
+                        facts: false,
                     };
                     self.say(index, link_of(link), Said::Hello(hello));
                 }

@@ -22,7 +22,7 @@ use libp2p_stream_migration_core::machine;
 use self::{
     check::{Counterexample, explore},
     config::{Acks, Closes, Config, Kinds, Mutant, QQ, QQQ, QY, RR, YQ, YQQ, YY, YYY},
-    machine::rules::Rule,
+    machine::{Speech, rules::Rule},
 };
 
 /// An unoptimised search is some twenty times slower.
@@ -91,6 +91,125 @@ fn check(name: &str, base: Config, kinds: &[(&str, Kinds)]) {
         }
     }
     assert!(good, "{name}");
+}
+
+/// Explores a configuration of two that give their word, whether the opener knows that from the start or hears of
+/// it: there no clean end is excused.
+fn check_words(name: &str, base: Config, kinds: &[(&str, Kinds)]) {
+    let mut good = true;
+    for &(kind, connections) in kinds {
+        for speech in [Speech::Yes, Speech::Asked] {
+            if cfg!(debug_assertions) && !["q", "y"].contains(&kind) {
+                continue;
+            }
+            let config = Config {
+                connections,
+                speech: [speech, Speech::Yes],
+                ..base
+            };
+            let report = explore(&config, LIMIT);
+            println!(
+                "{name}, {kind}, the words of both, opener {speech:?}: {} states, exhausted: {}, {:.1?}",
+                report.states,
+                if report.exhausted { "yes" } else { "no" },
+                report.time,
+            );
+            if let Some(example) = &report.counterexample {
+                print(example);
+            }
+            assert!(report.exceptions.is_empty());
+            let complete = report.exhausted && report.moved > 0;
+            good &= report.counterexample.is_none() && (complete || cfg!(debug_assertions));
+        }
+    }
+    assert!(good, "{name}");
+}
+
+#[test]
+fn words_when_nothing_fails() {
+    check_words("nothing fails", B, PAIRS);
+    for config in one_mover(SLOW) {
+        check_words("slow", config, &PAIRS[..2]);
+        let denies = Config {
+            denies: 1,
+            not_nows: 1,
+            ..config
+        };
+        check_words("a deny, or not now", denies, &PAIRS[..2]);
+        let late = Config {
+            timeouts: 1,
+            ..config
+        };
+        check_words("a timeout", late, &PAIRS[..2]);
+    }
+}
+
+/// One of the two moves the stream.
+fn one_mover(base: Config) -> [Config; 2] {
+    [[1, 0], [0, 1]].map(|starts| Config { starts, ..base })
+}
+
+#[test]
+fn words_of_a_drop() {
+    for config in one_mover(Config { drops: 1, ..B }) {
+        check_words("a drop", config, PAIRS);
+    }
+    let unanswered = Config {
+        drops: 1,
+        starts: [1, 0],
+        unanswered: true,
+        ..SLOW
+    };
+    check_words("a drop before the answer", unanswered, &PAIRS[..2]);
+}
+
+#[test]
+fn words_of_a_loss() {
+    let loss = Config {
+        losses: 1,
+        writes: [1, 0],
+        ..B
+    };
+    for config in one_mover(loss) {
+        let silent = Config {
+            silent: true,
+            ..config
+        };
+        check_words("silence", silent, &PAIRS[..2]);
+        check_words("a loss", config, &PAIRS[..2]);
+        let lost = Config {
+            words_lost: true,
+            ..config
+        };
+        check_words("a loss of words", lost, &PAIRS[..2]);
+    }
+}
+
+#[test]
+#[ignore = "half an hour"]
+fn words_of_many_things() {
+    check_words("slow", SLOW, PAIRS);
+    check_words("not now", Config { not_nows: 1, ..B }, PAIRS);
+    check_words("a timeout", Config { timeouts: 1, ..B }, PAIRS);
+    check_words("a drop", Config { drops: 1, ..B }, PAIRS);
+    check_words("two drops", Config { drops: 2, ..B }, &PAIRS[..2]);
+    check_words("a loss", Config { losses: 1, ..B }, PAIRS);
+    for config in one_mover(B) {
+        let both = Config {
+            drops: 1,
+            losses: 1,
+            words_lost: true,
+            ..config
+        };
+        check_words("a drop and a loss", both, &PAIRS[..2]);
+        let two = Config {
+            losses: 2,
+            writes: [1, 0],
+            words_lost: true,
+            ..config
+        };
+        check_words("two losses", two, &PAIRS[..2]);
+    }
 }
 
 #[test]
@@ -362,7 +481,23 @@ fn without_a_rule_something_breaks() {
             Config { drops: 1, ..SLOW },
         ),
     ];
-    for (number, mutant, config) in mutants {
+    let words = Config {
+        speech: [Speech::Yes; 2],
+        connections: YY,
+        starts: [1, 0],
+        ..B
+    };
+    let words_dropped = Config { drops: 1, ..words };
+    let of_words = [
+        (42, rule(Rule::EndNeedsWord), Config { losses: 1, ..words }),
+        (
+            43,
+            rule(Rule::TotalIsCompared),
+            Config { losses: 1, ..words },
+        ),
+        (45, rule(Rule::GoneIsAbort), words_dropped),
+    ];
+    for (number, mutant, config) in mutants.into_iter().chain(of_words) {
         if cfg!(debug_assertions) && [12, 13, 15, 17].contains(&number) {
             // Their counterexamples are deep.
             continue;

@@ -4,8 +4,8 @@ use crate::{
     config::{Acks, Closes, Config, Mutant},
     leg::{Hold, Item, Leg, Write},
     machine::{
-        Abort, Failure, Input, Machine, Output, Question, ReadFrom, Setup, Slot, StreamId, Timer,
-        Verdict,
+        Abort, Facts, Failure, Input, Machine, Output, Question, ReadFrom, Setup, Slot, Speech,
+        StreamId, Timer, Verdict,
         rules::{Rule, Rules},
     },
 };
@@ -64,6 +64,12 @@ pub(crate) struct Peer {
     pub(crate) cut: Cut,
     /// *Doubt*, kept apart from the machine's.
     pub(crate) doubt: bool,
+    /// Its word has changed, and is to be said.
+    pub(crate) to_say: bool,
+    /// Its word, on its way to the other side.
+    pub(crate) word: Option<Facts>,
+    /// Whether it waits to hear if the other gives its word.
+    pub(crate) asking: bool,
 }
 
 /// How often failures may still happen.
@@ -111,6 +117,7 @@ impl World {
                     designated: side == 0,
                     verify: config.verify[side],
                     peer_verifies: config.known[side] && config.verify[1 - side],
+                    speech: config.speech[side],
                 },
             );
             let without = match config.without {
@@ -136,6 +143,9 @@ impl World {
                 left: [Left::No; 3],
                 cut: Cut::No,
                 doubt: false,
+                to_say: false,
+                word: None,
+                asking: config.speech[side] == Speech::Asked,
             }
         };
         let mut legs = [Leg::NONE; LEGS];
@@ -365,6 +375,7 @@ impl World {
             Output::Arm(timer) => self.peers[side].timer = Some(timer),
             Output::Disarm => self.peers[side].timer = None,
             Output::Probe(slot) => self.peers[side].probes[slot as usize] = true,
+            Output::Say => self.peers[side].to_say = true,
             Output::Abort(_) | Output::Leave | Output::Finish => {
                 for slot in SLOTS {
                     self.drop_slot(side, slot);
@@ -455,6 +466,10 @@ impl World {
         if abort == Abort::Violation {
             return Err(format!("{} blames an honest peer", name(side)));
         }
+        // Whoever drops a stream that it has closed does not want what the other writes.
+        if abort == Abort::Gone && self.peers[1 - side].dropped {
+            return Ok(());
+        }
         if budgets.rude || budgets.losses < config.losses || budgets.excused {
             return Ok(());
         }
@@ -463,6 +478,7 @@ impl World {
             || budgets.waited;
         if attempts_failed {
             let verifies = config.verify == [true, true] && config.known == [true, true];
+            let doubtful = doubtful && !config.speak();
             // What *Doubt* costs: a false reset.
             if !verifies || (doubtful && abort == Abort::Unproven) {
                 budgets.excused = true;
@@ -474,6 +490,49 @@ impl World {
             ));
         }
         Err(format!("{}: {abort:?}, though nothing failed", name(side)))
+    }
+
+    /// The word is said, as it is now.
+    pub(crate) fn say(&mut self, side: usize) {
+        let peer = &mut self.peers[side];
+        peer.to_say = false;
+        peer.word = Some(peer.machine.facts());
+    }
+
+    /// The other side's word is heard. Whoever holds nothing of the stream says so.
+    pub(crate) fn hear(
+        &mut self,
+        config: &Config,
+        side: usize,
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        let facts = self.peers[1 - side].word.take().ok_or("nothing is said")?;
+        let peer = &mut self.peers[side];
+        if peer.machine.over().is_none() {
+            return self.input(config, side, Input::Said(facts), log);
+        }
+        if !facts.gone && peer.word.is_none() {
+            peer.word = Some(Facts {
+                gone: true,
+                ..Facts::default()
+            });
+        }
+        Ok(())
+    }
+
+    /// What was being said is lost, and whoever still holds the stream says it again.
+    pub(crate) fn lose_words(&mut self) {
+        for peer in &mut self.peers {
+            peer.word = None;
+            peer.to_say = peer.machine.is_spoken_to() && peer.machine.over().is_none();
+        }
+    }
+
+    /// Nothing that is said arrives.
+    pub(crate) fn is_cut_off(&self, config: &Config) -> bool {
+        self.lost[..config.connections.len()]
+            .iter()
+            .all(|lost| *lost)
     }
 
     /// The remote's table reads the first message of a new leg.

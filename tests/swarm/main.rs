@@ -2,6 +2,7 @@
 
 mod dcutr;
 mod direct;
+mod facts;
 mod failures;
 mod hostile;
 mod limits;

@@ -10,7 +10,7 @@ use std::{sync::Arc, task::Poll};
 use crate::{
     key::ConnectionKey,
     leg::{Item, Kind, Wire},
-    machine::{Failure, Question, Setup, StreamId, Verdict, rules::Rule},
+    machine::{Failure, Question, Setup, Speech, StreamId, Verdict, rules::Rule},
     peer::Peer,
     protocol::codec::{Ack, Message, Request, Switched, frame},
     sleep,
@@ -106,6 +106,7 @@ impl Script {
                 designated: side == A,
                 verify: scene.verify,
                 peer_verifies: scene.known[side],
+                speech: Speech::No,
             };
             Peer::new(side, leg, setup, scene.without[side])
         });

@@ -287,6 +287,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 since,
             } => self.verdict(key, to, question, since),
             Note::Probe { connection } => self.probe(peer, connection, Some(key)),
+            Note::Say => self.say(key),
             Note::Violation => self.violated(peer, None, Violation::Message),
             Note::Agreed {
                 from,

@@ -60,6 +60,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         let peers: BTreeSet<_> = there.values().copied().collect();
         assert!(self.calls.keys().all(|peer| peers.contains(peer)));
         self.table.check(&peers);
+        self.check_words();
         // Nothing is due for what is over.
         for due in self.due.iter() {
             match due {
@@ -74,7 +75,8 @@ impl<L: Io + Send + 'static> Hub<L> {
                 | Due::ProbeAgain(_, connection)
                 | Due::QuarantineOver(_, connection)
                 | Due::Proven(_, connection)
-                | Due::LookAfter(_, connection) => {
+                | Due::LookAfter(_, connection)
+                | Due::Mute(_, connection) => {
                     assert!(there.contains_key(connection), "{due:?}");
                 }
                 Due::Early(..) | Due::Linger(..) => {}

@@ -23,6 +23,7 @@ mod settings;
 mod streams;
 mod tasks;
 mod timers;
+mod word;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -50,6 +51,7 @@ use crate::{
     error::MigrateError,
     event::{Event, Limit, Side, Violation},
     key::{ConnectionKey, StreamKey},
+    machine::{Facts, StreamId},
     policy::{Change, Policy},
     shrink,
     stream::{Drive, Io, ReadyQueue, Timeouts},
@@ -74,6 +76,11 @@ pub enum Output {
     Close(PeerId, ConnectionKey),
     /// Serve those that wait for room on a connection of this peer's, or for another one.
     Room(PeerId),
+    /// Open our control substream there, and say hello on it; say so if that is refused, or when it has ended:
+    /// [`Hub::mute`].
+    Converse(PeerId, ConnectionKey),
+    /// Say this there of the stream with this origin; it takes the place of what has not been said of it yet.
+    Say(PeerId, ConnectionKey, StreamId, Facts),
 }
 
 /// The hub's purpose for a substream.
@@ -122,6 +129,8 @@ enum Due {
     Proven(PeerId, ConnectionKey),
     /// A connection may have carried streams and brought nothing.
     LookAfter(PeerId, ConnectionKey),
+    /// The remote should have said whether it speaks.
+    Mute(PeerId, ConnectionKey),
 }
 
 /// Decides what moves; generic over the substream.
@@ -142,6 +151,9 @@ pub struct Hub<L: Io> {
     tasks: Tasks<L>,
     due: Timers<Due>,
     next_probe: u64,
+    /// Our process, to those who speak.
+    epoch: u64,
+    early: word::Early,
     outputs: VecDeque<Output>,
 }
 
@@ -168,6 +180,8 @@ impl<L: Io + Send + 'static> Hub<L> {
             tasks: Tasks::default(),
             due: Timers::default(),
             next_probe: 0,
+            epoch: word::epoch(),
+            early: word::Early::default(),
             outputs: VecDeque::new(),
             settings,
         }
@@ -294,6 +308,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             Due::QuarantineOver(peer, connection) => self.quarantine_over(peer, connection),
             Due::Proven(peer, connection) => self.proven(peer, connection),
             Due::LookAfter(peer, connection) => self.look_after(peer, connection),
+            Due::Mute(peer, connection) => self.mute(peer, connection),
         }
     }
 

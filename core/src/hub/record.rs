@@ -9,6 +9,7 @@ use super::{
     queue::OutboundMigration,
     rate::Rate,
     timers::TimerKey,
+    word::With,
 };
 use crate::{
     error::MigrateError,
@@ -28,6 +29,7 @@ pub(super) struct Record {
     pub(super) mobility_said: bool,
     pub(super) left_relay: bool,
     pub(super) legs: Legs,
+    pub(super) with: With,
     /// The moves, once it was moved, or was to be.
     moves: Option<Box<MoveState>>,
 }
@@ -74,7 +76,7 @@ impl MoveState {
 }
 
 impl Record {
-    pub(super) fn new(opener: Side, mobility: Mobility, legs: Legs) -> Self {
+    pub(super) fn new(opener: Side, mobility: Mobility, legs: Legs, with: With) -> Self {
         Self {
             opener,
             started: Instant::now(),
@@ -83,6 +85,7 @@ impl Record {
             mobility_said: false,
             left_relay: false,
             legs,
+            with,
             moves: None,
         }
     }

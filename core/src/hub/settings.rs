@@ -22,6 +22,8 @@ pub enum Initiate {
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub verify: bool,
+    /// Facts are said and believed. Needs `verify`.
+    pub facts: bool,
     pub initiate: Initiate,
     pub answer_timeout: Duration,
     pub progress_timeout: Duration,
@@ -51,6 +53,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             verify: true,
+            facts: false,
             initiate: Initiate::Designated {
                 patience: Duration::from_secs(5),
             },

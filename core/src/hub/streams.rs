@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use libp2p_identity::PeerId;
 
-use super::{Hub, prune::Legs, record::Record};
+use super::{Hub, prune::Legs, record::Record, word::With};
 use crate::{
     error::DrainError,
     event::{Event, Limit, Violation},
     key::{ConnectionKey, StreamKey},
-    machine::{Setup, Side, StreamId},
+    machine::{Setup, Side, Speech, StreamId},
     policy::Change,
     protocol::codec::Request,
     stream::{Io, Leg, Shared},
@@ -31,6 +31,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.prove(peer, connection);
         self.event(Event::ConnectionEstablished(info));
         self.table.connected(peer);
+        self.greet(peer, connection);
         self.look_after_all(peer, connection);
         self.room_changed(peer);
         self.tell(peer, &Change::Connected(connection));
@@ -78,6 +79,9 @@ impl<L: Io + Send + 'static> Hub<L> {
         for key in &keys {
             if let Some(entry) = self.table.get(*key) {
                 entry.shared.connection_lost(connection);
+                if last {
+                    entry.shared.left_alone();
+                }
             }
         }
         if let Some(record) = record {
@@ -89,6 +93,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 self.target_lost(key, connection);
             }
             self.forget_health(connection, record.health);
+            self.hung_up(peer, connection, &record.talk);
         }
         self.room_changed(peer);
         if last {
@@ -137,6 +142,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         leg: Leg<L>,
         id: StreamId,
         label: Option<Request>,
+        (speech, with): (Speech, With),
         mobility: Mobility,
     ) -> Arc<Shared<L>> {
         let connection = leg.connection();
@@ -145,6 +151,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             designated: self.table.is_designated(peer),
             verify: self.settings.verify,
             peer_verifies: self.table.verifies(peer),
+            speech,
         };
         let key = self.table.next_key();
         let shared = Shared::new(
@@ -162,7 +169,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         };
         self.set_legs(peer, Legs::NONE, legs);
         self.arrived(connection);
-        let record = Record::new(opener, mobility, legs);
+        let record = Record::new(opener, mobility, legs, with);
         self.table.insert(peer, shared.clone(), record);
         self.event(Event::StreamStarted {
             peer,
@@ -194,7 +201,13 @@ impl<L: Io + Send + 'static> Hub<L> {
         let id = self.table.allocate(peer);
         let leg = self.leg(peer, connection, io)?;
         self.table.admits(peer, id).ok()?;
-        Some(self.start(peer, leg, id, Some(Request::Label { id, route }), mobility))
+        let speech = self.speech_on(peer, connection);
+        let label = Request::Label {
+            id,
+            control: self.epoch().filter(|_| speech.0 != Speech::No),
+            route,
+        };
+        Some(self.start(peer, leg, id, Some(label), speech, mobility))
     }
 
     /// The remote's first message on a substream. Returns the stream if that is a new one, whose protocol has
@@ -208,7 +221,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     ) -> Option<Arc<Shared<L>>> {
         let leg = self.leg(peer, connection, io)?;
         match request {
-            Request::Label { id, .. } => self.labelled(peer, leg, id),
+            Request::Label { id, control, .. } => self.labelled(peer, leg, id, control),
             Request::Migrate { id, from, verify } => {
                 let early = Early {
                     leg,
@@ -222,7 +235,13 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    fn labelled(&mut self, peer: PeerId, leg: Leg<L>, id: StreamId) -> Option<Arc<Shared<L>>> {
+    fn labelled(
+        &mut self,
+        peer: PeerId,
+        leg: Leg<L>,
+        id: StreamId,
+        control: Option<u64>,
+    ) -> Option<Arc<Shared<L>>> {
         let connection = leg.connection();
         if let Err(rejected) = self.table.admits(peer, id) {
             // The new leg goes, and nothing else.
@@ -233,7 +252,9 @@ impl<L: Io + Send + 'static> Hub<L> {
             }
             return None;
         }
-        let shared = self.start(peer, leg, id, None, Mobility::default());
+        let speech = self.speech_of(peer, connection, control);
+        let shared = self.start(peer, leg, id, None, speech, Mobility::default());
+        self.take_word(peer, shared.key(), id);
         self.admit_from(peer, id);
         self.place(shared.key());
         Some(shared)

@@ -54,7 +54,7 @@ impl Machine {
             return None;
         };
         if failure != Failure::Yielded || obeys!(self, YieldIsFailure) {
-            self.doubt = true;
+            self.doubt = !self.is_spoken_to();
         }
         self.put(Output::Disarm);
         // Only a peer known to verify can read this; to any other these bytes would be data.
@@ -77,12 +77,15 @@ impl Machine {
         if self.detached {
             self.put(Output::Arm(Timer::Progress));
         }
-        if let Some(mut eof) = held {
-            if self.current.refused {
-                // Found out since it was read.
-                eof.proof = Proof::Disagrees;
+        match held {
+            Some(mut eof) => {
+                if self.current.refused {
+                    // Found out since it was read.
+                    eof.proof = Proof::Disagrees;
+                }
+                self.judge(eof);
             }
-            self.judge(eof);
+            None => self.wait_for_word(),
         }
         self.consider_theirs();
     }
@@ -103,6 +106,7 @@ impl Machine {
         }
         match self.phase {
             Phase::Stable if theirs.from != self.id => self.drop_theirs(),
+            Phase::Stable if self.unexplained.is_some() => self.hold_theirs(),
             Phase::Stable => self.ask(theirs),
             Phase::Requested { id, .. } if theirs.from == id => self.hold_theirs(),
             Phase::Requested { .. } if theirs.from != self.id => self.drop_theirs(),
@@ -188,7 +192,7 @@ impl Machine {
                 {
                     self.put(Output::Disarm);
                     self.put(Output::Drop(Slot::Ours));
-                    self.doubt = true;
+                    self.doubt = !self.is_spoken_to();
                     self.back_to_stable(held);
                 }
             }

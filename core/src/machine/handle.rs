@@ -28,7 +28,7 @@ impl Machine {
             Input::HeldTooLong => self.held_too_long(),
             Input::AnswerWritten => self.ack_written(),
             Input::Switched(count) => self.switched(count),
-            Input::ReadAll => self.advance(),
+            Input::ReadAll => self.read_all(),
             Input::Cancelled(slot) => self.cancelled(slot),
             Input::End(slot, eof) => self.end(slot, eof),
             Input::ReadFailed(slot) => self.read_failed(slot),
@@ -43,8 +43,11 @@ impl Machine {
                 if self.is_agreed() || self.waits_detached() {
                     self.put(Output::Arm(Timer::Progress));
                 }
+                self.wait_for_rest();
             }
             Input::ProbeFailed(slot) => self.probe_failed(slot),
+            Input::Speaks(speaks) => self.speaks(speaks),
+            Input::Said(facts) => self.said(facts),
         }
         self.finish_if_done();
     }
@@ -56,6 +59,8 @@ impl Machine {
             return;
         }
         self.out = Out::Closed;
+        // Before the end itself, so that it explains that.
+        self.say();
         let slot = match &mut self.phase {
             Phase::Agreed(agreed) if agreed.out_switched.is_some() => {
                 agreed.new.fin = true;
@@ -94,8 +99,12 @@ impl Machine {
             && self.phase == Phase::Stable
             && self.theirs.is_none()
             && self.current.closed
-            && (self.current.read || !self.in_ended && !self.reads_on());
+            && self.is_heard_to_its_end();
         if done {
+            if !self.in_ended {
+                // Whoever writes to nobody is told.
+                self.say();
+            }
             self.put(Output::Disarm);
             self.set(Phase::Finished);
             self.put(Output::Finish);
@@ -116,6 +125,10 @@ impl Machine {
             {
                 self.abort(Abort::TimedOut);
             }
+            Phase::Stable if self.is_unexplained() && !self.detached => {
+                self.abort(Abort::Unproven);
+            }
+            Phase::Stable if self.waits_for_rest() => self.put(Output::Probe(Slot::Current)),
             Phase::Stable if self.has_heard_enough() => self.listening = false,
             // A reader may take its time, and we have ours; but is anybody there?
             Phase::Stable if self.waits_detached() => self.put(Output::Probe(Slot::Current)),
@@ -158,6 +171,9 @@ impl Machine {
         if self.waits_detached() && slot == Slot::Current {
             return self.abort(Abort::TimedOut);
         }
+        if self.waits_for_rest() && slot == Slot::Current {
+            return self.abort(Abort::Gone);
+        }
         if !self.is_agreed() {
             return;
         }
@@ -188,6 +204,7 @@ impl Machine {
 
     fn end_in(&mut self, abort: Abort) {
         self.theirs = None;
+        self.say();
         self.put(Output::Disarm);
         self.set(Phase::Aborted(abort));
     }

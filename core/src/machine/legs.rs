@@ -39,7 +39,7 @@ impl Machine {
             }
             (Slot::New, Phase::Agreed(agreed)) if agreed.in_switched => {
                 agreed.new.read = true;
-                if !self.in_ended {
+                if !self.in_ended && !self.waits_for_word(eof) {
                     // A fresh leg on which nothing was attempted: not in doubt.
                     self.accept_end(eof);
                 }
@@ -60,7 +60,7 @@ impl Machine {
 
     /// Decides whether an end of the only leg is the application's (*Doubt*).
     pub(super) fn judge(&mut self, eof: Eof) {
-        if self.in_ended {
+        if self.in_ended || self.waits_for_word(eof) {
             return;
         }
         if self.doubt {

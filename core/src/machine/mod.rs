@@ -43,6 +43,7 @@ macro_rules! obeys {
 }
 
 mod attempts;
+mod facts;
 mod handle;
 mod legs;
 mod queries;
@@ -55,6 +56,8 @@ mod types;
 mod tests;
 
 use std::collections::VecDeque;
+
+use self::facts::Word;
 
 #[cfg(any(test, stream_migration_mutants))]
 use self::rules::Rules;
@@ -96,6 +99,10 @@ pub struct Machine {
     listening: bool,
     /// The application dropped the stream in a migration, unclosed: it is aborted when that is over.
     leaving: bool,
+    /// The remote's word, if it gives any.
+    word: Word,
+    /// An end of the last leg that nothing explains yet.
+    unexplained: Option<Eof>,
     /// Counts what the policy was asked.
     questions: u32,
     outputs: VecDeque<Output>,
@@ -212,6 +219,8 @@ impl Machine {
             detached: false,
             listening: false,
             leaving: false,
+            word: setup.speech.into(),
+            unexplained: None,
             questions: 0,
             outputs: VecDeque::new(),
             #[cfg(any(test, stream_migration_mutants))]

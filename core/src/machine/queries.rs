@@ -27,6 +27,7 @@ impl Machine {
     pub fn write_to(&self) -> WriteTo {
         match (&self.phase, self.out) {
             (Phase::Aborted(abort), _) => WriteTo::Aborted(*abort),
+            (_, Out::Open) if self.is_written_in_vain() => WriteTo::Aborted(Abort::Gone),
             (_, Out::Closed) | (Phase::Finished, _) => WriteTo::Closed,
             (_, Out::Failed) => WriteTo::Failed,
             (Phase::Agreed(agreed), Out::Open) if agreed.out_switched.is_some() => {
@@ -53,6 +54,7 @@ impl Machine {
         match &self.phase {
             Phase::Aborted(abort) => ReadFrom::Aborted(*abort),
             Phase::Finished => ReadFrom::Ended,
+            _ if self.unexplained.is_some() => ReadFrom::Hold,
             Phase::Requested { held: Some(_), .. } | Phase::Answering { held: Some(_), .. } => {
                 ReadFrom::Hold
             }
@@ -97,11 +99,13 @@ impl Machine {
         matches!(&self.phase, Phase::Agreed(a) if !a.in_switched) && !self.needs_count()
     }
 
-    /// True if as much has been read as the remote's count says, and the machine has not been told:
-    /// [`Input::ReadAll`].
+    /// True if as much has been read as the remote's count says, or its word, and the machine has not been
+    /// told: [`Input::ReadAll`].
     #[must_use]
+    #[inline]
     pub fn has_read_all(&self) -> bool {
-        matches!(&self.phase, Phase::Agreed(a) if !a.in_switched && a.count == Some(self.received))
+        self.received >= self.word.bound()
+            || matches!(&self.phase, Phase::Agreed(a) if !a.in_switched && a.count == Some(self.received))
     }
 
     /// True if the answer on our attempt's leg is being waited for.
@@ -126,7 +130,7 @@ impl Machine {
     /// after such a drop, in the background, to the remote's end.
     #[must_use]
     pub fn needs_proof(&self) -> bool {
-        self.doubt || self.has_verified || !matches!(self.phase, Phase::Stable)
+        !self.is_spoken_to() && (self.doubt || self.has_verified || self.phase != Phase::Stable)
     }
 
     /// True if what still comes in has to be read and thrown away.
@@ -137,7 +141,22 @@ impl Machine {
 
     /// True if a drop does not end reading.
     pub(super) fn reads_on(&self) -> bool {
-        self.has_verified || self.listening
+        self.has_verified || self.listening || self.is_spoken_to()
+    }
+
+    /// True if an end has been read, and whether it is one has still to be heard.
+    #[must_use]
+    pub fn awaits_word(&self) -> bool {
+        self.unexplained.is_some()
+    }
+
+    /// True if nothing that the remote has still to say is waited for.
+    pub(super) fn is_heard_to_its_end(&self) -> bool {
+        match self.word {
+            Word::Said(said) => said.done,
+            Word::Awaited => false,
+            Word::None => self.current.read || !self.in_ended && !self.reads_on(),
+        }
     }
 
     /// True if nothing but the rest of the old leg, in an agreed migration, is waited for.
@@ -197,6 +216,8 @@ impl Machine {
                     || self.current.fin && !self.current.closed
                     || self.in_ended && !self.current.read
                     || self.detached
+                    || self.is_unexplained()
+                    || self.waits_for_rest()
             }
             Phase::Requested { .. } | Phase::Answering { .. } | Phase::Agreed(_) => true,
         }
@@ -227,7 +248,7 @@ impl Machine {
             return Err(Refused::Ended);
         }
         match self.phase {
-            Phase::Stable if self.theirs.is_none() => Ok(()),
+            Phase::Stable if self.theirs.is_none() && self.unexplained.is_none() => Ok(()),
             Phase::Aborted(_) | Phase::Finished => Err(Refused::Ended),
             _ => Err(Refused::Migrating),
         }

@@ -43,6 +43,12 @@ pub enum Rule {
     DenyIsForGood,
     /// 41: a drop in a migration waits for its end.
     DropAfterMove,
+    /// 42: between two that speak, an end by itself is none.
+    EndNeedsWord,
+    /// 43: the remote's total is compared with what was read.
+    TotalIsCompared,
+    /// 45: a remote that holds nothing any more has aborted, unless both directions have ended.
+    GoneIsAbort,
 }
 
 thread_local! {

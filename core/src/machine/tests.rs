@@ -15,6 +15,7 @@ const SETUP: Setup = Setup {
     designated: true,
     verify: false,
     peer_verifies: false,
+    speech: Speech::No,
 };
 const VERIFY: Setup = Setup {
     verify: true,

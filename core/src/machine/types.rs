@@ -44,6 +44,35 @@ pub struct Setup {
     pub verify: bool,
     /// True if an earlier ack of the remote said that it verifies.
     pub peer_verifies: bool,
+    /// The remote's speech.
+    pub speech: Speech,
+}
+
+/// The knowledge of whether the remote says of a stream, beside its legs, what only it can know (*Facts*).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Speech {
+    /// None, as far as we know.
+    #[default]
+    No,
+    /// An answer is awaited.
+    Asked,
+    /// A remote that says and believes facts.
+    Yes,
+}
+
+/// A side's word on a stream, beside its legs: the newest contains all older ones (*Facts*).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Facts {
+    /// So many bytes it has taken from the legs.
+    pub received: u64,
+    /// True if it has all of the other's bytes, and their total.
+    pub done: bool,
+    /// All its bytes, once it has closed its write side.
+    pub total: Option<u64>,
+    /// True if it holds nothing of the stream any more.
+    pub gone: bool,
+    /// With `gone`: all that it wrote on the legs, if it knows.
+    pub sent: Option<u64>,
 }
 
 /// The places in which a stream can have a leg.
@@ -157,6 +186,10 @@ pub enum Input {
     ProbeAnswered,
     /// The probe failed: that connection is gone.
     ProbeFailed(Slot),
+    /// The answer on whether the remote says and believes facts.
+    Speaks(bool),
+    /// The remote's word on the stream.
+    Said(Facts),
 }
 
 /// The `Migrate` of the remote that the policy is asked about: another may take its place before
@@ -226,6 +259,8 @@ pub enum Output {
     Disarm,
     /// Open a substream on the leg's connection, to see whether anybody answers.
     Probe(Slot),
+    /// Say [`Machine::facts`](super::Machine::facts), as they are by then.
+    Say,
     /// Reset all legs; every read and write fails from now on.
     Abort(Abort),
     /// Drop all legs, the current one when what is to be said on it has been; every read and write fails from now
@@ -242,6 +277,8 @@ pub enum Timer {
     Answer,
     /// The wait for anything to happen in an agreed migration, or for a detached stream to end.
     Progress,
+    /// The wait for the remote's word on an end that nothing explains.
+    Explain,
 }
 
 /// Why an attempt came to nothing.
@@ -288,6 +325,8 @@ pub enum Abort {
     Violation,
     /// No progress within the configured time.
     TimedOut,
+    /// The remote has said that it holds nothing of it any more.
+    Gone,
 }
 
 impl fmt::Display for Abort {
@@ -299,6 +338,7 @@ impl fmt::Display for Abort {
             Self::Cut => "a leg ended before all bytes had come",
             Self::Violation => "the remote broke the protocol",
             Self::TimedOut => "no progress in time",
+            Self::Gone => "the remote has let go of it",
         })
     }
 }

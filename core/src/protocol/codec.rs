@@ -15,7 +15,7 @@ use futures::{AsyncRead, AsyncReadExt};
 use quick_protobuf::{BytesReader, MessageRead, MessageWrite, Writer};
 
 use super::generated::streammigration::{self as proto, mod_StreamMigration::OneOftype_pb as Type};
-use crate::machine::StreamId;
+use crate::machine::{Facts, StreamId};
 
 /// The longest message on a leg.
 pub const MAX_MESSAGE: usize = 256;
@@ -23,9 +23,14 @@ pub const MAX_MESSAGE: usize = 256;
 /// The first message on a leg, in the direction of its dialer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// Labels a new stream; between two layers (*Streams of a connection*), `route` is the receiver's
-    /// connection.
-    Label { id: StreamId, route: Option<u64> },
+    /// Labels a new stream.
+    Label {
+        id: StreamId,
+        /// The opener says and believes facts (*Facts*): its process.
+        control: Option<u64>,
+        /// Between two layers (*Streams of a connection*): the receiver's connection.
+        route: Option<u64>,
+    },
     /// Asks to move the stream `from` onto this leg, under the new ID `id`.
     Migrate {
         id: StreamId,
@@ -91,6 +96,7 @@ impl Message for Request {
         match parse::<proto::StreamMigration>(body, INNER)?.type_pb {
             Type::label(label) => Ok(Self::Label {
                 id: StreamId(label.id.ok_or(ReadError::Missing("Label.id"))?),
+                control: label.control,
                 route: label.route,
             }),
             Type::migrate(migrate) => Ok(Self::Migrate {
@@ -104,8 +110,9 @@ impl Message for Request {
 
     fn encode(&self) -> Vec<u8> {
         let type_pb = match *self {
-            Self::Label { id, route } => Type::label(proto::Label {
+            Self::Label { id, control, route } => Type::label(proto::Label {
                 id: Some(id.0),
+                control,
                 route,
             }),
             Self::Migrate { id, from, verify } => Type::migrate(proto::Migrate {
@@ -173,6 +180,8 @@ impl Message for Switched {
 pub struct Control {
     /// In the first message, and in no other.
     pub hello: Option<Hello>,
+    /// The writer's word on streams, by their origins.
+    pub facts: Vec<(StreamId, Facts)>,
     /// Connections of the writer's that are closed, or have never been.
     pub closed: Vec<u64>,
 }
@@ -184,21 +193,40 @@ pub struct Hello {
     pub epoch: u64,
     /// The connection that came with the link; without it there is no layer.
     pub connection: Option<u64>,
+    /// True if it says and believes facts.
+    pub facts: bool,
 }
 
 impl Message for Control {
     const MAX: usize = 4096;
 
     fn decode(body: &[u8]) -> Result<Self, ReadError> {
-        let control = parse::<proto::Control>(body, &[1 << 3 | 2])?;
+        let control = parse::<proto::Control>(body, &[1 << 3 | 2, 2 << 3 | 2])?;
         let hello = |hello: proto::Hello| {
             Ok(Hello {
                 epoch: hello.epoch.ok_or(ReadError::Missing("Hello.epoch"))?,
                 connection: hello.connection,
+                facts: hello.facts.unwrap_or(false),
             })
+        };
+        let facts = |facts: proto::Facts| {
+            let origin = facts.origin.ok_or(ReadError::Missing("Facts.origin"))?;
+            let facts = Facts {
+                received: facts.received.unwrap_or(0),
+                done: facts.done.unwrap_or(false),
+                total: facts.total,
+                gone: facts.gone.unwrap_or(false),
+                sent: facts.sent,
+            };
+            Ok((StreamId(origin), facts))
         };
         Ok(Self {
             hello: control.hello.map(hello).transpose()?,
+            facts: control
+                .facts
+                .into_iter()
+                .map(facts)
+                .collect::<Result<_, _>>()?,
             closed: control.closed,
         })
     }
@@ -208,9 +236,22 @@ impl Message for Control {
             hello: self.hello.map(|hello| proto::Hello {
                 epoch: Some(hello.epoch),
                 connection: hello.connection,
+                facts: hello.facts.then_some(true),
             }),
+            facts: self.facts.iter().map(written).collect(),
             closed: self.closed.clone(),
         })
+    }
+}
+
+fn written((origin, facts): &(StreamId, Facts)) -> proto::Facts {
+    proto::Facts {
+        origin: Some(origin.0),
+        received: (facts.received > 0).then_some(facts.received),
+        done: facts.done.then_some(true),
+        total: facts.total,
+        gone: facts.gone.then_some(true),
+        sent: facts.sent,
     }
 }
 
@@ -443,7 +484,11 @@ mod tests {
     use super::*;
 
     fn labels(id: StreamId) -> Request {
-        Request::Label { id, route: None }
+        Request::Label {
+            id,
+            control: None,
+            route: None,
+        }
     }
 
     fn read_now<M: Message>(bytes: &[u8]) -> (Result<M, ReadError>, usize) {

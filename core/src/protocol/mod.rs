@@ -8,3 +8,6 @@ pub mod roles;
 
 /// The protocol's name (*Stream Migration Protocol ID*).
 pub const PROTOCOL_NAME: &str = "/libp2p/stream-migration";
+
+/// The name of the protocol on control substreams (*Control*).
+pub const CONTROL_NAME: &str = "/libp2p/stream-migration/control/1.0.0";

@@ -49,6 +49,11 @@ impl Parity {
     pub fn of(local: &PeerId, remote: &PeerId) -> Self {
         Self(bytes(local) > bytes(remote))
     }
+
+    /// True if an ID has this parity.
+    pub fn has(self, id: StreamId) -> bool {
+        id.0 & 1 == u64::from(self.0)
+    }
 }
 
 /// The one of two peers that the hash rule names (*Who moves the stream*), whoever asks.

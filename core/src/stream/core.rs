@@ -51,6 +51,8 @@ pub(super) struct Core<L> {
     /// The application dropped the stream: what comes in is discarded.
     pub(super) dropped: bool,
     pub(super) driving: bool,
+    /// No connection to the remote is left.
+    alone: bool,
     /// True if there is something to be read on the old leg, and no room for it.
     pub(super) stalled: bool,
     /// An end has been read, and what it is worth was not known when it was asked last.
@@ -78,6 +80,7 @@ impl<L: Io> Core<L> {
             unanswered: false,
             dropped: false,
             driving: false,
+            alone: false,
             stalled: false,
             unsettled: false,
             notes: Vec::new(),
@@ -282,6 +285,7 @@ impl<L: Io> Core<L> {
                     self.notes.push(Note::Probe { connection });
                 }
             }
+            Output::Say => self.notes.push(Note::Say),
             Output::Abort(abort) => {
                 self.forget_legs();
                 self.forget_farewells();
@@ -504,6 +508,21 @@ impl<L: Io> Core<L> {
         }
         self.wake = true;
         self.touched = true;
+    }
+
+    /// The last connection to the remote is gone: nothing explains an end any more.
+    pub(super) fn left_alone(&mut self) {
+        self.alone = true;
+        self.give_up_explaining();
+    }
+
+    pub(super) fn give_up_explaining(&mut self) {
+        if self.alone && self.machine.awaits_word() {
+            self.handle(Input::ReadFailed(match self.machine.is_agreed() {
+                true => Slot::New,
+                false => Slot::Current,
+            }));
+        }
     }
 
     pub(super) fn probed(&mut self, connection: ConnectionKey, answered: bool) {

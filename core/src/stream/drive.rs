@@ -28,7 +28,7 @@ pub struct Timeouts {
 impl Timeouts {
     fn of(&self, timer: Timer) -> Duration {
         match timer {
-            Timer::Answer => self.answer,
+            Timer::Answer | Timer::Explain => self.answer,
             Timer::Progress => self.progress,
         }
     }
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::{
         key::ConnectionKey,
-        machine::{Setup, StreamId},
+        machine::{Setup, Speech, StreamId},
         stream::{Budget, Leg, LegKind, Note, fake::Fake},
     };
 
@@ -227,6 +227,7 @@ mod tests {
             designated: true,
             verify: true,
             peer_verifies: false,
+            speech: Speech::No,
         };
         let leg = |connection| {
             Leg::new(

@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     key::{ConnectionKey, StreamKey},
-    machine::{Abort, Input, Machine, Question, Refused, Setup, Slot, StreamId, Verdict},
+    machine::{Abort, Facts, Input, Machine, Question, Refused, Setup, Slot, StreamId, Verdict},
     protocol::codec::{self, Request},
 };
 
@@ -162,6 +162,32 @@ impl<L: Io> Shared<L> {
     /// but nothing is waited for any more (yamux would let us wait for ever).
     pub fn connection_lost(&self, connection: ConnectionKey) {
         self.with(|core| core.connection_lost(connection));
+        self.wakers.wake_all();
+    }
+
+    /// Our word on the stream.
+    pub fn facts(&self) -> Facts {
+        self.lock().machine.facts()
+    }
+
+    /// True if an end was read that the remote's word is awaited on.
+    pub fn awaits_word(&self) -> bool {
+        self.lock().machine.awaits_word()
+    }
+
+    /// The answer on whether the remote gives its word.
+    pub fn speaks(&self, speaks: bool) {
+        self.with(|core| core.handle(Input::Speaks(speaks)));
+    }
+
+    /// The remote's word on the stream.
+    pub fn said(&self, facts: Facts) {
+        self.with(|core| core.handle(Input::Said(facts)));
+    }
+
+    /// No connection to the remote is left.
+    pub fn left_alone(&self) {
+        self.with(Core::left_alone);
         self.wakers.wake_all();
     }
 

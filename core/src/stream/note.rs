@@ -44,6 +44,8 @@ pub enum Note {
     },
     /// See whether anybody answers on this connection.
     Probe { connection: ConnectionKey },
+    /// The stream's word has changed, and is to be said.
+    Say,
     /// The remote broke the protocol.
     Violation,
     /// The stream is over for good.

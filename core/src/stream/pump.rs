@@ -282,6 +282,7 @@ impl<L: Io> Core<L> {
             Proof::Unavailable
         };
         self.handle(Input::End(slot, Eof::new(proof, ambiguous)));
+        self.give_up_explaining();
         Poll::Ready(())
     }
 }

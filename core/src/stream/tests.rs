@@ -13,6 +13,8 @@ use std::{
 use futures::AsyncWrite;
 use web_time::Instant;
 
+use crate::machine::Speech;
+
 use super::{
     core::LONGEST_PAUSE,
     fake::{Fake, OnDrop},
@@ -28,6 +30,7 @@ fn stream(first: Leg<Fake>) -> Arc<Shared<Fake>> {
         designated: true,
         verify: true,
         peer_verifies: true,
+        speech: Speech::No,
     };
     let budget = Budget::new(1 << 10, 1 << 10);
     Shared::new(

@@ -16,7 +16,7 @@ use crate::Random;
 use super::{
     key::{ConnectionKey, StreamKey},
     leg::{FaultLeg, Kind},
-    machine::{Abort, Question, Setup, StreamId, Verdict},
+    machine::{Abort, Question, Setup, Speech, StreamId, Verdict},
     protocol::codec::{Reader, Request},
     sleep::Nap,
     stream::{Budget, Drive, Leg, Migratable, Note, ReadyQueue, Shared, Timeouts},
@@ -103,6 +103,7 @@ impl Peer {
             designated: side == 0,
             verify: case.verify[side as usize],
             peer_verifies: false,
+            speech: Speech::No,
         };
         let budget = Budget::new(case.read_ahead.0, case.read_ahead.1);
         let key = StreamKey::new(side);
@@ -315,6 +316,7 @@ impl Peer {
                     Note::Agreed { .. }
                     | Note::Confirmed { .. }
                     | Note::Resumed { .. }
+                    | Note::Say
                     | Note::Violation => {}
                 }
             }

@@ -4,6 +4,7 @@
 
 mod caps;
 mod closing;
+mod facts;
 mod ids;
 mod messages;
 mod nested;

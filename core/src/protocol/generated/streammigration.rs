@@ -68,6 +68,7 @@ impl Default for OneOftype_pb {
 #[derive(Debug, Default, PartialEq, Clone)]
 pub struct Label {
     pub id: Option<u64>,
+    pub control: Option<u64>,
     pub route: Option<u64>,
 }
 
@@ -77,6 +78,7 @@ impl<'a> MessageRead<'a> for Label {
         while !r.is_eof() {
             match r.next_tag(bytes) {
                 Ok(8) => msg.id = Some(r.read_uint64(bytes)?),
+                Ok(8009) => msg.control = Some(r.read_fixed64(bytes)?),
                 Ok(8016) => msg.route = Some(r.read_uint64(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
                 Err(e) => return Err(e),
@@ -90,11 +92,13 @@ impl MessageWrite for Label {
     fn get_size(&self) -> usize {
         0
         + self.id.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.control.as_ref().map_or(0, |_| 2 + 8)
         + self.route.as_ref().map_or(0, |m| 2 + sizeof_varint(*(m) as u64))
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.id { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.control { w.write_with_tag(8009, |w| w.write_fixed64(*s))?; }
         if let Some(ref s) = self.route { w.write_with_tag(8016, |w| w.write_uint64(*s))?; }
         Ok(())
     }
@@ -216,6 +220,7 @@ impl MessageWrite for Switched {
 #[derive(Debug, Default, PartialEq, Clone)]
 pub struct Control {
     pub hello: Option<Hello>,
+    pub facts: Vec<Facts>,
     pub closed: Vec<u64>,
 }
 
@@ -225,6 +230,7 @@ impl<'a> MessageRead<'a> for Control {
         while !r.is_eof() {
             match r.next_tag(bytes) {
                 Ok(10) => msg.hello = Some(r.read_message::<Hello>(bytes)?),
+                Ok(18) => msg.facts.push(r.read_message::<Facts>(bytes)?),
                 Ok(40) => msg.closed.push(r.read_uint64(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
                 Err(e) => return Err(e),
@@ -238,11 +244,13 @@ impl MessageWrite for Control {
     fn get_size(&self) -> usize {
         0
         + self.hello.as_ref().map_or(0, |m| 1 + sizeof_len((m).get_size()))
+        + self.facts.iter().map(|s| 1 + sizeof_len((s).get_size())).sum::<usize>()
         + self.closed.iter().map(|s| 1 + sizeof_varint(*(s) as u64)).sum::<usize>()
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.hello { w.write_with_tag(10, |w| w.write_message(s))?; }
+        for s in &self.facts { w.write_with_tag(18, |w| w.write_message(s))?; }
         for s in &self.closed { w.write_with_tag(40, |w| w.write_uint64(*s))?; }
         Ok(())
     }
@@ -253,6 +261,7 @@ impl MessageWrite for Control {
 pub struct Hello {
     pub epoch: Option<u64>,
     pub connection: Option<u64>,
+    pub facts: Option<bool>,
 }
 
 impl<'a> MessageRead<'a> for Hello {
@@ -262,6 +271,7 @@ impl<'a> MessageRead<'a> for Hello {
             match r.next_tag(bytes) {
                 Ok(9) => msg.epoch = Some(r.read_fixed64(bytes)?),
                 Ok(24) => msg.connection = Some(r.read_uint64(bytes)?),
+                Ok(32) => msg.facts = Some(r.read_bool(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
                 Err(e) => return Err(e),
             }
@@ -275,11 +285,65 @@ impl MessageWrite for Hello {
         0
         + self.epoch.as_ref().map_or(0, |_| 1 + 8)
         + self.connection.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.facts.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.epoch { w.write_with_tag(9, |w| w.write_fixed64(*s))?; }
         if let Some(ref s) = self.connection { w.write_with_tag(24, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.facts { w.write_with_tag(32, |w| w.write_bool(*s))?; }
+        Ok(())
+    }
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct Facts {
+    pub origin: Option<u64>,
+    pub received: Option<u64>,
+    pub done: Option<bool>,
+    pub total: Option<u64>,
+    pub gone: Option<bool>,
+    pub sent: Option<u64>,
+}
+
+impl<'a> MessageRead<'a> for Facts {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(8) => msg.origin = Some(r.read_uint64(bytes)?),
+                Ok(16) => msg.received = Some(r.read_uint64(bytes)?),
+                Ok(24) => msg.done = Some(r.read_bool(bytes)?),
+                Ok(32) => msg.total = Some(r.read_uint64(bytes)?),
+                Ok(48) => msg.gone = Some(r.read_bool(bytes)?),
+                Ok(56) => msg.sent = Some(r.read_uint64(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for Facts {
+    fn get_size(&self) -> usize {
+        0
+        + self.origin.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.received.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.done.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.total.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.gone.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.sent.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.origin { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.received { w.write_with_tag(16, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.done { w.write_with_tag(24, |w| w.write_bool(*s))?; }
+        if let Some(ref s) = self.total { w.write_with_tag(32, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.gone { w.write_with_tag(48, |w| w.write_bool(*s))?; }
+        if let Some(ref s) = self.sent { w.write_with_tag(56, |w| w.write_uint64(*s))?; }
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! The two control substreams of a link: ours, on which we only write, and the remote's, on which we only read.
+//! The two control substreams of a connection, or of a link: ours, on which we only write, and the remote's, on which
+//! we only read.
 
 use std::{
     pin::Pin,
@@ -7,28 +8,25 @@ use std::{
 
 use futures::{AsyncRead, AsyncWrite, Stream, StreamExt, stream::BoxStream};
 
-use super::{
-    io::{Lazy, Physical},
-    peek::CONTROL,
-};
 use crate::protocol::codec::{self, Control, ReadError};
 
 /// Connections in one message, of which each takes eleven bytes at most.
 const CLOSED_PER_MESSAGE: usize = 256;
 
 /// Our control substream.
-pub(super) struct Ours {
-    io: Lazy,
+#[derive(Debug)]
+pub(crate) struct Ours<Io> {
+    io: Io,
     /// The bytes that are still to be written.
     out: Vec<u8>,
     at: usize,
     unflushed: bool,
 }
 
-impl Ours {
-    pub(super) fn new(io: Physical, hello: &Control) -> Self {
+impl<Io: AsyncRead + AsyncWrite + Unpin> Ours<Io> {
+    pub(crate) fn new(io: Io, hello: &Control) -> Self {
         let mut this = Self {
-            io: io.leg().propose(CONTROL),
+            io,
             out: Vec::new(),
             at: 0,
             unflushed: false,
@@ -37,17 +35,17 @@ impl Ours {
         this
     }
 
-    pub(super) fn say(&mut self, message: &Control) {
+    pub(crate) fn say(&mut self, message: &Control) {
         self.out.extend_from_slice(&codec::frame(message));
     }
 
     /// True if all that was said has been handed over.
-    pub(super) fn is_said(&self) -> bool {
+    pub(crate) fn is_said(&self) -> bool {
         self.out.is_empty() && !self.unflushed
     }
 
     /// Ready once the remote has refused it, or it has ended: then it is not to be used again.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.at < self.out.len() {
             match Pin::new(&mut self.io).poll_write(cx, &self.out[self.at..]) {
                 Poll::Ready(Ok(n @ 1..)) => {
@@ -78,22 +76,22 @@ impl Ours {
 }
 
 /// Messages that say that these connections are closed.
-pub(super) fn closed(numbers: &[u64]) -> impl Iterator<Item = Control> + '_ {
+pub(crate) fn closed(numbers: &[u64]) -> impl Iterator<Item = Control> + '_ {
     numbers.chunks(CLOSED_PER_MESSAGE).map(|numbers| Control {
-        hello: None,
         closed: numbers.to_vec(),
+        ..Control::default()
     })
 }
 
 /// The remote's control substream.
-pub(super) struct Theirs {
+pub(crate) struct Theirs {
     messages: BoxStream<'static, Result<Control, ReadError>>,
     /// The first message, and it alone, says hello.
     greeted: bool,
 }
 
 /// A word of the remote's on its control substream.
-pub(super) enum Said {
+pub(crate) enum Said {
     Control(Control),
     /// Something that no peer says.
     Violation,
@@ -102,7 +100,7 @@ pub(super) enum Said {
 }
 
 impl Theirs {
-    pub(super) fn new(io: Physical) -> Self {
+    pub(crate) fn new(io: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let messages = futures::stream::unfold(io, |mut io| async move {
             let message = codec::read::<Control>(&mut io).await;
             Some((message, io))
@@ -113,7 +111,7 @@ impl Theirs {
         }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Said> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Said> {
         let message = match Pin::new(&mut self.messages).poll_next(cx) {
             Poll::Ready(Some(message)) => message,
             Poll::Ready(None) => return Poll::Ready(Said::End),
