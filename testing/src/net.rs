@@ -77,6 +77,14 @@ impl Net {
         (opened.unwrap(), accepted)
     }
 
+    /// Has all nodes forget what has happened so far.
+    pub fn forget(&self) {
+        let relay = self.relay.as_ref().map(|(relay, _)| relay);
+        for node in [&self.dialer, &self.listener].into_iter().chain(relay) {
+            node.forget();
+        }
+    }
+
     /// Stops the relay, and with it all that goes through it.
     pub fn stop_relay(&mut self) {
         self.relay = None;

@@ -40,9 +40,10 @@ struct All {
     dcutr: Toggle<dcutr::Behaviour>,
     ping: Toggle<ping::Behaviour>,
     gossip: Toggle<gossipsub::Behaviour>,
-    requests: Toggle<request_response::cbor::Behaviour<Vec<u8>, Vec<u8>>>,
     limits: connection_limits::Behaviour,
     blocked: allow_block_list::Behaviour<BlockedPeers>,
+    // It goes on to use a connection that is denied once it has made a handler.
+    requests: Toggle<request_response::cbor::Behaviour<Vec<u8>, Vec<u8>>>,
 }
 
 /// What all subscribe to that gossip.
@@ -90,8 +91,10 @@ pub struct Setup {
     pub identify: bool,
     /// With ping, as most swarms have both.
     pub dcutr: bool,
-    /// Gossip, and requests that are answered with themselves.
+    /// Gossip and requests.
     pub neighbours: bool,
+    /// Requests that are answered with themselves.
+    pub requests: bool,
     /// Connections that it has to one peer, at most.
     pub per_peer: Option<u32>,
     pub idle: Duration,
@@ -119,6 +122,7 @@ impl Default for Setup {
             identify: false,
             dcutr: false,
             neighbours: false,
+            requests: false,
             per_peer: None,
             idle: Duration::from_secs(60),
             lazy: false,
@@ -235,6 +239,18 @@ impl Node {
         self.swarm.tell(move |swarm| {
             swarm.behaviour_mut().blocked.block_peer(peer);
         });
+    }
+
+    /// Takes back that it will have nothing to do with a peer.
+    pub fn unblock(&self, peer: PeerId) {
+        self.swarm.tell(move |swarm| {
+            swarm.behaviour_mut().blocked.unblock_peer(peer);
+        });
+    }
+
+    /// Forgets all that has happened so far.
+    pub fn forget(&self) {
+        self.log.write(|log| *log = Vec::new());
     }
 
     /// Says that it can be reached at this address, as a relay must.
@@ -362,6 +378,8 @@ fn behaviours(
         if !setup.limits {
             config.max_circuit_bytes = u64::MAX;
             config.max_circuit_duration = Duration::from_secs(3600);
+            // They keep a note of each circuit, and let a peer have 30 in two minutes.
+            config.circuit_src_rate_limiters.clear();
         }
         relay::Behaviour::new(id, config)
     });
@@ -389,11 +407,11 @@ fn behaviours(
         dcutr: setup.dcutr.then(|| dcutr::Behaviour::new(id)).into(),
         ping: setup.dcutr.then(ping::Behaviour::default).into(),
         gossip: setup.neighbours.then(gossip).into(),
-        requests: setup.neighbours.then(requests).into(),
         limits: connection_limits::Behaviour::new(
             ConnectionLimits::default().with_max_established_per_peer(setup.per_peer),
         ),
         blocked: Default::default(),
+        requests: (setup.neighbours || setup.requests).then(requests).into(),
     };
     (all, control, plain_control)
 }
