@@ -536,11 +536,14 @@ impl Links {
                 .epoch(*number)
                 .is_some_and(|of| of == epoch || !self.obeys(Rule::OneProcess));
             let link = self.links.get(number);
-            let link =
-                link.is_some_and(|it| !(it.closing || it.unwanted || it.relayed && direct_only));
+            let link = link.is_some_and(|it| !(it.closing || it.relayed && direct_only));
             *number != home && of && link
         };
-        best.iter().copied().find(usable)
+        let unwanted = |number: &u64| self.links.get(number).is_some_and(|it| it.unwanted);
+        let mut all = best.iter().copied().filter(usable);
+        // Whoever has no home takes what there is.
+        let rest = connection.homeless.then(|| all.clone().next()).flatten();
+        all.find(|number| !unwanted(number)).or(rest)
     }
 
     fn set_home(&mut self, connection: u64, to: u64) {

@@ -27,6 +27,8 @@ struct Config {
     closes: u8,
     /// Streams that are begun.
     streams: u8,
+    /// Times that a side says of a link that it is to be emptied, or is not any more.
+    drains: u8,
 }
 
 /// A message on a link.
@@ -82,6 +84,9 @@ struct World {
     losses: u8,
     closes: u8,
     streams: u8,
+    drains: u8,
+    /// The links that a side wants emptied.
+    unwanted: BTreeSet<(usize, u64)>,
     /// Something that must not be has happened.
     broken: Option<&'static str>,
 }
@@ -102,6 +107,8 @@ enum Action {
     End(usize, u64),
     Fire(usize, u64, Timer),
     Unused(usize, u64),
+    /// A side wants a link emptied, or does not any more.
+    Drain(usize, u64),
 }
 
 /// The number of a link at one side: they are numbered apart.
@@ -132,6 +139,8 @@ impl World {
             losses: config.losses,
             closes: config.closes,
             streams: config.streams,
+            drains: config.drains,
+            unwanted: BTreeSet::new(),
             broken: None,
         };
         for (index, side) in world.sides.iter_mut().enumerate() {
@@ -173,6 +182,10 @@ impl World {
                     actions.push(Action::Adopt(index, *link));
                 } else if !end.inbox.is_empty() {
                     actions.push(Action::Hear(index, *link));
+                }
+                let layered = index == 0 || config.layered;
+                if end.adopted && layered && self.drains > 0 {
+                    actions.push(Action::Drain(index, *link));
                 }
                 let other = &self.sides[1 - index].ends[link];
                 if other.gone && end.inbox.is_empty() {
@@ -291,6 +304,15 @@ impl World {
                     side.timed.insert(number);
                 }
                 side.books(life).fired(timer);
+                self.look(config, index, life);
+            }
+            Action::Drain(index, link) => {
+                self.drains -= 1;
+                let is = (index, link);
+                let unwanted = !self.unwanted.remove(&is) && self.unwanted.insert(is);
+                let life = Self::life(config, index, link);
+                let books = self.sides[index].books(life);
+                books.set_unwanted(number(index, link), unwanted);
                 self.look(config, index, life);
             }
             Action::Unused(index, link) => {
@@ -582,6 +604,7 @@ fn explore(config: &Config, without: Option<Rule>) -> Result<usize, (&'static st
             Action::Fire(..) | Action::Unused(..) => true,
             Action::Close(index, number, _) => world.sides[*index].failed.contains_key(number),
             Action::Link | Action::Lose(_) | Action::Begin(..) | Action::End(..) => false,
+            Action::Drain(..) => false,
         };
         let rests = !actions.iter().any(by_itself);
         let what = world
@@ -620,6 +643,7 @@ const BASE: Config = Config {
     losses: 0,
     closes: 0,
     streams: 0,
+    drains: 0,
 };
 
 const CONFIGS: &[(&str, Config)] = &[
@@ -633,6 +657,23 @@ const CONFIGS: &[(&str, Config)] = &[
         },
     ),
     ("two closes", Config { closes: 2, ..BASE }),
+    (
+        "a drain",
+        Config {
+            drains: 1,
+            closes: 1,
+            streams: 1,
+            ..BASE
+        },
+    ),
+    (
+        "drains, and a loss",
+        Config {
+            drains: 2,
+            losses: 1,
+            ..BASE
+        },
+    ),
     (
         "a loss",
         Config {
