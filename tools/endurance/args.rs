@@ -23,6 +23,9 @@ pub struct Args {
     /// Below the swarm: the transports are wrapped, and behaviours that know nothing of it speak beside the streams.
     #[arg(long)]
     pub layer: bool,
+    /// The nodes say to each other how many bytes there are (`Config::with_facts`).
+    #[arg(long, conflicts_with = "layer")]
+    pub facts: bool,
     /// A line is printed so often, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub report: u64,

@@ -82,7 +82,14 @@ pub struct Node {
 }
 
 /// What is remembered for a while is remembered briefly, so that a rest is soon at rest.
-fn config([read_ahead, of_peer]: [usize; 2]) -> Config {
+pub fn config(life: usize) -> Config {
+    // The second has not enough for all the streams of a peer, and not even for three of them.
+    let bounds = [
+        [1 << 20, 64 << 20],
+        [64 << 10, 160 << 10],
+        [4 << 10, 1 << 20],
+    ];
+    let [read_ahead, of_peer] = bounds[life % bounds.len()];
     Config::default()
         .with_ended_id_memory(Duration::from_secs(1))
         .with_old_leg_linger(Duration::from_millis(500))
@@ -113,28 +120,19 @@ impl Node {
         life: usize,
         keypair: Option<Keypair>,
         place: Place<'_>,
-        policy: ByTurns,
-        layer: bool,
+        moving: Moving,
         ledger: Arc<Ledger>,
     ) -> Fallible<Self> {
-        // The second has not enough for all the streams of a peer, and not even for three of them.
-        let read_ahead = [
-            [1 << 20, 64 << 20],
-            [64 << 10, 160 << 10],
-            [4 << 10, 1 << 20],
-        ];
-        let config = config(read_ahead[life % read_ahead.len()]);
         let keypair = keypair.unwrap_or_else(Keypair::generate_ed25519);
         // Below the swarm a burst arrives all at once.
-        let config = match layer {
-            true => config.with_layer_always(true).with_accept_backlog(2048),
-            false => config,
+        let config = match moving.layer {
+            true => {
+                let config = moving.config.with_layer_always(true);
+                config.with_accept_backlog(2048)
+            }
+            false => moving.config,
         };
-        let moving = Moving {
-            config,
-            policy,
-            layer,
-        };
+        let moving = Moving { config, ..moving };
         let mut node = Starting::new(keypair, Some(moving)).await?;
         for address in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"] {
             node.listen(address.parse()?).await?;
@@ -180,11 +178,11 @@ struct Starting {
 }
 
 /// What a swarm is to have for streams that move.
-struct Moving {
-    config: Config,
-    policy: ByTurns,
+pub struct Moving {
+    pub config: Config,
+    pub policy: ByTurns,
     /// Below the swarm.
-    layer: bool,
+    pub layer: bool,
 }
 
 /// The behaviours of a node; of a relay, without streams.

@@ -9,7 +9,7 @@ use testing::Random;
 use crate::{
     Fallible,
     ledger::Ledger,
-    node::{Node, Place},
+    node::{self, Moving, Node, Place},
     policy::{ByTurns, Mode, Mover},
     traffic,
     watch::Usage,
@@ -33,10 +33,12 @@ pub struct World {
     pub mode: Mode,
     /// Whether there is a layer below the swarms.
     pub layer: bool,
+    /// Whether they say how many bytes there are.
+    facts: bool,
 }
 
 impl World {
-    pub async fn new(seed: u64, layer: bool) -> Fallible<Arc<Self>> {
+    pub async fn new(seed: u64, layer: bool, facts: bool) -> Fallible<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(seed));
         ledger.note(|known| known.links.layered = layer);
         let relay = Node::relay(ledger.clone()).await?;
@@ -47,6 +49,7 @@ impl World {
             ledger,
             mode: Mode::new(Mover::Hand),
             layer,
+            facts,
         });
         for slot in 0..SLOTS {
             let node = world.make(slot, None).await?;
@@ -73,7 +76,12 @@ impl World {
             _ => Place::Everywhere(hop),
         };
         let ledger = self.ledger.clone();
-        Node::peer(life, keypair, place, policy, self.layer, ledger).await
+        let moving = Moving {
+            config: node::config(life).with_facts(self.facts),
+            policy,
+            layer: self.layer,
+        };
+        Node::peer(life, keypair, place, moving, ledger).await
     }
 
     /// Has a peer come back with its key, after its end.
