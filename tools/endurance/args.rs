@@ -26,6 +26,9 @@ pub struct Args {
     /// The nodes say to each other how many bytes there are (`Config::with_facts`).
     #[arg(long, conflicts_with = "layer")]
     pub facts: bool,
+    /// Below the swarm every stream is moved all the time.
+    #[arg(long, requires = "layer")]
+    pub restless: bool,
     /// A line is printed so often, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     pub report: u64,

@@ -68,7 +68,7 @@ async fn main() -> ExitCode {
 
 /// Returns how much is wrong.
 async fn run(args: &Args, seed: u64) -> Fallible<u64> {
-    let world = World::new(seed, args.layer, args.facts).await?;
+    let world = World::new(seed, args).await?;
     let start = Instant::now();
     rounds::warm_up(&world).await;
     println!("warm after {:.1} s", start.elapsed().as_secs_f64());

@@ -1,6 +1,9 @@
 //! All that there is.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use libp2p_stream_migration::Control;
 
@@ -8,6 +11,7 @@ use testing::Random;
 
 use crate::{
     Fallible,
+    args::Args,
     ledger::Ledger,
     node::{self, Moving, Node, Place},
     policy::{ByTurns, Mode, Mover},
@@ -24,6 +28,9 @@ pub const RESTARTED: usize = 3;
 /// dials that one meanwhile.
 pub const PAIRS: [[usize; 2]; 4] = [[0, 1], [1, 2], [2, 0], [RESTARTED, 0]];
 
+/// The interval at which every stream is moved, if they are all the time.
+const RESTLESS: Duration = Duration::from_millis(20);
+
 pub struct World {
     pub seed: u64,
     /// By slot. Not held while anything is waited for.
@@ -35,12 +42,14 @@ pub struct World {
     pub layer: bool,
     /// Whether they say how many bytes there are.
     facts: bool,
+    /// Whether every stream below the swarms is moved all the time.
+    restless: bool,
 }
 
 impl World {
-    pub async fn new(seed: u64, layer: bool, facts: bool) -> Fallible<Arc<Self>> {
+    pub async fn new(seed: u64, args: &Args) -> Fallible<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(seed));
-        ledger.note(|known| known.links.layered = layer);
+        ledger.note(|known| known.links.layered = args.layer);
         let relay = Node::relay(ledger.clone()).await?;
         let world = Arc::new(Self {
             seed,
@@ -48,8 +57,9 @@ impl World {
             relay,
             ledger,
             mode: Mode::new(Mover::Hand),
-            layer,
-            facts,
+            layer: args.layer,
+            facts: args.facts,
+            restless: args.restless,
         });
         for slot in 0..SLOTS {
             let node = world.make(slot, None).await?;
@@ -77,7 +87,9 @@ impl World {
         };
         let ledger = self.ledger.clone();
         let moving = Moving {
-            config: node::config(life).with_facts(self.facts),
+            config: node::config(life)
+                .with_facts(self.facts)
+                .with_restless_layer(self.restless.then_some(RESTLESS)),
             policy,
             layer: self.layer,
         };
