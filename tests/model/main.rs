@@ -487,7 +487,6 @@ fn without_a_rule_something_breaks() {
         starts: [1, 0],
         ..B
     };
-    let words_dropped = Config { drops: 1, ..words };
     let of_words = [
         (42, rule(Rule::EndNeedsWord), Config { losses: 1, ..words }),
         (
@@ -495,7 +494,6 @@ fn without_a_rule_something_breaks() {
             rule(Rule::TotalIsCompared),
             Config { losses: 1, ..words },
         ),
-        (45, rule(Rule::GoneIsAbort), words_dropped),
     ];
     for (number, mutant, config) in mutants.into_iter().chain(of_words) {
         if cfg!(debug_assertions) && [12, 13, 15, 17].contains(&number) {

@@ -159,17 +159,10 @@ impl Machine {
                 }
                 self.lose_interest(said);
             }
-            _ if said.gone.is_some_and(|sent| sent <= self.received) => self.gone(),
+            _ if said.gone.is_some_and(|sent| sent <= self.received) => self.abort(Abort::Gone),
             // What is missing will not come.
             _ if self.unexplained.is_some() => self.end_unexplained(),
             _ => {}
-        }
-    }
-
-    fn gone(&mut self) {
-        match obeys!(self, GoneIsAbort) {
-            true => self.abort(Abort::Gone),
-            false => self.in_ended = true,
         }
     }
 

@@ -47,8 +47,6 @@ pub enum Rule {
     EndNeedsWord,
     /// 43: the remote's total is compared with what was read.
     TotalIsCompared,
-    /// 45: a remote that holds nothing any more has aborted, unless both directions have ended.
-    GoneIsAbort,
 }
 
 thread_local! {
