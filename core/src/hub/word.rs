@@ -14,7 +14,7 @@ use crate::{
     event::Violation,
     key::{ConnectionKey, StreamKey},
     machine::{Facts, Speech, StreamId},
-    protocol::{codec::Hello, roles},
+    protocol::codec::Hello,
     stream::Io,
     table::Found,
 };
@@ -46,10 +46,6 @@ enum Ours {
 }
 
 impl Talk {
-    pub(super) fn timer(&self) -> TimerKey {
-        self.timer
-    }
-
     /// The process to which something can be said there.
     fn listener(&self) -> Option<u64> {
         self.remote.filter(|_| self.ours == Ours::Open)
@@ -143,7 +139,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         record.talk.remote = Some(hello.epoch);
         let timer = record.talk.timer.take();
         self.due.cancel(timer);
-        for connection in self.keys_of(peer) {
+        for connection in self.connections.keys(peer) {
             self.converse(peer, connection);
         }
         self.learn(peer, connection, Some(hello.epoch));
@@ -189,7 +185,7 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// A connection is there: the peer may be known to speak.
     pub(super) fn greet(&mut self, peer: PeerId, connection: ConnectionKey) {
-        let keys = self.keys_of(peer);
+        let keys = self.connections.keys(peer);
         let talk = |key: &ConnectionKey| self.connections.record(*key)?.talk.remote;
         if keys.iter().any(|key| talk(key).is_some()) {
             self.converse(peer, connection);
@@ -198,8 +194,8 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// A connection is gone, and with it what was on its way.
     pub(super) fn hung_up(&mut self, peer: PeerId, connection: ConnectionKey, talk: &Talk) {
-        self.due.cancel(talk.timer());
-        let keys = self.keys_of(peer);
+        self.due.cancel(talk.timer);
+        let keys = self.connections.keys(peer);
         let other = keys
             .iter()
             .find_map(|key| self.connections.record(*key)?.talk.remote);
@@ -209,11 +205,6 @@ impl<L: Io + Send + 'static> Hub<L> {
         } else if talk.listener().is_some() {
             self.say_all(peer);
         }
-    }
-
-    fn keys_of(&self, peer: PeerId) -> Vec<ConnectionKey> {
-        let connections = self.connections.of(peer).iter();
-        connections.map(|info| info.key).collect()
     }
 
     // ---- What is said ------------------------------------------------------------------------------
@@ -235,7 +226,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             let record = self.connections.record(*key);
             record.is_some_and(|record| record.talk.listener() == Some(epoch))
         };
-        let other = || self.keys_of(peer).into_iter().rev().find(hears);
+        let other = || self.connections.keys(peer).into_iter().rev().find(hears);
         if let Some(connection) = there.filter(hears).or_else(other) {
             let origin = entry.origin();
             self.output(Output::Say(peer, connection, origin, facts));
@@ -332,9 +323,4 @@ impl<L: Io + Send + 'static> Hub<L> {
             assert!(!self.connections.of(*peer).is_empty());
         }
     }
-}
-
-/// The number of a hub's process.
-pub(super) fn epoch() -> u64 {
-    roles::new_epoch()
 }
