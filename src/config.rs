@@ -119,6 +119,21 @@ impl Config {
         self
     }
 
+    /// Lets streams outlive their connections (*Resume*), an extension on top of
+    /// [`with_facts`](Self::with_facts), which it turns on, too. Default: `false`, while it is new.
+    ///
+    /// Between two peers that have it, what is written is kept until the remote says that it has it. A stream whose
+    /// connection is lost goes on with another to the same peer, or waits while one is dialed
+    /// ([`with_resume_timeout`](Self::with_resume_timeout)): the application notices a pause. What is closed on purpose
+    /// stays closed. It costs one copy of each byte written, and what
+    /// [`with_max_replay`](Self::with_max_replay) bounds.
+    #[must_use]
+    pub fn with_resume(mut self, resume: bool) -> Self {
+        self.hub.resume = resume;
+        self.hub.facts |= resume;
+        self
+    }
+
     /// A connection as its endpoint shows it.
     pub(crate) fn look_at(
         &self,
@@ -191,7 +206,31 @@ setters! {
     /// only if the writer has said so and everything was read; a stream that is aborted is aborted for both, on every
     /// muxer; a stream that was closed and dropped is delivered, or known not to be. It needs
     /// [`with_verify`](Self::with_verify), and is off below the swarm.
+    /// Turned off, it turns [`with_resume`](Self::with_resume) off, which needs it.
     with_facts: [hub] facts: bool;
+
+    /// The time that a stream waits for another connection when it has lost its own. Default: 30 s. Then it ends in
+    /// an error. Bounds the time for which what it keeps is held.
+    with_resume_timeout: [hub] resume_timeout: Duration;
+
+    /// The longest time between two dials of a peer to which streams wait for a connection. Default: 2 s. The first
+    /// comes at once, the second after 250 ms.
+    with_redial_max: [hub] redial_max: Duration;
+
+    /// The time without a sign of life after which a connection is asked for one because somebody reads there. Default:
+    /// 15 s; 5 s if something came within the last minute. Who has written what has not arrived, asks after a round
+    /// trip, 250 ms at least. `None`: readers do not ask, and may wait for as long as their transport does not notice
+    /// that a path is silent.
+    with_reader_probe: [hub] reader_probe: Option<Duration>;
+
+    /// Limits the bytes of one stream that are kept until they have arrived. Default: 8 MiB; from 256 KiB on, it is
+    /// doubled when the writer meets it while acknowledgements come. At the limit the writer waits for 1 s, then
+    /// the oldest make room, and until they have arrived the stream does not outlive its connection.
+    with_max_replay_per_stream: [hub] max_replay_per_stream: usize;
+
+    /// Limits the bytes of all streams together that are kept until they have arrived. Default: 64 MiB. At the limit
+    /// a stream that writes keeps nothing.
+    with_max_replay: [hub] max_replay: usize;
 
     /// The moment at which the policy starts migrations. Default: [`Initiate::Designated`] with 5 s
     /// of patience.

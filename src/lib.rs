@@ -8,6 +8,7 @@ mod config;
 mod connection;
 mod conversation;
 mod handler;
+mod inbox;
 mod layer;
 #[cfg(feature = "metrics")]
 pub mod metrics;
@@ -22,7 +23,7 @@ mod substream;
 
 // The storey below, which knows no swarm.
 use libp2p_stream_migration_core::{
-    error, event, hub, key, links, machine, permits, policy, protocol, shrink,
+    error, event, hub, key, links, machine, permits, policy, protocol, pulse, shrink,
     stream as migratable, view,
 };
 

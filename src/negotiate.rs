@@ -99,7 +99,9 @@ pub(crate) async fn listen(
     drop(io);
     let mut leg = leg.into_io();
     match codec::read(&mut leg).await {
-        Ok(request @ Request::Migrate { .. }) => Ok(Listened::Leg(leg, request)),
+        Ok(request @ (Request::Migrate { .. } | Request::Resume { .. })) => {
+            Ok(Listened::Leg(leg, request))
+        }
         Ok(Request::Label { .. }) => Ok(Listened::Violation),
         Err(error) if error.is_violation() => Ok(Listened::Violation),
         Err(_) => Err(NegotiationError::Failed),

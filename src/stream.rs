@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
     pin::Pin,
     sync::Arc,
@@ -174,6 +175,34 @@ impl Stream {
     /// comes.
     pub fn is_migratable(&self) -> bool {
         self.status().is_some()
+    }
+
+    /// True if the stream would outlive the loss of its connection now
+    /// ([`Config::with_resume`](crate::Config::with_resume)): both peers resume, and everything is kept that has not
+    /// arrived.
+    pub fn is_resumable(&self) -> bool {
+        self.status().is_some_and(|status| status.resumable)
+    }
+
+    /// Closes the stream for writing, and waits until the remote has said that everything is in its memory
+    /// ([`Config::with_facts`](crate::Config::with_facts)); closing by itself, as on any stream, waits until it has left
+    /// ours. Nothing is lost if the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Unsupported`] if the remote says no such thing; otherwise as `poll_close`, and
+    /// [`io::ErrorKind::ConnectionReset`] if the stream ends before.
+    pub async fn delivered(&mut self) -> io::Result<()> {
+        poll_fn(|cx| {
+            ready!(Pin::new(&mut *self).poll_close(cx))?;
+            match &self.io {
+                Inner::Migratable { io, .. } => io.poll_delivered(cx),
+                Inner::Offered { .. } | Inner::Plain { .. } => {
+                    Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+                }
+            }
+        })
+        .await
     }
 
     /// Bytes written so far over all legs, the negotiation of the protocol included; of a plain stream,

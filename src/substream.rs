@@ -10,7 +10,10 @@ use futures::{AsyncRead, AsyncWrite, future::Either};
 use libp2p_core::muxing::SubstreamBox;
 use libp2p_swarm::Stream;
 
-use crate::permits::{Permit, Permits};
+use crate::{
+    permits::{Permit, Permits},
+    pulse::Pulse,
+};
 
 /// A substream of a connection. If the prefix is agreed on it, its handler keeps the connection alive as
 /// long as it is there, and the swarm does not count it: so the swarm's count is that of all others, and
@@ -19,15 +22,18 @@ pub(crate) struct Substream {
     /// The swarm's, of one of its connections, or a link's, below the swarm.
     io: Either<Stream, SubstreamBox>,
     _held: Option<Permit>,
+    /// Beats whenever anything is read, as long as the connection's handler is there.
+    pulse: Pulse,
 }
 
 impl Substream {
     /// A substream that is, or will be, a leg.
-    pub(crate) fn leg(mut io: Stream, legs: &Permits) -> Self {
+    pub(crate) fn leg(mut io: Stream, legs: &Permits, pulse: &Pulse) -> Self {
         io.ignore_for_keep_alive();
         Self {
             io: Either::Left(io),
             _held: Some(legs.acquire()),
+            pulse: pulse.clone(),
         }
     }
 
@@ -36,6 +42,7 @@ impl Substream {
         Self {
             io: Either::Left(io),
             _held: None,
+            pulse: Pulse::default(),
         }
     }
 
@@ -44,6 +51,7 @@ impl Substream {
         Self {
             io: Either::Right(SubstreamBox::new(io)),
             _held: None,
+            pulse: Pulse::default(),
         }
     }
 
@@ -62,29 +70,9 @@ impl fmt::Debug for Substream {
     }
 }
 
-/// Reads and writes that are those of a type's `io`.
-macro_rules! by_its_io {
+/// Writes that are those of a type's `io`.
+macro_rules! writes_by_its_io {
     ($type:ty) => {
-        impl AsyncRead for $type {
-            #[inline]
-            fn poll_read(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &mut [u8],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_read(cx, buf)
-            }
-
-            #[inline]
-            fn poll_read_vectored(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &mut [io::IoSliceMut<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_read_vectored(cx, bufs)
-            }
-        }
-
         impl AsyncWrite for $type {
             #[inline]
             fn poll_write(
@@ -116,6 +104,65 @@ macro_rules! by_its_io {
         }
     };
 }
+pub(crate) use writes_by_its_io;
+
+/// Reads and writes that are those of a type's `io`.
+macro_rules! by_its_io {
+    ($type:ty) => {
+        $crate::substream::writes_by_its_io!($type);
+
+        impl AsyncRead for $type {
+            #[inline]
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_read(cx, buf)
+            }
+
+            #[inline]
+            fn poll_read_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &mut [io::IoSliceMut<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_read_vectored(cx, bufs)
+            }
+        }
+    };
+}
 pub(crate) use by_its_io;
 
-by_its_io!(Substream);
+impl Substream {
+    fn heard(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(1..)) = polled {
+            self.pulse.beat();
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Substream {
+    #[inline]
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.heard(polled)
+    }
+
+    #[inline]
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [io::IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_read_vectored(cx, bufs);
+        self.heard(polled)
+    }
+}
+
+writes_by_its_io!(Substream);

@@ -168,6 +168,8 @@ pub fn shared<L: stream::Io>(
         verify: true,
         peer_verifies: false,
         speech: Speech::No,
+        opener: key == StreamKey::new(0),
+        keeps: false,
     };
     Shared::new(key, id, setup, leg, None, budget, Arc::default())
 }
@@ -240,6 +242,8 @@ impl<L: stream::Io> Side<L> {
             let timeouts = Timeouts {
                 answer: hour,
                 progress: hour,
+                explain: hour,
+                resume: hour,
             };
             self.drive = Some(Drive::new(self.shared.clone(), timeouts));
         }

@@ -94,6 +94,29 @@ pub enum Event {
         /// Bytes read, over all legs.
         received: u64,
     },
+    /// A stream has lost its connection and waits for another (*Resume*): reads and writes wait, and nothing is lost.
+    /// It ends in an error if none comes in time (`Config::with_resume_timeout`).
+    #[non_exhaustive]
+    StreamSuspended {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+    },
+    /// A stream that had lost its connection goes on.
+    #[non_exhaustive]
+    StreamResumed {
+        /// The remote.
+        peer: PeerId,
+        /// The stream.
+        key: StreamKey,
+        /// The connection that it is on now.
+        connection: ConnectionKey,
+        /// Bytes of ours that had not arrived, and are written again.
+        again: u64,
+        /// The time without a connection.
+        took: Duration,
+    },
     /// An attempt to migrate was begun here: a substream is being opened for it.
     #[non_exhaustive]
     MigrationStarted {

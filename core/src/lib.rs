@@ -20,6 +20,8 @@ pub mod machine;
 pub mod permits;
 pub mod policy;
 pub mod protocol;
+pub mod pulse;
+pub mod seen;
 pub mod shrink;
 pub mod stream;
 pub mod table;

@@ -24,6 +24,7 @@ use crate::{
         codec::Switched,
         roles::{self, IdAllocator, Parity},
     },
+    seen::Seen,
     shrink,
     stream::{Budget, Io, Leg, Shared},
 };
@@ -135,6 +136,8 @@ struct Peer<L> {
     /// Places for its unanswered `Migrate`s, those in `early` and those of live streams.
     permits: Permits,
     budget: Budget,
+    /// The IDs that the remote's process has used.
+    seen: Seen,
     designated: bool,
     parity: Parity,
     verifies: bool,
@@ -207,6 +210,7 @@ impl<L: Io, R> Table<L, R> {
             early: Vec::new(),
             permits: Permits::default(),
             budget: Budget::new(caps.read_ahead_per_stream, caps.read_ahead_per_peer),
+            seen: Seen::default(),
             designated: roles::is_designated(&local, &peer),
             parity: Parity::of(&local, &peer),
             verifies: false,
@@ -236,6 +240,11 @@ impl<L: Io, R> Table<L, R> {
 
     pub fn set_verifies(&mut self, peer: PeerId) {
         self.peer(peer).verifies = true;
+    }
+
+    /// The IDs that the peer's process has used.
+    pub fn seen(&mut self, peer: PeerId) -> &mut Seen {
+        &mut self.peer(peer).seen
     }
 
     pub fn budget(&mut self, peer: PeerId) -> Budget {
@@ -491,13 +500,19 @@ impl<L: Io, R> Table<L, R> {
         let Some(mut state) = self.peers.remove(&peer) else {
             return;
         };
-        state.origins = HashMap::new();
-        for (_, key) in state.ids.drain() {
-            if let Some(entry) = self.streams.get_mut(&key) {
+        let streams = &mut self.streams;
+        let mut stranded = |key: &StreamKey| {
+            let entry = streams.get_mut(key);
+            // Those wait for another.
+            let entry = entry.filter(|entry| !entry.shared.is_legless());
+            entry.is_some_and(|entry| {
                 entry.ids.clear();
                 entry.stranded = true;
-            }
-        }
+                true
+            })
+        };
+        state.ids.retain(|_, key| !stranded(key));
+        state.origins.retain(|_, key| !stranded(key));
         if state.streams > 0 {
             state.early.clear();
             state.over.clear();

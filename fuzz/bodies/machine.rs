@@ -25,6 +25,8 @@ pub(crate) fn machine(data: &[u8]) {
             1 => Speech::Asked,
             _ => Speech::No,
         },
+        opener: flags & 64 != 0,
+        keeps: flags & 128 != 0,
     };
     let mut driver = Driver::new(setup, flags & 8 != 0);
     for _ in 0..MAX_OPERATIONS {
@@ -171,7 +173,11 @@ impl Driver {
                 0 => source.number(),
                 _ => self.machine.counts().1,
             }),
-            6 if one && other => Input::Speaks(operation & 0x10 == 0),
+            6 if one && other => Input::Speaks(match operation & 0x30 {
+                0 => Speech::Resumes,
+                0x10 => Speech::Yes,
+                _ => Speech::No,
+            }),
             6 if one => Input::Said(self.facts(operation, source)),
             6 => Input::Cancelled(slot),
             7 | 8 => {
@@ -215,6 +221,7 @@ impl Driver {
             received: number(sent, 1),
             done: flags & 2 != 0,
             total: (flags & 4 != 0).then(|| number(received, 8)),
+            lost: (operation & 0x40 != 0).then(|| number(1, 64)),
             gone: operation & 0x20 != 0,
             sent: (flags & 16 != 0).then(|| number(received, 32)),
         }
@@ -269,6 +276,10 @@ impl Driver {
             Input::CloseWrite | Input::Dropped { .. } => !self.detached,
             Input::Timeout => self.timer.is_some(),
             Input::Speaks(_) | Input::Said(_) => true,
+            Input::Lost(slot) => leg(slot).is_some(),
+            Input::Resume { generation, .. } => machine.admits(generation),
+            Input::Resumed(_) => machine.awaits_answer() && machine.is_legless(),
+            Input::Replayed => machine.is_replaying(),
             Input::ProbeAnswered => self.probing.contains(&true),
             Input::ProbeFailed(slot) => self.probing[slot as usize] && leg(slot).is_some(),
         }
@@ -287,7 +298,7 @@ impl Driver {
             outputs.push(output);
         }
         if self.over {
-            let refused = matches!(input, Input::Migrate { .. });
+            let refused = matches!(input, Input::Migrate { .. } | Input::Resume { .. });
             let expected = if refused {
                 &[Output::Drop(Slot::Theirs)][..]
             } else {
@@ -359,6 +370,14 @@ impl Driver {
             Output::Arm(timer) => self.timer = Some(timer),
             Output::Disarm => self.timer = None,
             Output::Probe(slot) => self.probing[slot as usize] = true,
+            Output::Suspend => {
+                for slot in [Slot::Current, Slot::Ours, Slot::New] {
+                    *self.leg(slot) = None;
+                }
+                self.probing = [false; 4];
+            }
+            Output::SendResume { .. } => assert!(self.leg(Slot::Ours).is_some()),
+            Output::Resume { slot, .. } => self.rename(slot, Slot::Current),
             Output::Say | Output::Failed(_) | Output::TheirsFailed(_) => {}
             Output::Abort(_) | Output::Leave | Output::Finish => {
                 self.over = true;
@@ -409,7 +428,9 @@ impl Driver {
         }
         // Whoever waits for a remote does so for a bounded time.
         let waits_for_answer = machine.awaits_answer() || machine.awaits_ack_written();
-        if waits_for_answer {
+        if machine.is_legless() {
+            assert_eq!(self.timer, Some(Timer::Resume), "after {input:?}");
+        } else if waits_for_answer {
             assert_eq!(self.timer, Some(Timer::Answer), "after {input:?}");
         } else if machine.is_agreed() || self.detached {
             assert_eq!(self.timer, Some(Timer::Progress), "after {input:?}");

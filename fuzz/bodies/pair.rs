@@ -123,6 +123,8 @@ impl Pair {
                     verify: verify[side],
                     peer_verifies: known[side] && verify[1 - side],
                     speech: Speech::No,
+                    opener: side == 0,
+                    keeps: false,
                 },
             ),
             slots: [Some(0), None, None, None],
@@ -430,6 +432,9 @@ impl Pair {
             }
             Output::Arm(_) => self.sides[side].timer = true,
             Output::Disarm => self.sides[side].timer = false,
+            Output::Suspend | Output::SendResume { .. } | Output::Resume { .. } => {
+                unreachable!("nobody keeps anything here")
+            }
             Output::Say | Output::Failed(_) | Output::TheirsFailed(_) | Output::Probe(_) => {}
             Output::Abort(_) | Output::Leave | Output::Finish => {
                 for slot in SLOTS {

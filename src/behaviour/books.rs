@@ -43,6 +43,7 @@ impl Behaviour {
 
 mod tests {
     use std::{
+        num::NonZeroUsize,
         pin::Pin,
         task::{Context, Poll},
         time::Duration,
@@ -164,7 +165,10 @@ mod tests {
                 .with_initiate(Initiate::Designated { patience })
                 .with_max_migrations_per_peer(3)
                 .with_max_streams_per_connection(6)
-                .with_max_streams_per_peer(24);
+                .with_max_streams_per_peer(24)
+                // Each pair of nodes has the numbers 2n and 2n + 1.
+                .with_resume(seed / 2 % 2 == 1)
+                .with_resume_timeout(Duration::from_millis(200));
             let behaviour = Behaviour::with_policy(id, config, Whims(Dice(seed)));
             let mut control = behaviour.new_control();
             let incoming = control.accept(PROTOCOL).unwrap();
@@ -174,7 +178,9 @@ mod tests {
                 .multiplex(yamux::Config::default())
                 .boxed();
             // All is polled here, in an order of ours.
+            // A swarm whose handlers are not done with what they were told does not poll its behaviour.
             let config = swarm::Config::without_executor()
+                .with_notify_handler_buffer_size(NonZeroUsize::new(1 << 14).unwrap())
                 .with_idle_connection_timeout(Duration::from_secs(3600));
             let mut swarm = Swarm::new(transport, behaviour, id, config);
             swarm.listen_on("/memory/0".parse().unwrap()).unwrap();

@@ -231,6 +231,15 @@ impl Control {
         let _ = self.commands.send(close).await;
     }
 
+    /// Says that this machine's network has changed, as when Wi-Fi is left: connections that may be silent now are asked at
+    /// once, and peers to which streams wait for a connection are dialed at once. Not needed: what is silent is found
+    /// out by itself, only later. For streams that outlive their connections
+    /// ([`Config::with_resume`](crate::Config::with_resume)).
+    pub async fn network_changed(&mut self) {
+        let changed: Command = Box::new(Behaviour::network_changed);
+        let _ = self.commands.send(changed).await;
+    }
+
     /// The migratable streams to and from this peer.
     pub async fn streams(&mut self, peer: PeerId) -> Vec<StreamInfo> {
         let streams = self.call(move |it| it.streams(peer));

@@ -156,6 +156,9 @@ impl Behaviour {
         connection: ConnectionId,
         error: Option<&DialError>,
     ) {
+        if let Some(error) = error {
+            self.not_reached(peer, connection, error);
+        }
         let newborn = self.dials.newborn.remove(&connection);
         let Some(peer) = newborn.or(peer) else {
             return;

@@ -44,6 +44,7 @@ pub fn layered_with_policy(
 ) -> (Layer, Behaviour) {
     // The layer has the control substreams.
     config.hub.facts = false;
+    config.hub.resume = false;
     let policy = SharedPolicy::new(policy);
     let layer = Layer::new(local_peer_id, &config, policy.clone());
     let mut behaviour = Behaviour::with_policy(local_peer_id, config, policy);

@@ -12,6 +12,7 @@ mod negotiations;
 mod offers;
 mod opens;
 mod outside;
+mod redial;
 mod twins;
 
 use std::{
@@ -21,12 +22,13 @@ use std::{
 };
 
 use futures::{StreamExt, channel::mpsc, future::BoxFuture, stream::FuturesUnordered};
-use libp2p_core::{ConnectedPoint, Endpoint, Multiaddr, transport::PortUse};
+use libp2p_core::{ConnectedPoint, Endpoint, Multiaddr, multiaddr::Protocol, transport::PortUse};
 use libp2p_identity::PeerId;
 use libp2p_swarm::{
-    AddressChange, CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure,
-    FromSwarm, ListenFailure, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
+    AddressChange, CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionError,
+    ConnectionId, DialFailure, FromSwarm, ListenFailure, NetworkBehaviour, NotifyHandler, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm,
+    behaviour::{ConnectionEstablished, NewExternalAddrOfPeer},
 };
 
 pub use self::{
@@ -34,7 +36,7 @@ pub use self::{
     layered::{layered, layered_with_policy},
     twins::NameInUse,
 };
-use self::{dialing::Dials, layered::Attached, opens::Opens, outside::Outside};
+use self::{dialing::Dials, layered::Attached, opens::Opens, outside::Outside, redial::Ways};
 use crate::{
     Chain, Config, Event, Policy,
     accept::{Acceptors, Queue},
@@ -42,6 +44,7 @@ use crate::{
     connection::ConnectionName,
     handler::{self, FromBehaviour, Handler, Purpose, ToBehaviour},
     hub::{self, Hub, Output, Timers},
+    inbox::Inbox,
     key::{ConnectionKey, StreamKey},
     shrink,
     substream::Substream,
@@ -86,6 +89,10 @@ pub struct Behaviour {
     opens: Opens,
     /// Streams that wait for their peer to be dialed.
     dials: Dials,
+    /// The words of peers on control substreams.
+    inbox: Inbox,
+    /// The ways to peers whose streams outlive their connections.
+    ways: Ways,
     /// Things that run in the background, each with what is to be done once it is over.
     tasks: FuturesUnordered<BoxFuture<'static, Command>>,
     /// Protocols that peers serve on plain streams only.
@@ -114,6 +121,7 @@ impl Behaviour {
         let (command_sender, commands) = mpsc::channel(COMMAND_BACKLOG);
         // Who believes facts has counted what came before them.
         config.hub.facts &= config.hub.verify;
+        config.hub.resume &= config.hub.facts;
         let control = config.hub.facts.then_some(CONTROL_NAME);
         Self {
             hub: Hub::new(local_peer_id, config.hub.clone(), Box::new(policy)),
@@ -122,6 +130,8 @@ impl Behaviour {
             commands,
             opens: Opens::default(),
             dials: Dials::default(),
+            inbox: Inbox::default(),
+            ways: Ways::default(),
             tasks: FuturesUnordered::new(),
             outside: Outside::default(),
             due: Timers::default(),
@@ -138,7 +148,12 @@ impl Behaviour {
         Control::new(self.command_sender.clone(), self.acceptors.clone())
     }
 
-    fn handler(&mut self, peer: PeerId, id: ConnectionId) -> Result<Handler, ConnectionDenied> {
+    fn handler(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        address: &Multiaddr,
+    ) -> Result<Handler, ConnectionDenied> {
         self.refuse_twin(id)?;
         let parcel = self.handed_over(peer, id);
         let here = self.layer.as_ref().map(|layer| layer.here(id.key()));
@@ -147,6 +162,8 @@ impl Behaviour {
             &self.config,
             parcel,
             here,
+            self.inbox.slit(peer, id.key()),
+            is_quic(address),
         ))
     }
 
@@ -157,18 +174,20 @@ impl Behaviour {
         // What was handed to it at birth.
         info.opening = self.opens.running_on(info.key).len();
         self.hub.connected(info);
+        self.reached(peer, endpoint);
         for request in self.dialed(peer, id) {
             self.open(peer, None, request);
         }
     }
 
-    fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey) {
-        self.hub.disconnected(peer, connection);
+    fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey, lost: bool) {
+        self.hub.disconnected(peer, connection, lost);
         self.opens_lost(connection);
         self.migrate_early();
         if self.hub.connections(peer).is_empty() {
             self.outside.forget(peer);
         }
+        self.forget_ways(peer);
     }
 
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionKey, command: handler::Command) {
@@ -191,6 +210,26 @@ impl Behaviour {
         }));
     }
 
+    /// Hears what peers have said on control substreams. Returns whether there was anything.
+    fn hear_words(&mut self) -> bool {
+        let words = self.inbox.take();
+        let progress = !words.is_empty();
+        for (peer, connection, control) in words {
+            self.hub.seen(peer, connection);
+            if let Some(hello) = control.hello {
+                self.hub.greeted(peer, connection, hello);
+            }
+            if control.bye {
+                self.hub.told_bye(connection);
+            }
+            if let Some(number) = control.pong {
+                self.hub.ponged(peer, connection, number);
+            }
+            self.hub.told(peer, connection, control.facts);
+        }
+        progress
+    }
+
     /// Something is to be done that nobody has polled for.
     fn wake(&mut self) {
         self.waker.take().into_iter().for_each(Waker::wake);
@@ -203,6 +242,9 @@ impl Behaviour {
             && info.suspected
         {
             self.dial_if_none_answers(info.peer);
+        }
+        if let Event::StreamEnded { peer, .. } = &event {
+            self.forget_ways(*peer);
         }
         self.actions.push_back(ToSwarm::GenerateEvent(event));
     }
@@ -236,12 +278,16 @@ impl Behaviour {
             }
             Output::Room(peer) => self.serve_waiting(peer),
             Output::Converse(peer, connection) => {
-                if let Some(epoch) = self.hub.epoch() {
-                    self.notify(peer, connection, handler::Command::Converse(epoch));
+                if let Some(hello) = self.hub.hello() {
+                    self.notify(peer, connection, handler::Command::Converse(hello));
                 }
             }
             Output::Say(peer, connection, origin, facts) => {
                 self.notify(peer, connection, handler::Command::Say(origin, facts));
+            }
+            Output::Dial(peer) => self.dial_for_suspended(peer),
+            Output::Ping(peer, connection, number) => {
+                self.notify(peer, connection, handler::Command::Ping(number));
             }
         }
     }
@@ -258,7 +304,7 @@ impl Behaviour {
 
     /// Local work: one round over everything that may be ready. Returns whether anything was.
     fn work(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut progress = false;
+        let mut progress = self.hear_words();
         // One at a time: what it wants done goes out before it thinks on.
         if let Poll::Ready(output) = self.hub.poll(cx) {
             progress = true;
@@ -277,6 +323,13 @@ impl Behaviour {
     }
 }
 
+/// True if the muxer goes on while the connection's close waits.
+fn is_quic(address: &Multiaddr) -> bool {
+    let has = |wanted: fn(&Protocol<'_>) -> bool| address.iter().any(|part| wanted(&part));
+    let quic = has(|part| matches!(part, Protocol::Quic | Protocol::QuicV1));
+    quic && !has(|part| matches!(part, Protocol::P2pCircuit))
+}
+
 impl Drop for Behaviour {
     fn drop(&mut self) {
         self.acceptors.close();
@@ -292,20 +345,20 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.handler(peer, connection)
+        self.handler(peer, connection, remote)
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.handler(peer, connection)
+        self.handler(peer, connection, remote)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -319,8 +372,15 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id,
                 connection_id,
+                cause,
                 ..
-            }) => self.disconnected(peer_id, connection_id.key()),
+            }) => {
+                // Who closes it, or lets it be idle, has no error.
+                // Its last words say why.
+                self.hear_words();
+                let lost = !matches!(cause, None | Some(ConnectionError::KeepAliveTimeout));
+                self.disconnected(peer_id, connection_id.key(), lost);
+            }
             FromSwarm::AddressChange(AddressChange {
                 peer_id,
                 connection_id,
@@ -329,6 +389,9 @@ impl NetworkBehaviour for Behaviour {
             }) => {
                 let info = self.config.look_at(connection_id.key(), peer_id, new);
                 self.hub.moved(info);
+            }
+            FromSwarm::NewExternalAddrOfPeer(NewExternalAddrOfPeer { peer_id, addr }) => {
+                self.told_of_way(peer_id, addr);
             }
             FromSwarm::DialFailure(DialFailure {
                 peer_id,
@@ -382,15 +445,11 @@ impl NetworkBehaviour for Behaviour {
             handler::Event::HandedBack { request, alive } => {
                 self.open_attempt(peer, connection, request, Some(alive));
             }
-            handler::Event::Born { legs } => self.hub.born(peer, connection, legs),
-            handler::Event::Unused => self.hub.unused(peer, connection),
-            handler::Event::Said(control) => {
-                self.hub.seen(peer, connection);
-                if let Some(hello) = control.hello {
-                    self.hub.greeted(peer, connection, hello);
-                }
-                self.hub.told(peer, connection, control.facts);
+            handler::Event::Born { legs, pulse } => {
+                self.hub.born(peer, connection, legs);
+                self.hub.set_pulse(connection, pulse);
             }
+            handler::Event::Unused => self.hub.unused(peer, connection),
             handler::Event::Mute => self.hub.mute(peer, connection),
             handler::Event::Refused => {
                 self.hub
@@ -422,7 +481,10 @@ impl NetworkBehaviour for Behaviour {
                 Poll::Ready(Some(command)) => command(self),
                 Poll::Ready(None) | Poll::Pending => {
                     self.waker = Some(cx.waker().clone());
-                    return Poll::Pending;
+                    self.inbox.register(cx);
+                    if self.inbox.is_empty() {
+                        return Poll::Pending;
+                    }
                 }
             }
         }

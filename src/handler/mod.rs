@@ -41,10 +41,12 @@ use crate::{
     accept::Acceptors,
     config::CONTROL_NAME,
     hub,
+    inbox::Slit,
     machine::{Facts, StreamId},
     migratable::{LONGEST, after},
     permits::{Permit, Permits, WeakPermits},
-    protocol::codec::{self, Control, ReadError, Request},
+    protocol::codec::{self, Hello, ReadError, Request},
+    pulse::Pulse,
     request::{Inside, StreamRequest},
     shrink,
     substream::Substream,
@@ -66,8 +68,8 @@ pub(crate) enum Purpose {
     Stream(StreamRequest),
     /// Something of the hub's.
     Hub(hub::Purpose),
-    /// Our control substream, on which this process says hello.
-    Control(u64),
+    /// Our control substream, on which we say hello.
+    Control(Hello),
 }
 
 impl Purpose {
@@ -84,10 +86,12 @@ pub(crate) enum Command {
     /// Tell when nothing uses the connection any more and nothing of what did can still be on its way,
     /// which it is before this point in time, if there is one.
     Watch(Option<Instant>),
-    /// Open our control substream, as this process.
-    Converse(u64),
+    /// Open our control substream, and say hello on it.
+    Converse(Hello),
     /// Say this of a stream on our control substream.
     Say(StreamId, Facts),
+    /// Ask with this number, on our control substream, whether anybody is there.
+    Ping(u64),
     /// See whether the connection is idle: something of ours on it has been dropped. The swarm finds that
     /// out only when it polls the connection, and nothing but this wakes a QUIC connection for it.
     Wake,
@@ -197,13 +201,11 @@ pub(crate) enum Event {
         alive: Permit,
     },
     /// The first of all: what keeps the connection from being idle as long as it is held.
-    Born { legs: WeakPermits },
+    Born { legs: WeakPermits, pulse: Pulse },
     /// An unused connection: nothing has used it for so long that nothing can be on its way there.
     Unused,
     /// The remote opened more than may be waiting for its first message.
     Refused,
-    /// A word of the remote's on its control substream.
-    Said(Control),
     /// Our control substream is refused, or gone.
     Mute,
     /// The remote's first message was none.
@@ -268,9 +270,27 @@ pub struct Handler {
     remote: Option<HashSet<StreamProtocol>>,
     events: VecDeque<Event>,
     talk: Talk,
+    farewell: Farewell,
+    /// Beats whenever anything of ours is read.
+    pulse: Pulse,
     /// Tells the connection's muxer whose it is, below the swarm.
     here: Option<Here>,
 }
+
+/// The last words on a connection that is being closed.
+#[derive(Debug)]
+enum Farewell {
+    /// None yet; the muxer carries them while the close waits, or it does not.
+    Unsaid {
+        carried: bool,
+    },
+    /// Words on their way, for no longer than this.
+    Said(Delay),
+    Over,
+}
+
+/// The time for the remote to hear that the connection is closed on purpose.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Says which connection's handler is being polled.
 pub(crate) type Here = Box<dyn Fn() + Send>;
@@ -281,10 +301,14 @@ impl Handler {
         config: &Config,
         parcel: Option<Parcel>,
         here: Option<Here>,
+        slit: Slit,
+        quic: bool,
     ) -> Self {
+        let pulse = Pulse::default();
         let legs = Permits::default();
         let born = Event::Born {
             legs: legs.downgrade(),
+            pulse: pulse.clone(),
         };
         Self {
             acceptors,
@@ -306,7 +330,9 @@ impl Handler {
             linger: config.hub.old_leg_linger,
             remote: None,
             events: VecDeque::from([born]),
-            talk: Talk::default(),
+            talk: Talk::new(slit, pulse.clone()),
+            pulse,
+            farewell: Farewell::Unsaid { carried: quic },
             here,
         }
     }
@@ -427,11 +453,11 @@ impl Handler {
             Purpose::Stream(request) if request.is_canceled() => return self.passed_over(open),
             Purpose::Stream(request) => self.knows(&request.protocol) == Some(true),
             Purpose::Hub(_) => false,
-            Purpose::Control(epoch) => return self.talk.opened(stream, *epoch),
+            Purpose::Control(hello) => return self.talk.opened(stream, *hello),
         };
         let prefix = self.acceptors.is_prefix(protocol);
         let stream = match prefix {
-            true => Substream::leg(stream, &self.legs),
+            true => Substream::leg(stream, &self.legs, &self.pulse),
             false => Substream::plain(stream),
         };
         self.events.push_back(Event::Opened {
@@ -590,7 +616,6 @@ impl ConnectionHandler for Handler {
         self.poll_unused(cx);
         if let Poll::Ready(heard) = self.talk.poll(cx) {
             self.events.push_back(match heard {
-                Heard::Control(control) => Event::Said(control),
                 Heard::Violation => Event::Violation,
                 Heard::Mute => Event::Mute,
             });
@@ -610,7 +635,7 @@ impl ConnectionHandler for Handler {
         while let Poll::Ready(Some(first)) = self.inbound.poll_next_unpin(cx) {
             let event = match first {
                 Some(Ok((stream, request))) => Event::Requested {
-                    stream: Substream::leg(stream, &self.legs),
+                    stream: Substream::leg(stream, &self.legs, &self.pulse),
                     request,
                 },
                 Some(Err(error)) if error.is_violation() => Event::Violation,
@@ -628,6 +653,31 @@ impl ConnectionHandler for Handler {
         Poll::Pending
     }
 
+    /// Also called when the connection is lost: what the remote has said last may tell why.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<ToBehaviour>> {
+        loop {
+            if self.talk.poll(cx).is_ready() {
+                continue;
+            }
+            match &mut self.farewell {
+                Farewell::Unsaid { carried } => {
+                    self.farewell = match *carried {
+                        true => Farewell::Said(after(FAREWELL)),
+                        false => Farewell::Over,
+                    };
+                    self.talk.say_bye();
+                }
+                Farewell::Said(delay) => {
+                    if !self.talk.is_over() && delay.poll_unpin(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    return Poll::Ready(None);
+                }
+                Farewell::Over => return Poll::Ready(None),
+            }
+        }
+    }
+
     fn on_behaviour_event(&mut self, FromBehaviour(command): FromBehaviour) {
         let open = match command {
             Command::Open(purpose) => Open::new(purpose),
@@ -638,6 +688,7 @@ impl ConnectionHandler for Handler {
             }
             Command::Converse(epoch) => Open::new(Purpose::Control(epoch)),
             Command::Say(origin, facts) => return self.talk.say(origin, facts),
+            Command::Ping(number) => return self.talk.ping(number),
             Command::Wake => return,
         };
         match open.purpose {

@@ -276,6 +276,7 @@ impl State {
                 epoch: self.layer.epoch,
                 connection: Some(number),
                 facts: false,
+                resume: false,
             },
             answer_timeout: self.layer.config.hub.answer_timeout,
             limit: self.layer.config.muxer_limit,
@@ -366,7 +367,11 @@ impl State {
             Output::Close(_, key) => self.books.close_link(key.number()),
             Output::Room(peer) => self.layer.outbox.room(peer),
             // Facts are off.
-            Output::Wake(..) | Output::Converse(..) | Output::Say(..) => {}
+            Output::Wake(..)
+            | Output::Converse(..)
+            | Output::Say(..)
+            | Output::Dial(_)
+            | Output::Ping(..) => {}
         }
     }
 

@@ -254,6 +254,12 @@ impl Node {
     }
 
     /// Says that it can be reached at this address, as a relay must.
+    /// Somebody tells where the peer can be dialed.
+    pub fn knows(&self, peer: PeerId, address: Multiaddr) {
+        self.swarm
+            .tell(move |swarm| swarm.add_peer_address(peer, address));
+    }
+
     pub fn is_reachable_at(&self, address: Multiaddr) {
         self.swarm.tell(|swarm| swarm.add_external_address(address));
     }

@@ -2,10 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,18 +10,37 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::watch,
     time::Instant,
 };
 
 use crate::{Kind, Net, Pair};
 
-/// A proxy that forwards until it is told to be silent, then holds its sockets open and drops all that
-/// comes. Clones share its state.
-#[derive(Clone, Default)]
+/// The state of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Its sockets are open, and all that comes is dropped.
+    Silent,
+    /// Its sockets are closed, and so is each new one.
+    Cut,
+}
+
+/// A proxy that forwards until it is told to be silent, or is cut. Clones share its state.
+#[derive(Clone)]
 pub struct Proxy {
-    silent: Arc<AtomicBool>,
+    state: Arc<watch::Sender<State>>,
     /// Bytes per second in each direction of each connection; TCP only.
     rate: Option<u32>,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self {
+            state: Arc::new(watch::Sender::new(State::Open)),
+            rate: None,
+        }
+    }
 }
 
 impl Proxy {
@@ -37,11 +53,26 @@ impl Proxy {
     }
 
     pub fn silence(&self) {
-        self.silent.store(true, Ordering::SeqCst);
+        self.state.send_replace(State::Silent);
     }
 
-    fn is_silent(&self) -> bool {
-        self.silent.load(Ordering::SeqCst)
+    /// Cuts the path: over TCP both sides notice, over UDP neither.
+    pub fn cut(&self) {
+        self.state.send_replace(State::Cut);
+    }
+
+    /// What comes from now on is forwarded. What was silent before stays silent over TCP.
+    pub fn mend(&self) {
+        self.state.send_replace(State::Open);
+    }
+
+    fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    async fn until_cut(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| *state == State::Cut).await;
     }
 
     async fn tcp(&self, target: SocketAddr) -> SocketAddr {
@@ -50,10 +81,19 @@ impl Proxy {
         let proxy = self.clone();
         tokio::spawn(async move {
             while let Ok((inbound, _)) = listener.accept().await {
-                let outbound = TcpStream::connect(target).await.unwrap();
+                // Nobody may be there.
+                let Ok(outbound) = TcpStream::connect(target).await else {
+                    continue;
+                };
                 let (a, b) = (inbound.into_split(), outbound.into_split());
                 for (from, to) in [(a.0, b.1), (b.0, a.1)] {
-                    tokio::spawn(proxy.clone().forward(from, to));
+                    let proxy = proxy.clone();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = proxy.until_cut() => {}
+                            () = proxy.clone().forward(from, to) => {}
+                        }
+                    });
                 }
             }
         });
@@ -70,7 +110,7 @@ impl Proxy {
         let mut free_at = Instant::now();
         loop {
             let n = from.read(&mut buf).await.unwrap_or(0);
-            if self.is_silent() {
+            if self.state() == State::Silent {
                 // Holds the sockets open, as a path does that has gone silent.
                 std::future::pending::<()>().await;
             }
@@ -110,7 +150,7 @@ impl Proxy {
                     } else {
                         *client.lock().unwrap()
                     };
-                    if let (false, Some(target)) = (proxy.is_silent(), target) {
+                    if let (State::Open, Some(target)) = (proxy.state(), target) {
                         let _ = to.send_to(&buf[..n], target).await;
                     }
                 }

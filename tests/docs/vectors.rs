@@ -50,6 +50,7 @@ fn control(vector: &Value) -> Control {
         epoch,
         connection: optional(vector, "connection"),
         facts: vector["believes"] == true,
+        resume: vector["resumes"] == true,
     });
     let closed = vector["closed"].as_array().unwrap().iter();
     let closed = closed.map(|number| number.as_str().unwrap().parse().unwrap());
@@ -57,6 +58,9 @@ fn control(vector: &Value) -> Control {
         hello,
         facts: facts(vector),
         closed: closed.collect(),
+        ping: optional(vector, "ping"),
+        pong: optional(vector, "pong"),
+        bye: vector["bye"] == true,
     }
 }
 
@@ -67,6 +71,7 @@ fn facts(vector: &Value) -> Vec<(StreamId, Facts)> {
             received: optional(facts, "received").unwrap_or(0),
             done: facts["done"] == true,
             total: optional(facts, "total"),
+            lost: optional(facts, "lost"),
             gone: facts["gone"] == true,
             sent: optional(facts, "sent"),
         };

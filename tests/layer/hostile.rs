@@ -86,6 +86,7 @@ fn hello(connection: u64) -> Control {
         hello: Some(Hello {
             epoch: 4711,
             connection: Some(connection),
+            resume: false,
             facts: false,
         }),
         ..Control::default()

@@ -52,6 +52,20 @@ pub(crate) enum Action {
     Learn(usize),
     /// The connection of a leg is known to be lost whose end nothing explains.
     Inexplicable(usize),
+    // Between two that resume.
+    /// One side gives up a connection that is fine.
+    Alarm(usize, u8),
+    /// A leg ends by itself.
+    Break(u8),
+    /// The answer to a resume takes too long.
+    AttemptOver(bool),
+    /// One side hears that a connection is lost.
+    Tell(usize, u8),
+    /// The opener asks that the stream go on there.
+    Regain(u8),
+    Replay(usize),
+    /// A connection is there that was not; nobody has another.
+    Dial(u8, bool),
 }
 
 impl Action {
@@ -68,7 +82,10 @@ impl Action {
             | Self::Prune(..)
             | Self::LateVerdict(..)
             | Self::HeldTooLong(_)
+            | Self::Alarm(..)
+            | Self::Break(_)
             | Self::Timeout(_) => false,
+            Self::AttemptOver(due) | Self::Dial(_, due) => due,
             _ => true,
         }
     }
@@ -80,6 +97,9 @@ impl World {
         for side in [0, 1] {
             self.of_application(config, side, &mut actions);
             self.of_io(config, side, &mut actions);
+        }
+        if config.resume() {
+            self.of_resume(config, &mut actions);
         }
         if self.budgets.losses > 0 {
             for (connection, _) in config.connections.iter().enumerate() {
@@ -97,11 +117,72 @@ impl World {
         actions
     }
 
+    fn of_resume(&self, config: &Config, actions: &mut Vec<Action>) {
+        let opener = &self.peers[0].machine;
+        for connection in 0..config.connections.len() as u8 {
+            let index = usize::from(connection);
+            let dialed = index + usize::from(self.budgets.dials) >= config.connections.len();
+            if dialed && index + usize::from(self.budgets.dials) == config.connections.len() {
+                actions.push(Action::Dial(connection, self.is_cut_off(config)));
+            }
+            if dialed {
+                continue;
+            }
+            for side in [0, 1] {
+                let there = self.has_leg_on(side, connection);
+                let knows = self.peers[side].told[index];
+                let tries = side == 0 && self.silent[index];
+                if self.lost[index] && !knows && (there || tries) {
+                    actions.push(Action::Tell(side, connection));
+                }
+                if self.budgets.alarms > 0 && there && !self.lost[index] {
+                    actions.push(Action::Alarm(side, connection));
+                }
+            }
+            let seems_fine = match self.silent[index] {
+                true => !self.peers[0].told[index],
+                false => !self.lost[index],
+            };
+            if opener.wants_leg() && seems_fine {
+                actions.push(Action::Regain(connection));
+            }
+        }
+        for (index, leg) in self.legs.iter().enumerate() {
+            let held = leg
+                .seats
+                .iter()
+                .all(|seat| seat.hold != Hold::Gone && !seat.ended);
+            if self.budgets.breaks > 0 && held && !self.is_lost(index) {
+                actions.push(Action::Break(index as u8));
+            }
+        }
+        for side in [0, 1] {
+            if self.peers[side].again.is_some() {
+                actions.push(Action::Replay(side));
+            }
+        }
+        if opener.is_legless()
+            && opener.awaits_answer()
+            && let Some(leg) = self.leg_in(0, Slot::Ours)
+        {
+            let due = self.is_silent(leg);
+            if due || self.budgets.timeouts > 0 {
+                actions.push(Action::AttemptOver(due));
+            }
+        }
+    }
+
+    fn has_leg_on(&self, side: usize, connection: u8) -> bool {
+        self.legs
+            .iter()
+            .any(|leg| leg.connection == connection && leg.seats[side].hold != Hold::Gone)
+    }
+
     fn of_application(&self, config: &Config, side: usize, actions: &mut Vec<Action>) {
         let peer = &self.peers[side];
         let machine = &peer.machine;
         let over = machine.over().is_some();
-        let writable = matches!(machine.write_to(), WriteTo::Leg(_));
+        let writable = matches!(machine.write_to(), WriteTo::Leg(_) | WriteTo::Keep);
         if !peer.dropped && !over {
             if peer.writes > 0 && writable {
                 actions.push(Action::Write(side));
@@ -121,7 +202,8 @@ impl World {
             }
         }
         // The time for a word is longer than any word takes.
-        if peer.timer.is_some() && self.budgets.timeouts > 0 && !machine.awaits_word() {
+        let patient = machine.awaits_word() || machine.is_legless();
+        if peer.timer.is_some() && self.budgets.timeouts > 0 && !patient {
             actions.push(Action::Timeout(side));
         }
         if config.prune && self.may_prune(config, side) {
@@ -202,7 +284,10 @@ impl World {
             }
         }
         let current = self.leg_in(side, Slot::Current);
-        if peer.machine.awaits_word() && current.is_some_and(|leg| self.is_lost(leg)) {
+        if !config.resume()
+            && peer.machine.awaits_word()
+            && current.is_some_and(|leg| self.is_lost(leg))
+        {
             actions.push(Action::Inexplicable(side));
         }
         if peer.ack.is_some() {
@@ -241,10 +326,11 @@ impl World {
             if leg.seats[side].hold == Hold::Unseen {
                 let loud = self.lost[usize::from(leg.connection)]
                     && !self.silent[usize::from(leg.connection)];
-                if leg.pipes[1 - side].first().is_some() {
+                let told = self.peers[side].told[usize::from(leg.connection)];
+                if leg.pipes[1 - side].first().is_some() && !told {
                     actions.push(Action::Deliver(side, index as u8));
                 }
-                if loud || leg.pipes[1 - side].reset {
+                if loud || told || leg.pipes[1 - side].reset {
                     actions.push(Action::Vanish(side, index as u8));
                 }
             }
@@ -297,8 +383,24 @@ impl World {
     ) -> Result<(), Violation> {
         match action {
             Action::Write(side) => {
-                let WriteTo::Leg(slot) = self.peers[side].machine.write_to() else {
-                    return Err("written nowhere".into());
+                let to = self.peers[side].machine.write_to();
+                if config.slides {
+                    let peer = &mut self.peers[side];
+                    let (sent, acknowledged) =
+                        (peer.machine.counts().0, peer.machine.acknowledged());
+                    if sent > acknowledged {
+                        peer.slid = sent as u8;
+                        peer.machine.slid_to(sent);
+                    }
+                }
+                let slot = match to {
+                    WriteTo::Leg(slot) => slot,
+                    WriteTo::Keep => {
+                        self.peers[side].machine.wrote(1);
+                        self.peers[side].writes -= 1;
+                        return Ok(());
+                    }
+                    _ => return Err("written nowhere".into()),
                 };
                 let n = self.peers[side].machine.counts().0 as u8;
                 let leg = self.leg_in(side, slot).ok_or("written to no leg")?;
@@ -370,7 +472,46 @@ impl World {
             Action::Hear(side) => self.hear(config, side, log),
             Action::Learn(side) => {
                 self.peers[side].asking = false;
-                self.input(config, side, Input::Speaks(true), log)
+                self.input(config, side, Input::Speaks(config.speech[1]), log)
+            }
+            Action::Alarm(side, connection) => {
+                self.budgets.alarms -= 1;
+                self.tell(config, side, connection, log)
+            }
+            Action::Break(leg) => {
+                self.budgets.breaks -= 1;
+                self.legs[usize::from(leg)].break_off();
+                Ok(())
+            }
+            Action::Tell(side, connection) => {
+                self.peers[side].told[usize::from(connection)] = true;
+                self.tell(config, side, connection, log)
+            }
+            Action::AttemptOver(due) => {
+                if !due {
+                    self.budgets.timeouts -= 1;
+                } else if let Some(leg) = self.leg_in(0, Slot::Ours) {
+                    // Ranked last from now on.
+                    let connection = usize::from(self.legs[leg].connection);
+                    self.peers[0].told[connection] = true;
+                }
+                self.input(config, 0, Input::ReadFailed(Slot::Ours), log)
+            }
+            Action::Regain(connection) => {
+                let kind = config.connections[usize::from(connection)];
+                let leg = self.add_leg(Leg::opened(connection, kind, 0));
+                let peer = &mut self.peers[0];
+                peer.slots[Slot::Ours as usize] = leg;
+                let id = StreamId(u64::from(peer.counter) << 1);
+                peer.counter += 1;
+                self.input(config, 0, Input::Start { id }, log)
+            }
+            Action::Replay(side) => self.replay(config, side, log),
+            Action::Dial(connection, _) => {
+                self.budgets.dials -= 1;
+                self.lost[usize::from(connection)] = false;
+                self.lose_words();
+                Ok(())
             }
             Action::Inexplicable(side) => {
                 self.input(config, side, Input::ReadFailed(Slot::Current), log)
@@ -527,9 +668,16 @@ impl World {
         item: Item,
     ) -> Result<Option<Input>, Violation> {
         let machine = &mut self.peers[side].machine;
+        // What has arrived is said, a little later.
+        let keeps = machine.keeps();
         let stream = matches!(slot, Slot::Current | Slot::New)
             && !(slot == Slot::New && machine.awaits_count());
         Ok(Some(match (slot, item) {
+            (Slot::Ours, Item::Resumed) if machine.is_legless() => {
+                let leg = self.leg_in(side, slot).ok_or("answered on no leg")?;
+                let facts = self.legs[leg].words[1 - side].ok_or("an answer without facts")?;
+                Input::Resumed(facts.into())
+            }
             (Slot::Ours, Item::Ack | Item::AckVerify | Item::Deny) => Input::Answered {
                 deny: item == Item::Deny,
                 verify: item == Item::AckVerify,
@@ -544,6 +692,8 @@ impl World {
                     return Err(format!("byte {n} is not the next one"));
                 }
                 machine.read(1);
+                self.peers[side].to_say |= keeps;
+                let machine = &self.peers[side].machine;
                 return Ok(machine.has_read_all().then_some(Input::ReadAll));
             }
             _ => return Err(format!("{item:?} read on {slot:?}")),

@@ -92,6 +92,8 @@ pub(crate) struct Report {
     pub(crate) exceptions: BTreeMap<&'static str, usize>,
     /// States in which both are on a later leg.
     pub(crate) moved: usize,
+    /// The most resumes.
+    pub(crate) resumes: u64,
     pub(crate) counterexample: Option<Counterexample>,
 }
 
@@ -166,6 +168,8 @@ impl Step {
     }
 }
 
+const PIECE: usize = 256;
+
 type Outcome = Result<(), Violation>;
 
 /// Explores everything, or until a property is broken or there are too many states.
@@ -180,12 +184,14 @@ pub(crate) fn explore(config: &Config, limit: usize) -> Report {
         time: Duration::ZERO,
         exceptions: BTreeMap::new(),
         moved: 0,
+        resumes: 0,
         counterexample: None,
     };
-    let mut frontier = vec![first.clone()];
+    // In pieces, which are given back one by one.
+    let mut frontier = vec![vec![first.clone()]];
     'search: while !frontier.is_empty() && parents.len() < limit {
-        let mut next = Vec::new();
-        for world in frontier {
+        let mut next: Vec<Vec<World>> = Vec::new();
+        for world in frontier.into_iter().flatten() {
             let here = fingerprint(&world);
             let steps = match Step::all(&world, config) {
                 Ok(steps) => steps,
@@ -211,8 +217,16 @@ pub(crate) fn explore(config: &Config, limit: usize) -> Report {
                     if let Some(exception) = exception {
                         *report.exceptions.entry(exception).or_default() += 1;
                     }
+                    report.resumes = report.resumes.max(after.budgets.resumes);
                     report.moved += usize::from(after.both_moved());
-                    next.push(after);
+                    match next.last_mut() {
+                        Some(piece) if piece.len() < PIECE => piece.push(after),
+                        _ => {
+                            let mut piece = Vec::with_capacity(PIECE);
+                            piece.push(after);
+                            next.push(piece);
+                        }
+                    }
                 }
             }
         }

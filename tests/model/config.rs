@@ -57,6 +57,16 @@ pub(crate) struct Config {
     pub(crate) closes: [bool; 2],
     pub(crate) starts: [u8; 2],
     pub(crate) losses: u8,
+    /// The last connections are not there at first, and may be dialed.
+    pub(crate) dialed: u8,
+    /// Connections that one side gives up though they are fine.
+    pub(crate) alarms: u8,
+    /// Legs that end by themselves, though their connections are fine.
+    pub(crate) breaks: u8,
+    /// A writer keeps no more than its last byte.
+    pub(crate) slides: bool,
+    /// No more resumes than these.
+    pub(crate) resumes: u64,
     /// Losses are silent: only probes find them.
     pub(crate) silent: bool,
     /// Timers that fire early.
@@ -106,6 +116,11 @@ impl Config {
         closes: [true, true],
         starts: [1, 1],
         losses: 0,
+        dialed: 0,
+        alarms: 0,
+        breaks: 0,
+        slides: false,
+        resumes: 0,
         silent: false,
         timeouts: 0,
         denies: 0,
@@ -123,7 +138,12 @@ impl Config {
 
     /// Whether they say and believe facts, sooner or later.
     pub(crate) fn speak(&self) -> bool {
-        self.speech[1] == Speech::Yes
+        self.speech[1] != Speech::No
+    }
+
+    /// Whether streams outlive their legs.
+    pub(crate) fn resume(&self) -> bool {
+        self.speech[1] == Speech::Resumes
     }
 
     /// The clean ends that nothing on today's wire can tell from true ones.

@@ -10,6 +10,9 @@ use crate::{
 impl World {
     /// Property 5 and the rest: what must hold when nothing more happens by itself.
     pub(crate) fn judge_rest(&self, config: &Config) -> Result<(), Violation> {
+        if config.resume() {
+            return self.judge_rest_of_resume(config);
+        }
         let budgets = &self.budgets;
         let unbroken = budgets.losses == config.losses
             && budgets.timeouts == config.timeouts
@@ -64,6 +67,67 @@ impl World {
             machine.over().is_none() && !machine.is_migrating() && !machine.has_ended()
         };
         if stable(&a.machine) && stable(&b.machine) && a.machine.id() != b.machine.id() {
+            return Err("they do not agree on the stream's ID".into());
+        }
+        Ok(())
+    }
+
+    /// Between two that resume, everything arrives as long as there is a connection.
+    fn judge_rest_of_resume(&self, config: &Config) -> Result<(), Violation> {
+        if self.is_cut_off(config) {
+            return Ok(());
+        }
+        let [a, b] = &self.peers;
+        let waits = |timer| a.timer == Some(timer) || b.timer == Some(timer);
+        let migrates = a.machine.is_migrating() || b.machine.is_migrating();
+        for side in [0, 1] {
+            let (peer, name) = (&self.peers[side], name(side));
+            if peer.machine.over().is_some() {
+                continue;
+            }
+            if peer.machine.is_migrating() {
+                if peer.timer.is_none() {
+                    return Err(format!("{name} migrates without a timer"));
+                }
+                continue;
+            }
+            // What waits for an end to be explained, will not for ever.
+            if self.slots_left(side) && peer.timer != Some(Timer::Explain) {
+                return Err(format!("{name} does not migrate, but has a leg left over"));
+            }
+            if peer.machine.waits_for_leg() {
+                return Err(format!("{name} waits for a leg for ever"));
+            }
+        }
+        if migrates || waits(Timer::Explain) {
+            return Ok(());
+        }
+        self.judge_word(0)?;
+        self.judge_word(1)?;
+        if a.machine.over().is_some() || b.machine.over().is_some() {
+            return Ok(());
+        }
+        for side in [0, 1] {
+            let (peer, name) = (&self.peers[side], name(side));
+            let other = &self.peers[1 - side];
+            if let WriteTo::Hold | WriteTo::Failed = peer.machine.write_to() {
+                return Err(format!("{name} cannot write, for ever"));
+            }
+            if peer.dropped || peer.machine.read_from() == ReadFrom::Ended {
+                continue;
+            }
+            let leg = self.leg_in(side, Slot::Current);
+            if leg.is_none() || leg != self.leg_in(1 - side, Slot::Current) {
+                return Err(format!("{name} waits for a leg on which nobody writes"));
+            }
+            if peer.machine.counts().1 != other.machine.counts().0 {
+                return Err(format!("{name} never reads all that was written"));
+            }
+            if other.closed {
+                return Err(format!("{name} never reads the other side's end"));
+            }
+        }
+        if !a.machine.has_ended() && !b.machine.has_ended() && a.machine.id() != b.machine.id() {
             return Err("they do not agree on the stream's ID".into());
         }
         Ok(())
@@ -179,8 +243,12 @@ impl World {
             Action::HeldTooLong(side) => format!("{} holds Migrate no longer", name(side)),
             Action::Deliver(side, leg) => {
                 format!(
-                    "{} reads Migrate on a leg of C{}",
+                    "{} reads {} on a leg of C{}",
                     name(side),
+                    match self.legs[usize::from(leg)].resume {
+                        Some((_, generation)) => format!("Resume {generation}"),
+                        None => "Migrate".to_owned(),
+                    },
                     connection(leg)
                 )
             }
@@ -228,6 +296,17 @@ impl World {
             Action::Inexplicable(side) => {
                 format!("{} knows that its last leg is lost", name(side))
             }
+            Action::Alarm(side, connection) => {
+                format!("{} gives up C{connection}, which is fine", name(side))
+            }
+            Action::Break(leg) => format!("a leg of C{} ends by itself", connection(leg)),
+            Action::AttemptOver(_) => "A waits no longer for the answer".to_owned(),
+            Action::Tell(side, connection) => {
+                format!("{} hears that C{connection} is lost", name(side))
+            }
+            Action::Regain(connection) => format!("A opens a leg on C{connection}, to resume"),
+            Action::Replay(side) => format!("{} writes again", name(side)),
+            Action::Dial(connection, _) => format!("C{connection} comes"),
             Action::WriteAck(side) => format!("{} writes its ack", name(side)),
             Action::AckFails(side) => format!("{} cannot write its ack", name(side)),
             Action::Probed(side, slot, answered) => format!(

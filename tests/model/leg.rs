@@ -1,6 +1,8 @@
 //! One substream of the model: two ordered pipes, and what each end knows of it.
 
-use crate::machine::StreamId;
+use std::hash::{Hash, Hasher};
+
+use crate::machine::Facts;
 
 /// How a leg shows a reset and a loss (`docs/legs.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,13 +25,54 @@ pub(crate) enum Item {
     Deny,
     Switched(u8),
     Cancelled,
+    /// What it says is kept with the leg, as with `Migrate`.
+    Resume,
+    Resumed,
     Fin,
+}
+
+/// Facts that are written on a leg, in a state's space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Word {
+    received: u8,
+    total: Option<u8>,
+    lost: Option<u8>,
+    sent: Option<u8>,
+    done: bool,
+    gone: bool,
+}
+
+impl From<Facts> for Word {
+    fn from(facts: Facts) -> Self {
+        let small = |n: Option<u64>| n.map(|n| n as u8);
+        Self {
+            received: facts.received as u8,
+            total: small(facts.total),
+            lost: small(facts.lost),
+            sent: small(facts.sent),
+            done: facts.done,
+            gone: facts.gone,
+        }
+    }
+}
+
+impl From<Word> for Facts {
+    fn from(word: Word) -> Self {
+        Self {
+            received: word.received.into(),
+            done: word.done,
+            total: word.total.map(u64::from),
+            lost: word.lost.map(u64::from),
+            gone: word.gone,
+            sent: word.sent.map(u64::from),
+        }
+    }
 }
 
 const ROOM: usize = 8;
 
 /// What one side has written and the other has not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pipe {
     items: [Item; ROOM],
     len: u8,
@@ -37,6 +80,15 @@ pub(crate) struct Pipe {
     pub(crate) reset: bool,
     /// The FIN comes from a drop, not from a close.
     pub(crate) dropped: bool,
+}
+
+impl Hash for Pipe {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.len, self.reset, self.dropped).hash(state);
+        self.items[..usize::from(self.len)]
+            .iter()
+            .for_each(|item| item.hash(state));
+    }
 }
 
 impl Pipe {
@@ -103,15 +155,31 @@ pub(crate) struct Seat {
     pub(crate) heard: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Leg {
     pub(crate) connection: u8,
     pub(crate) kind: Kind,
     /// What its `Migrate` says: ID, from, verify.
-    pub(crate) migrate: Option<(StreamId, StreamId, bool)>,
+    pub(crate) migrate: Option<(u8, u8, bool)>,
+    /// What its `Resume` says beside the facts: ID and generation.
+    pub(crate) resume: Option<(u8, u8)>,
+    /// The facts of a `Resume` and of the answer, by writer.
+    pub(crate) words: [Option<Word>; 2],
     /// By writer.
     pub(crate) pipes: [Pipe; 2],
     pub(crate) seats: [Seat; 2],
+}
+
+impl Hash for Leg {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.is_gone().hash(state);
+        if self.is_gone() {
+            return;
+        }
+        (self.connection, self.kind).hash(state);
+        (self.migrate, self.resume, self.words).hash(state);
+        (self.pipes, self.seats).hash(state);
+    }
 }
 
 impl Leg {
@@ -130,6 +198,8 @@ impl Leg {
         connection: 0,
         kind: Kind::Quic,
         migrate: None,
+        resume: None,
+        words: [None; 2],
         pipes: [Pipe::EMPTY; 2],
         seats: [Seat {
             hold: Hold::Gone,
@@ -169,6 +239,14 @@ impl Leg {
             self.seats[side].void = true;
         } else if self.seats[1 - side].hold != Hold::Gone {
             self.pipes[side].push(item);
+        }
+    }
+
+    /// Both sides are to find that it is gone.
+    pub(crate) fn break_off(&mut self) {
+        for side in [0, 1] {
+            self.seats[side].stopped = true;
+            self.pipes[side].reset = self.seats[1 - side].hold != Hold::Gone;
         }
     }
 

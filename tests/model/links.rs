@@ -447,6 +447,7 @@ impl World {
                         epoch: 100 * (index as u64 + 1) + life,
                         connection: Some(link),
                         facts: false,
+                        resume: false,
                     };
                     self.say(index, link_of(link), Said::Hello(hello));
                 }

@@ -144,6 +144,241 @@ fn words_when_nothing_fails() {
     }
 }
 
+/// Explores a configuration of two that resume, with no more resumes than these.
+fn check_resume(name: &str, base: Config, resumes: u64, kinds: &[(&str, Kinds)]) {
+    let mut good = true;
+    for &(kind, connections) in kinds {
+        if cfg!(debug_assertions) && !["q", "y"].contains(&kind) {
+            continue;
+        }
+        let config = Config {
+            connections,
+            speech: [Speech::Resumes; 2],
+            resumes,
+            ..base
+        };
+        let report = explore(&config, LIMIT);
+        println!(
+            "{name}, {kind}, moves {:?}: {} states, {} resumes, exhausted: {}, {:.1?}",
+            base.starts,
+            report.states,
+            report.resumes,
+            if report.exhausted { "yes" } else { "no" },
+            report.time,
+        );
+        if let Some(example) = &report.counterexample {
+            print(example);
+        }
+        assert!(report.exceptions.is_empty());
+        let complete = report.exhausted && (report.moved > 0 || resumes == 0);
+        good &= report.counterexample.is_none() && (complete || cfg!(debug_assertions));
+    }
+    assert!(good, "{name}");
+}
+
+/// Nobody moves a stream that resumes, and both write one byte.
+const STILL: Config = Config {
+    starts: [0, 0],
+    words_lost: true,
+    ..B
+};
+
+/// One of the two moves a stream that resumes.
+const MOVED: Config = Config {
+    writes: [1, 0],
+    ..STILL
+};
+
+#[test]
+fn resume_when_nothing_fails() {
+    check_resume("nothing fails", B, 0, PAIRS);
+    for config in one_mover(SLOW) {
+        check_resume("slow", config, 0, &PAIRS[..2]);
+    }
+}
+
+#[test]
+fn resume_after_a_loss() {
+    let loss = Config { losses: 1, ..STILL };
+    check_resume("a loss", loss, 1, &PAIRS[..2]);
+    let words_arrive = Config {
+        words_lost: false,
+        ..loss
+    };
+    check_resume("a loss, not of words", words_arrive, 1, &PAIRS[..2]);
+    let dialed = Config { dialed: 1, ..loss };
+    check_resume("a loss, and a dial", dialed, 1, &PAIRS[..2]);
+    for config in one_mover(Config {
+        losses: 1,
+        closes: [true, false],
+        ..MOVED
+    }) {
+        check_resume("a loss, A closes", config, 1, &PAIRS[..2]);
+    }
+}
+
+#[test]
+fn resume_after_two_losses() {
+    let two = Config {
+        losses: 2,
+        writes: [1, 0],
+        closes: [true, false],
+        ..STILL
+    };
+    check_resume("two losses, A closes", two, 2, TRIPLES);
+}
+
+#[test]
+fn resume_after_a_false_alarm() {
+    let alarm = Config { alarms: 1, ..STILL };
+    check_resume("a false alarm", alarm, 1, &PAIRS[..2]);
+    for config in one_mover(Config { alarms: 1, ..MOVED }) {
+        check_resume("a false alarm", config, 1, &PAIRS[..2]);
+    }
+    let late = Config {
+        timeouts: 1,
+        closes: [true, false],
+        ..alarm
+    };
+    check_resume("a false alarm, a timeout, A closes", late, 2, &PAIRS[..2]);
+}
+
+#[test]
+fn resume_after_silence() {
+    let silent = Config {
+        losses: 1,
+        silent: true,
+        ..STILL
+    };
+    check_resume("silence", silent, 2, &PAIRS[..2]);
+    for config in one_mover(Config {
+        silent: true,
+        losses: 1,
+        closes: [true, false],
+        ..MOVED
+    }) {
+        check_resume("silence, A closes", config, 2, &PAIRS[..2]);
+    }
+}
+
+#[test]
+fn resume_after_a_leg_that_ends_by_itself() {
+    let broken = Config { breaks: 1, ..STILL };
+    check_resume("a leg ends by itself", broken, 1, PAIRS);
+    for config in one_mover(Config { breaks: 1, ..MOVED }) {
+        check_resume("a leg ends by itself", config, 1, &PAIRS[..2]);
+    }
+}
+
+#[test]
+fn resume_and_a_drop() {
+    let drop = Config {
+        drops: 1,
+        writes: [1, 0],
+        ..STILL
+    };
+    check_resume(
+        "a drop, a loss",
+        Config { losses: 1, ..drop },
+        2,
+        &PAIRS[..2],
+    );
+    check_resume(
+        "a drop, an alarm",
+        Config { alarms: 1, ..drop },
+        2,
+        &PAIRS[..2],
+    );
+    let moved = Config {
+        alarms: 1,
+        closes: [true, false],
+        ..drop
+    };
+    for config in one_mover(moved) {
+        check_resume("a drop, an alarm, A closes", config, 2, &PAIRS[..2]);
+    }
+}
+
+#[test]
+#[ignore = "fifteen minutes"]
+fn resume_after_many_things() {
+    check_resume("a timeout", Config { timeouts: 1, ..B }, 0, &PAIRS[..2]);
+    for config in one_mover(MOVED) {
+        check_resume(
+            "a loss",
+            Config {
+                losses: 1,
+                ..config
+            },
+            1,
+            &PAIRS[..2],
+        );
+        let silent = Config {
+            losses: 1,
+            silent: true,
+            ..config
+        };
+        check_resume("silence", silent, 2, &PAIRS[..2]);
+        let drop = Config {
+            alarms: 1,
+            drops: 1,
+            ..config
+        };
+        check_resume("a drop, an alarm", drop, 2, &PAIRS[..2]);
+        let two = Config {
+            alarms: 2,
+            closes: [true, false],
+            ..config
+        };
+        check_resume("two alarms, A closes", two, 2, &PAIRS[..2]);
+    }
+    let still = Config {
+        writes: [1, 0],
+        ..STILL
+    };
+    check_resume(
+        "two losses",
+        Config { losses: 2, ..still },
+        2,
+        &TRIPLES[..2],
+    );
+    let dialed = Config {
+        losses: 2,
+        dialed: 1,
+        ..still
+    };
+    check_resume("two losses, and a dial", dialed, 2, &TRIPLES[..2]);
+    let alarm = Config {
+        losses: 1,
+        alarms: 1,
+        ..still
+    };
+    check_resume("a loss, an alarm", alarm, 2, &PAIRS[..2]);
+    let silent = Config {
+        silent: true,
+        ..alarm
+    };
+    check_resume("silence, an alarm", silent, 3, &TRIPLES[..2]);
+    let silent = Config {
+        losses: 2,
+        silent: true,
+        ..still
+    };
+    check_resume("two silences", silent, 4, &TRIPLES[..2]);
+    let late = Config {
+        losses: 1,
+        timeouts: 1,
+        ..STILL
+    };
+    check_resume("a loss, a timeout", late, 2, &PAIRS[..2]);
+    let drop = Config {
+        losses: 1,
+        drops: 2,
+        ..still
+    };
+    check_resume("two drops, a loss", drop, 2, &PAIRS[..2]);
+}
+
 /// One of the two moves the stream.
 fn one_mover(base: Config) -> [Config; 2] {
     [[1, 0], [0, 1]].map(|starts| Config { starts, ..base })
@@ -497,8 +732,79 @@ fn without_a_rule_something_breaks() {
             Config { losses: 1, ..words },
         ),
     ];
-    for (number, mutant, config) in mutants.into_iter().chain(of_words) {
-        if cfg!(debug_assertions) && [12, 13, 15, 17].contains(&number) {
+    let resume = Config {
+        speech: [Speech::Resumes; 2],
+        connections: YY,
+        resumes: 7,
+        ..STILL
+    };
+    let alarm = Config {
+        alarms: 1,
+        ..resume
+    };
+    let moved = Config {
+        starts: [1, 0],
+        writes: [1, 0],
+        ..alarm
+    };
+    // Nothing fails but an attempt, which cannot be taken back.
+    let attempt = Config {
+        starts: [1, 0],
+        timeouts: 1,
+        known: [false, false],
+        closes: [false, true],
+        resumes: 0,
+        ..resume
+    };
+    let of_resume = [
+        (
+            49,
+            rule(Rule::OlderIsDropped),
+            Config {
+                timeouts: 1,
+                ..alarm
+            },
+        ),
+        (
+            50,
+            rule(Rule::LeglessTakesNone),
+            Config {
+                closes: [false, false],
+                writes: [2, 0],
+                ..moved
+            },
+        ),
+        (51, rule(Rule::AcceptorSaysLost), alarm),
+        (
+            52,
+            rule(Rule::LostIsOfNow),
+            Config {
+                resumes: 1,
+                ..alarm
+            },
+        ),
+        (
+            53,
+            rule(Rule::SlidIsNoticed),
+            Config {
+                writes: [2, 0],
+                slides: true,
+                ..alarm
+            },
+        ),
+        (54, rule(Rule::ResponderGoesBack), attempt),
+        (
+            55,
+            rule(Rule::UnexplainedIsGivenUp),
+            Config {
+                breaks: 1,
+                ..resume
+            },
+        ),
+    ];
+    let mutants = mutants.into_iter().chain(of_words).chain(of_resume);
+    for (number, mutant, config) in mutants {
+        if cfg!(debug_assertions) && [12, 13, 15, 17, 49, 55].contains(&number) {
             // Their counterexamples are deep.
             continue;
         }

@@ -70,6 +70,12 @@ pub(crate) struct Peer {
     pub(crate) word: Option<Facts>,
     /// Whether it waits to hear if the other gives its word.
     pub(crate) asking: bool,
+    /// The lost connections that it knows of.
+    pub(crate) told: [bool; 3],
+    /// The byte from which on it has to write again.
+    pub(crate) again: Option<u8>,
+    /// It keeps nothing before this byte.
+    pub(crate) slid: u8,
 }
 
 /// How often failures may still happen.
@@ -80,6 +86,12 @@ pub(crate) struct Budgets {
     pub(crate) denies: u8,
     pub(crate) not_nows: u8,
     pub(crate) drops: u8,
+    pub(crate) alarms: u8,
+    pub(crate) breaks: u8,
+    /// Connections that may yet be dialed.
+    pub(crate) dials: u8,
+    /// Resumes that were asked for.
+    pub(crate) resumes: u64,
     /// A timer has fired because nothing else could happen.
     pub(crate) waited: bool,
     /// An application dropped its stream before it was closed.
@@ -118,6 +130,8 @@ impl World {
                     verify: config.verify[side],
                     peer_verifies: config.known[side] && config.verify[1 - side],
                     speech: config.speech[side],
+                    opener: side == 0,
+                    keeps: config.resume(),
                 },
             );
             let without = match config.without {
@@ -146,14 +160,20 @@ impl World {
                 to_say: false,
                 word: None,
                 asking: config.speech[side] == Speech::Asked,
+                told: [false; 3],
+                again: None,
+                slid: 0,
             }
         };
         let mut legs = [Leg::NONE; LEGS];
         legs[0] = Leg::first(0, config.connections[0]);
+        let mut lost = [false; 3];
+        let there = config.connections.len() - usize::from(config.dialed);
+        lost[there..config.connections.len()].fill(true);
         Self {
             peers: [peer(0), peer(1)],
             legs,
-            lost: [false; 3],
+            lost,
             silent: [false; 3],
             budgets: Budgets {
                 losses: config.losses,
@@ -161,6 +181,10 @@ impl World {
                 denies: config.denies,
                 not_nows: config.not_nows,
                 drops: config.drops,
+                alarms: config.alarms,
+                breaks: config.breaks,
+                dials: config.dialed,
+                resumes: 0,
                 waited: false,
                 rude: false,
                 excused: false,
@@ -255,7 +279,7 @@ impl World {
             }
             self.carry_out(config, side, output)?;
         }
-        self.peers[side].close_reported |= close;
+        self.peers[side].close_reported |= close || self.closes_without_leg(side);
         let machine = &self.peers[side].machine;
         if !ended && machine.read_from() == ReadFrom::Ended && !self.peers[side].dropped {
             self.judge_end(config, side, input)?;
@@ -264,7 +288,7 @@ impl World {
             if agreed && legs_lost == [true, false] {
                 self.judge_silence(config, side, abort)?;
             }
-            self.judge_abort(config, side, abort, doubtful)?;
+            self.judge_abort(config, side, abort, doubtful, input)?;
         }
         if config.acks == Acks::AtOnce && self.peers[side].ack.is_some() {
             self.write_ack(side);
@@ -277,6 +301,17 @@ impl World {
             self.input(config, side, Input::Closed(slot), log)?;
         }
         Ok(())
+    }
+
+    /// The close of a stream is done when all has arrived, too.
+    fn closes_without_leg(&self, side: usize) -> bool {
+        let machine = &self.peers[side].machine;
+        let closed = self.peers[side].closed && machine.over().is_none();
+        closed
+            && match machine.waits_for_leg() {
+                true => machine.is_delivered(),
+                false => self.leg_in(side, machine.closes()).is_none(),
+            }
     }
 
     pub(crate) fn write_ack(&mut self, side: usize) {
@@ -324,7 +359,7 @@ impl World {
         match output {
             Output::SendMigrate { id, from, verify } => {
                 let leg = self.leg_in(side, Slot::Ours).ok_or("Migrate on no leg")?;
-                self.legs[leg].migrate = Some((id, from, verify));
+                self.legs[leg].migrate = Some((id.0 as u8, from.0 as u8, verify));
                 self.write(leg, side, Item::Migrate);
             }
             Output::Ask(question) => self.peers[side].asked = Some(question),
@@ -370,18 +405,51 @@ impl World {
                 }
             }
             Output::Complete { initiator } => self.complete(side, initiator)?,
-            Output::Failed(failure) => self.peers[side].doubt |= failure != Failure::Denied,
+            Output::Failed(failure) => {
+                let doubts = failure != Failure::Denied && !config.resume();
+                self.peers[side].doubt |= doubts;
+            }
             Output::TheirsFailed(_) => {}
             Output::Arm(timer) => self.peers[side].timer = Some(timer),
             Output::Disarm => self.peers[side].timer = None,
             Output::Probe(slot) => self.peers[side].probes[slot as usize] = true,
             Output::Say => self.peers[side].to_say = true,
+            Output::Suspend => {
+                for slot in [Slot::Current, Slot::Ours, Slot::New] {
+                    self.drop_slot(side, slot);
+                }
+                let peer = &mut self.peers[side];
+                (peer.ack, peer.again) = (None, None);
+                peer.probes = [false; 4];
+            }
+            Output::SendResume { id, generation } => {
+                if generation > config.resumes {
+                    return Err(format!("resume {generation}, though little has failed"));
+                }
+                self.budgets.resumes = generation;
+                let leg = self.leg_in(side, Slot::Ours).ok_or("a resume on no leg")?;
+                self.legs[leg].resume = Some((id.0 as u8, generation as u8));
+                self.legs[leg].words[side] = Some(self.peers[side].machine.facts().into());
+                self.write(leg, side, Item::Resume);
+            }
+            Output::Resume { slot, from } => {
+                self.rename(side, slot, Slot::Current)?;
+                let leg = self
+                    .leg_in(side, Slot::Current)
+                    .ok_or("resumed on no leg")?;
+                if slot == Slot::Theirs {
+                    self.legs[leg].words[side] = Some(self.peers[side].machine.facts().into());
+                    self.write(leg, side, Item::Resumed);
+                }
+                self.peers[side].again = Some(from as u8);
+            }
             Output::Abort(_) | Output::Leave | Output::Finish => {
                 for slot in SLOTS {
                     self.drop_slot(side, slot);
                 }
                 let peer = &mut self.peers[side];
                 (peer.asked, peer.ack, peer.timer) = (None, None, None);
+                peer.again = None;
                 peer.probes = [false; 4];
             }
         }
@@ -461,14 +529,29 @@ impl World {
         side: usize,
         abort: Abort,
         doubtful: bool,
+        input: Input,
     ) -> Result<(), Violation> {
+        let alone = self.is_cut_off(config) && input == Input::Timeout;
+        let slid = self.peers.iter().any(|peer| peer.slid > 0);
+        let read_all = self.peers[side].machine.read_from() == ReadFrom::Ended;
         let budgets = &mut self.budgets;
         if abort == Abort::Violation {
             return Err(format!("{} blames an honest peer", name(side)));
         }
         // Whoever drops a stream that it has closed does not want what the other writes.
-        if abort == Abort::Gone && self.peers[1 - side].dropped {
+        let in_vain = abort == Abort::Gone && self.peers[1 - side].dropped;
+        if in_vain && (read_all || !config.resume()) {
             return Ok(());
+        }
+        if config.resume() {
+            budgets.excused |= alone || slid;
+            return match budgets.rude || budgets.excused {
+                true => Ok(()),
+                false => Err(format!(
+                    "{}: {abort:?}, between two that resume",
+                    name(side)
+                )),
+            };
         }
         if budgets.rude || budgets.losses < config.losses || budgets.excused {
             return Ok(());
@@ -535,6 +618,98 @@ impl World {
             .all(|lost| *lost)
     }
 
+    /// What has not been received is written again.
+    pub(crate) fn replay(
+        &mut self,
+        config: &Config,
+        side: usize,
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        let peer = &mut self.peers[side];
+        let from = peer.again.take().ok_or("nothing is to be written again")?;
+        let (sent, acknowledged) = (peer.machine.counts().0, peer.machine.acknowledged());
+        if u64::from(from) < acknowledged {
+            return Err(format!("byte {from} has arrived, and is wanted again"));
+        }
+        if from < peer.slid {
+            return self.input(config, side, Input::WriteFailed(Slot::Current), log);
+        }
+        let leg = self
+            .leg_in(side, Slot::Current)
+            .ok_or("written again on no leg")?;
+        for n in from..sent as u8 {
+            self.write(leg, side, Item::Data(n));
+        }
+        self.input(config, side, Input::Replayed, log)
+    }
+
+    /// A connection is lost, or given up, as far as this side knows (`Core::connection_lost`).
+    pub(crate) fn tell(
+        &mut self,
+        config: &Config,
+        side: usize,
+        connection: u8,
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        let there = |world: &Self, slot| {
+            let leg = world.leg_in(side, slot);
+            leg.is_some_and(|leg| world.legs[leg].connection == connection)
+        };
+        for slot in [Slot::Ours, Slot::Theirs, Slot::New, Slot::Current] {
+            if there(self, slot) {
+                self.input(config, side, Input::Lost(slot), log)?;
+            }
+        }
+        for slot in [Slot::Ours, Slot::Theirs] {
+            if there(self, slot) {
+                self.input(config, side, Input::ReadFailed(slot), log)?;
+            }
+        }
+        let from = self.peers[side].machine.read_from();
+        let reads = [ReadFrom::Leg(Slot::New), ReadFrom::Ended].contains(&from);
+        if there(self, Slot::New) && !reads {
+            self.input(config, side, Input::ReadFailed(Slot::New), log)?;
+        }
+        Ok(())
+    }
+
+    /// The remote's table reads that a stream is to go on.
+    fn deliver_resume(
+        &mut self,
+        config: &Config,
+        side: usize,
+        leg: usize,
+        (id, generation): (u8, u8),
+        log: &mut Log<'_>,
+    ) -> Result<(), Violation> {
+        let facts = self.legs[leg].words[1 - side].ok_or("a resume without facts")?;
+        let machine = &self.peers[side].machine;
+        if machine.over().is_some() {
+            let gone = Facts {
+                gone: true,
+                ..Facts::default()
+            };
+            self.legs[leg].words[side] = Some(gone.into());
+            self.write(leg, side, Item::Resumed);
+            self.write(leg, side, Item::Fin);
+            self.legs[leg].seats[side].write = Write::Closed;
+            self.drop_leg(leg, side);
+        } else if machine.admits(generation.into()) {
+            self.drop_slot(side, Slot::Theirs);
+            self.peers[side].asked = None;
+            self.peers[side].slots[Slot::Theirs as usize] = leg as u8;
+            let resume = Input::Resume {
+                id: StreamId(id.into()),
+                generation: generation.into(),
+                facts: facts.into(),
+            };
+            self.input(config, side, resume, log)?;
+        } else {
+            self.drop_leg(leg, side);
+        }
+        Ok(())
+    }
+
     /// The remote's table reads the first message of a new leg.
     pub(crate) fn deliver(
         &mut self,
@@ -543,7 +718,13 @@ impl World {
         leg: usize,
         log: &mut Log<'_>,
     ) -> Result<(), Violation> {
+        if let Some(resume) = self.legs[leg].resume {
+            self.legs[leg].pipes[1 - side].pop();
+            self.legs[leg].seats[side].hold = Hold::Held;
+            return self.deliver_resume(config, side, leg, resume, log);
+        }
         let (id, from, verify) = self.legs[leg].migrate.expect("a leg begins with Migrate");
+        let [id, from] = [id, from].map(|id| StreamId(id.into()));
         self.legs[leg].pipes[1 - side].pop();
         self.legs[leg].seats[side].hold = Hold::Held;
         match self.peers[side].machine.over() {

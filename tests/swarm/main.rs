@@ -10,6 +10,7 @@ mod moves;
 mod policies;
 mod prune;
 mod raw;
+mod resume;
 mod returns;
 mod scenarios;
 mod silence;

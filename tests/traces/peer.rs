@@ -108,6 +108,8 @@ impl Peer {
         Timeouts {
             answer: name(1),
             progress: name(2),
+            explain: name(3),
+            resume: name(4),
         }
     }
 

@@ -107,6 +107,8 @@ impl Script {
                 verify: scene.verify,
                 peer_verifies: scene.known[side],
                 speech: Speech::No,
+                opener: side == 0,
+                keeps: false,
             };
             Peer::new(side, leg, setup, scene.without[side])
         });

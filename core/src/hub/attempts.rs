@@ -78,6 +78,9 @@ impl<L: Io + Send + 'static> Hub<L> {
     }
 
     pub fn leg_opened(&mut self, key: StreamKey, connection: ConnectionKey, stream: L) {
+        let Some(stream) = self.leg_to_resume(key, connection, stream) else {
+            return;
+        };
         let Some((entry, outgoing)) = self.opening(key, connection) else {
             return;
         };
@@ -141,6 +144,14 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// The leg could not be opened.
     pub fn leg_failed(&mut self, key: StreamKey, connection: ConnectionKey, error: String) {
+        let legless = self
+            .table
+            .get(key)
+            .and_then(|it| it.record.legless.as_ref());
+        if legless.and_then(|legless| legless.attempt()) == Some(connection) {
+            self.resume_failed(key);
+            return;
+        }
         if self.opening(key, connection).is_some() {
             self.outgoing_failed(key, MigrateError::NoLeg(error));
         }
@@ -288,6 +299,14 @@ impl<L: Io + Send + 'static> Hub<L> {
             } => self.verdict(key, to, question, since),
             Note::Probe { connection } => self.probe(peer, connection, Some(key)),
             Note::Say => self.say(key),
+            Note::Later(what) => self.later(key, what),
+            Note::Waits => {
+                if let Some(connection) = entry.shared.status().connection {
+                    self.awaits_there(peer, connection);
+                }
+            }
+            Note::Suspended => self.suspended(key),
+            Note::GoesOn { connection, again } => self.goes_on(key, connection, again),
             Note::Violation => self.violated(peer, None, Violation::Message),
             Note::Agreed {
                 from,
@@ -373,6 +392,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                     new_leg_sent: completed.new_leg.0,
                     new_leg_received: completed.new_leg.1,
                 });
+                self.awaits_there(peer, completed.to);
                 self.consider_pruning(peer, completed.from);
                 self.tell(peer, &Change::Migrated(key));
                 self.place(key);
@@ -424,13 +444,17 @@ impl<L: Io + Send + 'static> Hub<L> {
         initiator: Side,
         accepted_on: Option<ConnectionKey>,
     ) {
+        if initiator.is_local() && self.resume_failed(key) {
+            return;
+        }
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
         let legs = entry.record.legs;
+        let migrating = entry.shared.status().migrating;
         let (mut to, mut placement) = (accepted_on.or(legs.new), false);
         if initiator.is_local() {
-            to = legs.opening;
+            to = legs.opening.or(legs.new.filter(|_| !migrating));
             if let Some(outgoing) = entry.record.take_outgoing() {
                 to = Some(outgoing.to);
                 placement = outgoing.is_placement();
@@ -443,7 +467,8 @@ impl<L: Io + Send + 'static> Hub<L> {
                 // That it is taken back may be on its way there, and matters to the remote.
                 self.ended(connection);
             }
-        } else {
+        }
+        if !initiator.is_local() || !migrating {
             self.change_legs(key, |legs| legs.new = None);
         }
         // Where it is, of an attempt of which nothing else is known.
@@ -459,6 +484,9 @@ impl<L: Io + Send + 'static> Hub<L> {
         let peer = entry.peer();
         for timer in entry.record.timers() {
             self.due.cancel(timer);
+        }
+        if let Some(legless) = entry.record.legless.take() {
+            self.forget_legless(peer, key, &legless);
         }
         // What an application has thrown away is of no use to anybody.
         let matters = !matches!(result, Err(Abort::Dropped | Abort::Violation));

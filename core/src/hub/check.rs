@@ -29,7 +29,9 @@ impl<L: Io + Send + 'static> Hub<L> {
             }
             let outgoing = record.outgoing();
             let opening = outgoing.filter(|it| it.holds_a_permit());
-            assert_eq!(record.legs.opening, opening.map(|it| it.to), "{key:?}");
+            let resuming = record.legless.as_ref().and_then(|it| it.attempt());
+            let to = opening.map(|it| it.to).or(resuming);
+            assert_eq!(record.legs.opening, to, "{key:?}");
             if opening.is_some() {
                 *holders.entry(entry.peer()).or_default() += 1;
             }
@@ -61,6 +63,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         assert!(self.calls.keys().all(|peer| peers.contains(peer)));
         self.table.check(&peers);
         self.check_words();
+        self.check_suspended();
         // Nothing is due for what is over.
         for due in self.due.iter() {
             match due {
@@ -68,7 +71,9 @@ impl<L: Io + Send + 'static> Hub<L> {
                 | Due::Retry(key, _)
                 | Due::Patience(key)
                 | Due::Unanswered(key)
-                | Due::LegOverdue(key) => assert!(self.table.get(*key).is_some(), "{due:?}"),
+                | Due::LegOverdue(key)
+                | Due::ResumeOver(key)
+                | Due::ResumeAgain(key) => assert!(self.table.get(*key).is_some(), "{due:?}"),
                 Due::Call(peer) => assert!(self.calls.contains_key(peer)),
                 Due::ProbeLate(_, connection, _)
                 | Due::ProbeOver(_, connection, _)
@@ -76,14 +81,16 @@ impl<L: Io + Send + 'static> Hub<L> {
                 | Due::QuarantineOver(_, connection)
                 | Due::Proven(_, connection)
                 | Due::LookAfter(_, connection)
+                | Due::Beat(_, connection)
                 | Due::Mute(_, connection) => {
                     assert!(there.contains_key(connection), "{due:?}");
                 }
-                Due::Early(..) | Due::Linger(..) => {}
+                Due::Redial(peer) => assert!(self.has_suspended(*peer)),
+                Due::Early(..) | Due::Linger(..) | Due::Say(_) | Due::Slide(_) => {}
             }
         }
         assert!(self.changed.is_empty() && self.told.is_empty());
-        assert!(self.outputs.is_empty());
+        assert!(self.outputs.is_empty(), "{:?}", self.outputs);
     }
 
     /// Panics if anything is kept, though nobody is there.
@@ -183,7 +190,7 @@ mod tests {
     #[test]
     fn what_is_gone_is_not_brought_back() {
         let (mut hub, peer, connection) = hub_and_peer();
-        hub.disconnected(peer, connection);
+        hub.disconnected(peer, connection, true);
         let key = StreamKey::new(1);
         hub.left(key, connection, true, false);
         hub.confirmed(peer, key, connection);

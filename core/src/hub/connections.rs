@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use libp2p_identity::PeerId;
 
-use super::{health::Health, prune::Pruning, queue::Line, word::Talk};
+use super::{beat::Beat, health::Health, prune::Pruning, queue::Line, word::Talk};
 use crate::{key::ConnectionKey, shrink, view::ConnectionInfo};
 
 /// The record of one connection beside its view; each part belongs to the room that it is named
@@ -17,6 +17,7 @@ pub(super) struct ConnectionRecord {
     /// Migrations of ours that wait to go there.
     pub(super) line: Line,
     pub(super) talk: Talk,
+    pub(super) beat: Beat,
 }
 
 #[derive(Default)]

@@ -33,6 +33,9 @@ const JUST_NOW: Duration = Duration::from_secs(1);
 pub(super) struct Health {
     /// The time of the remote's last sign of life on it, after it was established.
     heard: Option<Instant>,
+    /// The time at which it last said something, as opposed to bytes of streams, which may have come long before they
+    /// were read.
+    said: Option<Instant>,
     probe: Option<Probe>,
     suspicions: u32,
     timers: HealthTimers,
@@ -86,6 +89,16 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     fn health_mut(&mut self, connection: ConnectionKey) -> Option<&mut Health> {
         Some(&mut self.connections.record_mut(connection)?.health)
+    }
+
+    /// The time of the remote's last sign of life there.
+    pub(super) fn last_heard(&self, connection: ConnectionKey) -> Option<Instant> {
+        self.health(connection)?.heard
+    }
+
+    /// The time at which the remote last said something there.
+    pub(super) fn last_said(&self, connection: ConnectionKey) -> Option<Instant> {
+        self.health(connection)?.said
     }
 
     /// True if the connection has just shown life, and nothing says otherwise.
@@ -208,7 +221,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         // The remote may have no place for one more substream, and be well all the same.
         let alive = self.bytes_read_on(peer, connection) > probe.read;
         if alive {
-            self.heard(peer, connection);
+            self.is_alive(peer, connection);
         } else {
             self.suspect(peer, connection);
         }
@@ -221,10 +234,11 @@ impl<L: Io + Send + 'static> Hub<L> {
     }
 
     fn others_answer(&self, peer: PeerId, connection: ConnectionKey) -> bool {
-        let progress = self.settings.progress_timeout;
+        // What has just been heard was not probed again.
+        let lately = self.settings.progress_timeout.max(2 * JUST_NOW);
         self.connections.of(peer).iter().any(|info| {
             let health = self.health(info.key);
-            let answers = health.is_some_and(|health| health.was_heard_within(progress));
+            let answers = health.is_some_and(|health| health.was_heard_within(lately));
             info.key != connection && !info.suspected && answers
         })
     }
@@ -279,6 +293,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     pub fn seen(&mut self, peer: PeerId, connection: ConnectionKey) {
         if let Some(health) = self.health_mut(connection) {
             health.heard = Some(Instant::now());
+            health.said = health.heard;
         }
         let info = self.connections.get(peer, connection);
         if info.is_some_and(|info| info.suspected) {
@@ -301,6 +316,13 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// The connection has answered something of ours.
     pub fn heard(&mut self, peer: PeerId, connection: ConnectionKey) {
+        if let Some(health) = self.health_mut(connection) {
+            health.said = Some(Instant::now());
+        }
+        self.is_alive(peer, connection);
+    }
+
+    fn is_alive(&mut self, peer: PeerId, connection: ConnectionKey) {
         let Some(health) = self.health_mut(connection) else {
             return;
         };
@@ -353,6 +375,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.probe_again_later(peer, connection);
         self.connection_changed(peer, connection);
         self.room_changed(peer);
+        self.seek(peer);
     }
 
     /// A suspected connection may be well again.

@@ -8,6 +8,7 @@
 //! [`Hub::suspect`]).
 
 mod attempts;
+mod beat;
 #[cfg(any(test, stream_migration_mutants))]
 mod check;
 mod choose;
@@ -19,6 +20,7 @@ mod queue;
 mod rate;
 mod record;
 mod requests;
+mod resume;
 mod settings;
 mod streams;
 mod tasks;
@@ -29,6 +31,7 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{StreamExt, channel::oneshot};
@@ -55,7 +58,7 @@ use crate::{
     policy::{Change, Policy},
     protocol::roles,
     shrink,
-    stream::{Drive, Io, ReadyQueue, Timeouts},
+    stream::{Drive, Io, Later, ReadyQueue, Room, Timeouts},
     table::{Caps, Table},
     view::{ConnectionInfo, ProtocolName, StreamInfo, Streams},
 };
@@ -82,6 +85,10 @@ pub enum Output {
     Converse(PeerId, ConnectionKey),
     /// Say this there of the stream with this origin; it takes the place of what has not been said of it yet.
     Say(PeerId, ConnectionKey, StreamId, Facts),
+    /// Dial: streams wait for a connection, and there is none, or none that answers.
+    Dial(PeerId),
+    /// Ask the remote there, on our control substream, to answer with this number: [`Hub::ponged`].
+    Ping(PeerId, ConnectionKey, u64),
 }
 
 /// The hub's purpose for a substream.
@@ -132,7 +139,22 @@ enum Due {
     LookAfter(PeerId, ConnectionKey),
     /// The remote should have said whether it speaks.
     Mute(PeerId, ConnectionKey),
+    /// Say how much has been read of a stream.
+    Say(StreamKey),
+    /// A writer may have waited for long enough.
+    Slide(StreamKey),
+    /// An attempt to get a stream another leg has had its time.
+    ResumeOver(StreamKey),
+    /// The next.
+    ResumeAgain(StreamKey),
+    /// Streams may still wait for a connection.
+    Redial(PeerId),
+    /// A connection is looked after.
+    Beat(PeerId, ConnectionKey),
 }
+
+/// The time for a word on an end, where the remedy is another leg.
+const EXPLAIN: Duration = Duration::from_secs(1);
 
 /// Decides what moves; generic over the substream.
 pub struct Hub<L: Io> {
@@ -155,6 +177,9 @@ pub struct Hub<L: Io> {
     /// Our process, to those who speak.
     epoch: u64,
     early: word::Early,
+    suspended: resume::Suspended,
+    /// The room for what is kept of all streams, to be written again.
+    room: Arc<Room>,
     outputs: VecDeque<Output>,
 }
 
@@ -183,6 +208,11 @@ impl<L: Io + Send + 'static> Hub<L> {
             next_probe: 0,
             epoch: roles::new_epoch(),
             early: word::Early::default(),
+            suspended: resume::Suspended::default(),
+            room: Arc::new(Room::new(
+                settings.max_replay_per_stream,
+                settings.max_replay,
+            )),
             outputs: VecDeque::new(),
             settings,
         }
@@ -310,6 +340,12 @@ impl<L: Io + Send + 'static> Hub<L> {
             Due::Proven(peer, connection) => self.proven(peer, connection),
             Due::LookAfter(peer, connection) => self.look_after(peer, connection),
             Due::Mute(peer, connection) => self.mute(peer, connection),
+            Due::Say(key) => self.is_later(key, Later::Say),
+            Due::Slide(key) => self.is_later(key, Later::Slide),
+            Due::ResumeOver(key) => self.resume_over(key),
+            Due::ResumeAgain(key) => self.resume_again(key),
+            Due::Redial(peer) => self.redial(peer),
+            Due::Beat(peer, connection) => self.beat(peer, connection),
         }
     }
 
@@ -321,6 +357,12 @@ impl<L: Io + Send + 'static> Hub<L> {
             let timeouts = Timeouts {
                 answer: self.settings.answer_timeout,
                 progress: self.settings.progress_timeout,
+                explain: match entry.shared.status().resumable {
+                    true => EXPLAIN.min(self.settings.answer_timeout),
+                    // Nothing but a reset follows.
+                    false => self.settings.answer_timeout,
+                },
+                resume: self.settings.resume_timeout,
             };
             let drive = Drive::new(entry.shared.clone(), timeouts);
             self.tasks.drives.push(drive);

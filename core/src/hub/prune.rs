@@ -190,6 +190,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         if let Some(record) = self.pruning(connection) {
             record.alive = alive;
         }
+        self.hold_for_suspended(peer, connection);
     }
 
     /// Keeps the connection from being idle as long as it is held.

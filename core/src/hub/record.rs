@@ -8,6 +8,7 @@ use super::{
     prune::Legs,
     queue::OutboundMigration,
     rate::Rate,
+    resume::Legless,
     timers::TimerKey,
     word::With,
 };
@@ -30,6 +31,8 @@ pub(super) struct Record {
     pub(super) left_relay: bool,
     pub(super) legs: Legs,
     pub(super) with: With,
+    /// While it has no leg.
+    pub(super) legless: Option<Box<Legless>>,
     /// The moves, once it was moved, or was to be.
     moves: Option<Box<MoveState>>,
 }
@@ -58,6 +61,8 @@ pub(super) struct MoveState {
     pub(super) asked_in: u64,
     /// The callers that wait for its next move.
     pub(super) watchers: Vec<oneshot::Sender<Result<ConnectionKey, MigrateError>>>,
+    /// Since when a writer that waits for room has not heard whether anybody is there.
+    pub(super) stuck: Option<Instant>,
     /// The rate of the remote's `Migrate`s.
     pub(super) rate: Rate,
 }
@@ -86,6 +91,7 @@ impl Record {
             left_relay: false,
             legs,
             with,
+            legless: None,
             moves: None,
         }
     }
@@ -96,8 +102,9 @@ impl Record {
 
     /// The timers that are due for it.
     pub(super) fn timers(&self) -> Vec<TimerKey> {
-        let moves = self.moves.as_ref();
-        moves.map_or_else(Vec::new, |moves| moves.timers().collect())
+        let moves = self.moves.iter().flat_map(|moves| moves.timers());
+        let legless = self.legless.iter().flat_map(|legless| legless.timers());
+        moves.chain(legless).collect()
     }
 
     pub(super) fn moved_off_by_remote(&self) -> &[ConnectionKey] {

@@ -37,7 +37,11 @@ impl<L: Io + Send + 'static> Hub<L> {
     }
 
     /// Permits for one more unanswered `Migrate`, the peer's and the connection's.
-    fn permits(&mut self, peer: PeerId, connection: ConnectionKey) -> Result<Vec<Permit>, Limit> {
+    pub(super) fn permits(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+    ) -> Result<Vec<Permit>, Limit> {
         let limit = self.settings.max_unanswered_per_connection;
         let record = self.connections.record(connection);
         let on_connection = record.and_then(|it| it.pruning.unanswered.try_acquire(limit));
@@ -71,6 +75,11 @@ impl<L: Io + Send + 'static> Hub<L> {
     fn migrate_admitted(&mut self, peer: PeerId, early: Early<L>) {
         let (id, from, verify) = (early.id, early.from, early.verify);
         let connection = early.leg.connection();
+        if self.settings.resume
+            && let Some(epoch) = self.listener(connection)
+        {
+            self.table.seen(peer).insert(epoch, id);
+        }
         if matches!(self.table.find(peer, id), Found::Live(_)) {
             drop(early);
             return self.violated(peer, Some(connection), Violation::IdInUse);

@@ -24,6 +24,14 @@ pub struct Settings {
     pub verify: bool,
     /// Facts are said and believed. Needs `verify`.
     pub facts: bool,
+    /// Streams outlive their connections. Needs `facts`.
+    pub resume: bool,
+    pub resume_timeout: Duration,
+    pub redial_max: Duration,
+    /// The time without a sign of life after which a reader asks for one.
+    pub reader_probe: Option<Duration>,
+    pub max_replay_per_stream: usize,
+    pub max_replay: usize,
     pub initiate: Initiate,
     pub answer_timeout: Duration,
     pub progress_timeout: Duration,
@@ -54,6 +62,12 @@ impl Default for Settings {
         Self {
             verify: true,
             facts: false,
+            resume: false,
+            resume_timeout: Duration::from_secs(30),
+            redial_max: Duration::from_secs(2),
+            reader_probe: Some(Duration::from_secs(15)),
+            max_replay_per_stream: 8 << 20,
+            max_replay: 64 << 20,
             initiate: Initiate::Designated {
                 patience: Duration::from_secs(5),
             },

@@ -71,10 +71,13 @@ impl<L: Io + Send + 'static> Hub<L> {
         });
     }
 
-    /// A connection is gone, and all that was on it.
-    pub fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey) {
+    /// A connection is gone, and all that was on it. `lost` is false if it was closed on purpose.
+    pub fn disconnected(&mut self, peer: PeerId, connection: ConnectionKey, lost: bool) {
+        let lost = lost && !self.said_bye(connection);
         let (record, last) = self.connections.remove(peer, connection);
         self.event(Event::ConnectionClosed { peer, connection });
+        // Before its streams hear of it: whether they go on depends on it.
+        self.learn_from_others(peer, connection);
         let keys = self.table.of_peer(peer);
         for key in &keys {
             if let Some(entry) = self.table.get(*key) {
@@ -93,8 +96,15 @@ impl<L: Io + Send + 'static> Hub<L> {
                 self.target_lost(key, connection);
             }
             self.forget_health(connection, record.health);
-            self.hung_up(peer, connection, &record.talk);
+            self.due.cancel(record.beat.timer());
+            self.hung_up(peer, &record.talk);
         }
+        for key in self.table.of_peer(peer) {
+            if self.table.get(key).is_some_and(|it| it.shared.is_legless()) {
+                self.heard_from(key);
+            }
+        }
+        self.connection_gone(peer, connection, lost);
         self.room_changed(peer);
         if last {
             self.table.disconnected(peer);
@@ -136,7 +146,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         Some(&self.table.get(key)?.shared)
     }
 
-    fn start(
+    pub(super) fn start(
         &mut self,
         peer: PeerId,
         leg: Leg<L>,
@@ -152,6 +162,8 @@ impl<L: Io + Send + 'static> Hub<L> {
             verify: self.settings.verify,
             peer_verifies: self.table.verifies(peer),
             speech,
+            opener: opener.is_local(),
+            keeps: self.settings.resume && !matches!(with, With::Nobody),
         };
         let key = self.table.next_key();
         let shared = Shared::new(
@@ -160,7 +172,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             setup,
             leg,
             label,
-            self.table.budget(peer),
+            self.table.budget(peer).with_room(self.room.clone()),
             self.ready.clone(),
         );
         let legs = Legs {
@@ -232,6 +244,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 self.migrate_requested(peer, early);
                 None
             }
+            Request::Resume { id, resume } => self.resume_requested(peer, leg, id, resume),
         }
     }
 
@@ -253,8 +266,11 @@ impl<L: Io + Send + 'static> Hub<L> {
             return None;
         }
         let speech = self.speech_of(peer, connection, control);
+        if let Some(epoch) = control.filter(|_| self.settings.resume) {
+            self.table.seen(peer).insert(epoch, id);
+        }
         let shared = self.start(peer, leg, id, None, speech, Mobility::default());
-        self.take_word(peer, shared.key(), id);
+        self.take_word(peer, connection, shared.key(), id);
         self.admit_from(peer, id);
         self.place(shared.key());
         Some(shared)

@@ -4,7 +4,10 @@
 //! Each side has a control substream on each connection, on which only it writes. It is asked for with the first
 //! stream that is labelled there, and where the remote is known to speak.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use libp2p_identity::PeerId;
 use web_time::Instant;
@@ -15,12 +18,22 @@ use crate::{
     key::{ConnectionKey, StreamKey},
     machine::{Facts, Speech, StreamId},
     protocol::codec::Hello,
-    stream::Io,
+    stream::{Io, Later},
     table::Found,
 };
 
 /// Words of one peer on streams whose labels have not come.
-const MAX_EARLY: usize = 1024;
+const MAX_EARLY: usize = 4096;
+
+/// The time until it is said how much has been read.
+const SAY_LATER: Duration = Duration::from_millis(100);
+
+/// The time for which a writer waits for what it wrote to arrive, before it is asked whether anybody is there; and
+/// after the answer, before the oldest make room.
+const SLIDE_LATER: Duration = Duration::from_millis(500);
+
+/// Connections on which it is said that a stream has lost its legs.
+const SAID_ON: usize = 4;
 
 /// Control substreams of ours that are opened again on one connection.
 const MAX_REOPENED: u8 = 8;
@@ -31,6 +44,10 @@ pub(super) struct Talk {
     ours: Ours,
     /// The process at the other end, which says and believes facts.
     remote: Option<u64>,
+    /// True if it goes on with streams that have lost their legs, as we do.
+    resumes: bool,
+    /// True if it closes the connection on purpose.
+    bye: bool,
     /// The deadline for the remote to have said so.
     timer: TimerKey,
     reopened: u8,
@@ -46,8 +63,13 @@ enum Ours {
 }
 
 impl Talk {
+    /// The process at the other end, if it is known.
+    pub(super) fn remote(&self) -> Option<u64> {
+        self.remote
+    }
+
     /// The process to which something can be said there.
-    fn listener(&self) -> Option<u64> {
+    pub(super) fn listener(&self) -> Option<u64> {
         self.remote.filter(|_| self.ours == Ours::Open)
     }
 }
@@ -71,8 +93,34 @@ impl<L: Io + Send + 'static> Hub<L> {
     // ---- Who speaks --------------------------------------------------------------------------------
 
     /// Our process, if we say and believe facts.
-    pub fn epoch(&self) -> Option<u64> {
+    pub(super) fn epoch(&self) -> Option<u64> {
         self.settings.facts.then_some(self.epoch)
+    }
+
+    /// The first word on each of our control substreams, if we say any.
+    pub fn hello(&self) -> Option<Hello> {
+        let hello = |epoch| Hello {
+            epoch,
+            connection: None,
+            facts: true,
+            resume: self.settings.resume,
+        };
+        self.epoch().map(hello)
+    }
+
+    pub(super) fn listener(&self, connection: ConnectionKey) -> Option<u64> {
+        self.connections.record(connection)?.talk.listener()
+    }
+
+    /// True if both go on with streams that have lost their legs there.
+    pub(super) fn resumes_there(&self, connection: ConnectionKey) -> bool {
+        let record = self.connections.record(connection);
+        record.is_some_and(|record| record.talk.resumes && record.talk.listener().is_some())
+    }
+
+    pub(super) fn said_bye(&self, connection: ConnectionKey) -> bool {
+        let record = self.connections.record(connection);
+        record.is_some_and(|record| record.talk.bye)
     }
 
     /// The remote's speech, for a stream that we open there; it is asked if nothing is known.
@@ -82,6 +130,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         };
         match (record.talk.remote, record.talk.ours) {
             _ if !self.settings.facts => (Speech::No, With::Nobody),
+            (Some(epoch), _) if record.talk.resumes => (Speech::Resumes, With::Process(epoch)),
             (Some(epoch), _) => (Speech::Yes, With::Process(epoch)),
             (None, Ours::Mute) => (Speech::No, With::Asked(connection)),
             (None, _) => {
@@ -101,7 +150,16 @@ impl<L: Io + Send + 'static> Hub<L> {
         match epoch.filter(|_| self.settings.facts) {
             Some(epoch) => {
                 self.converse(peer, connection);
-                (Speech::Yes, With::Process(epoch))
+                // Its hello here may come later.
+                let resumes = |key: &ConnectionKey| {
+                    let talk = self.connections.record(*key).map(|record| &record.talk);
+                    talk.is_some_and(|talk| talk.resumes && talk.remote == Some(epoch))
+                };
+                let speech = match self.connections.keys(peer).iter().any(resumes) {
+                    true => Speech::Resumes,
+                    false => Speech::Yes,
+                };
+                (speech, With::Process(epoch))
             }
             None => (Speech::No, With::Nobody),
         }
@@ -137,12 +195,22 @@ impl<L: Io + Send + 'static> Hub<L> {
             return self.violated(peer, Some(connection), Violation::Message);
         }
         record.talk.remote = Some(hello.epoch);
+        record.talk.resumes = self.settings.resume && hello.resume;
+        let resumes = record.talk.resumes;
         let timer = record.talk.timer.take();
         self.due.cancel(timer);
         for connection in self.connections.keys(peer) {
             self.converse(peer, connection);
         }
-        self.learn(peer, connection, Some(hello.epoch));
+        let speech = match resumes {
+            true => Speech::Resumes,
+            false => Speech::Yes,
+        };
+        self.learn(peer, connection, Some((hello.epoch, speech)));
+        self.may_resume(peer, hello.epoch, speech);
+        if resumes {
+            self.begin_beating(peer, connection);
+        }
         // What could be said to nobody until now.
         self.say_all(peer);
     }
@@ -165,20 +233,23 @@ impl<L: Io + Send + 'static> Hub<L> {
             // What was on its way is said again.
             self.say_all(peer);
         } else {
-            self.learn(peer, connection, None);
+            // A path may be silent.
+            self.learn_from_others(peer, connection);
         }
     }
 
     /// The answer for the streams that have asked there whether the remote speaks. It may yet say so late.
-    fn learn(&mut self, peer: PeerId, connection: ConnectionKey, epoch: Option<u64>) {
+    fn learn(&mut self, peer: PeerId, connection: ConnectionKey, told: Option<(u64, Speech)>) {
         for key in self.table.of_peer(peer) {
             if let Some(entry) = self.table.get_mut(key)
                 && entry.record.with == With::Asked(connection)
             {
-                if let Some(epoch) = epoch {
+                if let Some((epoch, _)) = told {
                     entry.record.with = With::Process(epoch);
                 }
-                entry.shared.speaks(epoch.is_some());
+                entry
+                    .shared
+                    .speaks(told.map_or(Speech::No, |(_, speech)| speech));
             }
         }
     }
@@ -187,24 +258,35 @@ impl<L: Io + Send + 'static> Hub<L> {
     pub(super) fn greet(&mut self, peer: PeerId, connection: ConnectionKey) {
         let keys = self.connections.keys(peer);
         let talk = |key: &ConnectionKey| self.connections.record(*key)?.talk.remote;
-        if keys.iter().any(|key| talk(key).is_some()) {
+        if keys.iter().any(|key| talk(key).is_some()) || self.has_suspended(peer) {
             self.converse(peer, connection);
         }
     }
 
     /// A connection is gone, and with it what was on its way.
-    pub(super) fn hung_up(&mut self, peer: PeerId, connection: ConnectionKey, talk: &Talk) {
+    pub(super) fn hung_up(&mut self, peer: PeerId, talk: &Talk) {
         self.due.cancel(talk.timer);
         let keys = self.connections.keys(peer);
-        let other = keys
-            .iter()
-            .find_map(|key| self.connections.record(*key)?.talk.remote);
-        self.learn(peer, connection, other);
         if keys.is_empty() {
             self.early.0.remove(&peer);
         } else if talk.listener().is_some() {
             self.say_all(peer);
         }
+    }
+
+    /// Uses what is known of the remote elsewhere, for the streams that have asked on a connection that is gone.
+    pub(super) fn learn_from_others(&mut self, peer: PeerId, connection: ConnectionKey) {
+        let keys = self.connections.keys(peer);
+        let told = |key: &ConnectionKey| {
+            let talk = &self.connections.record(*key)?.talk;
+            let speech = match talk.resumes {
+                true => Speech::Resumes,
+                false => Speech::Yes,
+            };
+            Some((talk.remote?, speech))
+        };
+        let other = keys.iter().find_map(told);
+        self.learn(peer, connection, other);
     }
 
     // ---- What is said ------------------------------------------------------------------------------
@@ -226,9 +308,21 @@ impl<L: Io + Send + 'static> Hub<L> {
             let record = self.connections.record(*key);
             record.is_some_and(|record| record.talk.listener() == Some(epoch))
         };
-        let other = || self.connections.keys(peer).into_iter().rev().find(hears);
-        if let Some(connection) = there.filter(hears).or_else(other) {
-            let origin = entry.origin();
+        let origin = entry.origin();
+        let suspected = |key: &ConnectionKey| {
+            let info = self.connections.get(peer, *key);
+            info.is_some_and(|info| info.suspected)
+        };
+        let mut others: Vec<_> = self.connections.keys(peer).into_iter().rev().collect();
+        others.retain(hears);
+        // Those that answer first. Without a leg it is said on several: one may be silent.
+        others.sort_by_key(suspected);
+        let on = match there.filter(hears) {
+            Some(there) => vec![there],
+            None if facts.lost.is_some() => others.into_iter().take(SAID_ON).collect(),
+            None => others.into_iter().take(1).collect(),
+        };
+        for connection in on {
             self.output(Output::Say(peer, connection, origin, facts));
         }
     }
@@ -236,6 +330,54 @@ impl<L: Io + Send + 'static> Hub<L> {
     fn say_all(&mut self, peer: PeerId) {
         for key in self.table.of_peer(peer) {
             self.say(key);
+        }
+    }
+
+    /// Something of the stream is to be done a little later.
+    pub(super) fn later(&mut self, key: StreamKey, what: Later) {
+        match what {
+            Later::Say => self.due.add(SAY_LATER, Due::Say(key)),
+            Later::Slide => self.due.add(SLIDE_LATER, Due::Slide(key)),
+        };
+    }
+
+    pub(super) fn is_later(&mut self, key: StreamKey, what: Later) {
+        if what == Later::Slide && self.may_be_lost(key) {
+            return self.later(key, what);
+        }
+        let Some(entry) = self.table.get(key) else {
+            return;
+        };
+        if entry.shared.is_later(what) {
+            self.say(key);
+        }
+    }
+
+    /// A writer waits for what it wrote to arrive. Is the reader slow, or is nobody there? Nothing is let go of before
+    /// the remote has answered since.
+    fn may_be_lost(&mut self, key: StreamKey) -> bool {
+        let Some(entry) = self.table.get_mut(key) else {
+            return false;
+        };
+        let (peer, connection) = (entry.peer(), entry.shared.status().connection);
+        let (true, Some(connection)) = (entry.shared.is_stuck(), connection) else {
+            entry.record.moves().stuck = None;
+            return false;
+        };
+        let asked = *entry.record.moves().stuck.get_or_insert_with(Instant::now);
+        let answered = self.last_said(connection) > Some(asked);
+        if answered && let Some(entry) = self.table.get_mut(key) {
+            entry.record.moves().stuck = None;
+        } else {
+            self.probe(peer, connection, None);
+        }
+        !answered
+    }
+
+    /// The remote closes the connection on purpose.
+    pub fn told_bye(&mut self, connection: ConnectionKey) {
+        if let Some(record) = self.connections.record_mut(connection) {
+            record.talk.bye = true;
         }
     }
 
@@ -252,7 +394,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         };
         for (origin, facts) in facts {
             match self.table.find_origin(peer, origin) {
-                Found::Live(key) => self.told_of(key, epoch, facts),
+                Found::Live(key) => self.told_of(key, connection, epoch, facts),
                 _ if facts.gone => {}
                 // Whoever opened a stream knows of it, and so does who has had all of it.
                 Found::Ended | Found::Aborted => self.forgotten(peer, connection, origin),
@@ -264,7 +406,12 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
     }
 
-    fn told_of(&mut self, key: StreamKey, epoch: u64, facts: Facts) {
+    fn told_of(&mut self, key: StreamKey, connection: ConnectionKey, epoch: u64, facts: Facts) {
+        let resumes = |it: &Talk| it.resumes && it.remote == Some(epoch);
+        let resumes = self
+            .connections
+            .record(connection)
+            .is_some_and(|it| resumes(&it.talk));
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
@@ -275,10 +422,14 @@ impl<L: Io + Send + 'static> Hub<L> {
             // The answer came elsewhere.
             With::Asked(_) => {
                 entry.record.with = With::Process(epoch);
-                entry.shared.speaks(true);
+                entry.shared.speaks(match resumes {
+                    true => Speech::Resumes,
+                    false => Speech::Yes,
+                });
             }
         }
         entry.shared.said(facts);
+        self.may_need_no_leg(key);
     }
 
     /// Says that nothing is held of a stream.
@@ -303,7 +454,13 @@ impl<L: Io + Send + 'static> Hub<L> {
     }
 
     /// The label has come.
-    pub(super) fn take_word(&mut self, peer: PeerId, key: StreamKey, origin: StreamId) {
+    pub(super) fn take_word(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionKey,
+        key: StreamKey,
+        origin: StreamId,
+    ) {
         let Some(early) = self.early.0.get_mut(&peer) else {
             return;
         };
@@ -313,7 +470,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         }
         let with = self.table.get(key).map(|entry| entry.record.with);
         if let (Some((_, facts)), Some(With::Process(epoch))) = (word, with) {
-            self.told_of(key, epoch, facts);
+            self.told_of(key, connection, epoch, facts);
         }
     }
 

@@ -4,6 +4,9 @@ use super::*;
 
 impl Machine {
     pub(super) fn start(&mut self, id: StreamId) {
+        if self.wants_leg() {
+            return self.ask_to_resume(id);
+        }
         if self.may_start().is_err() {
             self.put(Output::Drop(Slot::Ours));
             self.put(Output::Failed(Failure::Yielded));
@@ -106,7 +109,9 @@ impl Machine {
         }
         match self.phase {
             Phase::Stable if theirs.from != self.id => self.drop_theirs(),
-            Phase::Stable if self.unexplained.is_some() => self.hold_theirs(),
+            Phase::Stable if self.unexplained.is_some() || self.is_replaying() => {
+                self.hold_theirs();
+            }
             Phase::Stable => self.ask(theirs),
             Phase::Requested { id, .. } if theirs.from == id => self.hold_theirs(),
             Phase::Requested { .. } if theirs.from != self.id => self.drop_theirs(),
@@ -118,7 +123,9 @@ impl Machine {
             }
             Phase::Requested { .. } => self.ask(theirs),
             Phase::Answering { .. } | Phase::Agreed(_) => self.hold_theirs(),
-            Phase::Aborted(_) | Phase::Finished => self.drop_theirs(),
+            // The remote may not know yet, and would switch to a leg that is older than the next.
+            Phase::Legless { .. } if !obeys!(self, LeglessTakesNone) => self.ask(theirs),
+            Phase::Legless { .. } | Phase::Aborted(_) | Phase::Finished => self.drop_theirs(),
         }
     }
 

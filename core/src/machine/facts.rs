@@ -18,7 +18,9 @@ pub(super) struct Said {
     pub(super) done: bool,
     total: Option<u64>,
     /// The bytes that it wrote on the legs of a stream that it has let go of.
-    gone: Option<u64>,
+    pub(super) gone: Option<u64>,
+    /// True if it resumes; `None` until it has said so.
+    pub(super) resumes: Option<bool>,
 }
 
 impl From<Speech> for Word {
@@ -27,6 +29,10 @@ impl From<Speech> for Word {
             Speech::No => Self::None,
             Speech::Asked => Self::Awaited,
             Speech::Yes => Self::Said(Said::default()),
+            Speech::Resumes => Self::Said(Said {
+                resumes: Some(true),
+                ..Said::default()
+            }),
         }
     }
 }
@@ -56,6 +62,7 @@ impl Machine {
             received: self.received,
             done: self.in_ended && known,
             total: (self.out == Out::Closed).then_some(self.sent),
+            lost: self.has_lost(),
             gone,
             sent: gone.then_some(self.sent),
         }
@@ -65,6 +72,12 @@ impl Machine {
     #[must_use]
     pub fn is_spoken_to(&self) -> bool {
         matches!(self.word, Word::Said(_))
+    }
+
+    /// True if the remote says and believes facts, or may yet say so.
+    #[must_use]
+    pub fn may_speak(&self) -> bool {
+        self.word != Word::None
     }
 
     /// True if an end has been read that the remote has still to explain.
@@ -86,10 +99,17 @@ impl Machine {
     }
 
     /// The answer on whether the remote gives its word; if not, ends are judged as they always were.
-    pub(super) fn speaks(&mut self, speaks: bool) {
-        match (self.word, speaks) {
-            (Word::None | Word::Awaited, true) => {
-                self.word = Word::Said(Said::default());
+    pub(super) fn speaks(&mut self, speech: Speech) {
+        match (&mut self.word, speech) {
+            (_, Speech::Asked) => {}
+            (Word::Said(said), speech) => {
+                said.resumes.get_or_insert(speech == Speech::Resumes);
+            }
+            (Word::None | Word::Awaited, Speech::Yes | Speech::Resumes) => {
+                self.word = Word::Said(Said {
+                    resumes: Some(speech == Speech::Resumes),
+                    ..Said::default()
+                });
                 self.doubt = false;
                 self.peer_verifies = true;
                 if self.out == Out::Closed {
@@ -97,7 +117,7 @@ impl Machine {
                 }
                 self.wait_for_word();
             }
-            (Word::Awaited, false) => {
+            (Word::Awaited, Speech::No) => {
                 self.word = Word::None;
                 if let Some(eof) = self.unexplained.take() {
                     match self.phase {
@@ -107,7 +127,7 @@ impl Machine {
                     self.consider_theirs();
                 }
             }
-            (Word::None, false) | (Word::Said(_), _) => {}
+            (Word::None, Speech::No) => {}
         }
     }
 
@@ -133,8 +153,10 @@ impl Machine {
             }
         }
         self.word = Word::Said(said);
+        self.kept.acknowledge(facts.received);
         self.read_all();
         self.wait_for_rest();
+        self.said_of_legs(facts);
     }
 
     /// As much has been read as some count says.
@@ -218,7 +240,7 @@ impl Machine {
         {
             match said {
                 Said { gone: Some(_), .. } => self.abort(Abort::Gone),
-                Said { total: Some(_), .. } => self.abort(Abort::Cut),
+                Said { total: Some(_), .. } => self.fail(Abort::Cut),
                 _ => {}
             }
         }

@@ -10,7 +10,7 @@ impl Machine {
         #[cfg(any(test, stream_migration_mutants))]
         let input = self.disobey(input);
         if self.over().is_some() {
-            if let Input::Migrate { .. } = input {
+            if let Input::Migrate { .. } | Input::Resume { .. } = input {
                 self.put(Output::Drop(Slot::Theirs));
             }
             return;
@@ -46,8 +46,16 @@ impl Machine {
                 self.wait_for_rest();
             }
             Input::ProbeFailed(slot) => self.probe_failed(slot),
-            Input::Speaks(speaks) => self.speaks(speaks),
+            Input::Speaks(speech) => self.speaks(speech),
             Input::Said(facts) => self.said(facts),
+            Input::Lost(slot) => self.lost(slot),
+            Input::Resume {
+                id,
+                generation,
+                facts,
+            } => self.resume(id, generation, facts),
+            Input::Resumed(facts) => self.resumed(facts),
+            Input::Replayed => self.replayed(),
         }
         self.finish_if_done();
     }
@@ -61,6 +69,10 @@ impl Machine {
         self.out = Out::Closed;
         // Before the end itself, so that it explains that.
         self.say();
+        if self.is_legless() || self.is_replaying() {
+            // When everything before it has been said.
+            return;
+        }
         let slot = match &mut self.phase {
             Phase::Agreed(agreed) if agreed.out_switched.is_some() => {
                 agreed.new.fin = true;
@@ -89,8 +101,11 @@ impl Machine {
         if self.holds_theirs() && self.phase == Phase::Stable {
             self.deny();
         }
-        if self.phase == Phase::Stable {
-            self.put(Output::Arm(Timer::Progress));
+        match self.phase {
+            Phase::Stable => self.put(Output::Arm(Timer::Progress)),
+            // Only the rest of what the remote writes would come, and nobody reads it.
+            Phase::Legless { .. } if self.is_done_with() => self.do_without(),
+            _ => {}
         }
     }
 
@@ -123,10 +138,12 @@ impl Machine {
             Phase::Agreed(_) | Phase::Stable
                 if self.detached && !obeys!(self, DetachedIsWaitedFor) =>
             {
-                self.abort(Abort::TimedOut);
+                self.fail(Abort::TimedOut);
             }
-            Phase::Stable if self.is_unexplained() && !self.detached => {
-                self.abort(Abort::Unproven);
+            Phase::Legless { .. } => self.abort(Abort::LegLost),
+            Phase::Stable if self.is_unexplained() && !obeys!(self, UnexplainedIsGivenUp) => {}
+            Phase::Stable if self.is_unexplained() && (!self.detached || self.resumes()) => {
+                self.fail(Abort::Unproven);
             }
             Phase::Stable if self.waits_for_rest() => self.put(Output::Probe(Slot::Current)),
             Phase::Stable if self.has_heard_enough() => self.listening = false,
@@ -169,7 +186,7 @@ impl Machine {
     /// Takes that connection for gone, though its legs do not say so.
     pub(super) fn probe_failed(&mut self, slot: Slot) {
         if self.waits_detached() && slot == Slot::Current {
-            return self.abort(Abort::TimedOut);
+            return self.fail(Abort::TimedOut);
         }
         if self.waits_for_rest() && slot == Slot::Current {
             return self.abort(Abort::Gone);
@@ -187,7 +204,7 @@ impl Machine {
                     self.put(Output::Arm(Timer::Progress));
                 }
             }
-            _ => self.abort(Abort::TimedOut),
+            _ => self.fail(Abort::TimedOut),
         }
     }
 

@@ -46,7 +46,7 @@ impl Machine {
             }
             (Slot::New, Phase::Agreed(agreed)) => {
                 if obeys!(self, EndBeforeCountAborts) {
-                    self.abort(Abort::LegLost);
+                    self.new_leg_lost();
                 } else if agreed.in_end.is_some() {
                     agreed.in_switched = true;
                     self.in_ended = true;
@@ -70,7 +70,7 @@ impl Machine {
                 eof.proof == Proof::Agrees || !obeys!(self, DoubtNeedsProof)
             };
             if !proven {
-                return self.abort(Abort::Unproven);
+                return self.fail(Abort::Unproven);
             }
         }
         self.accept_end(eof);
@@ -79,7 +79,7 @@ impl Machine {
     pub(super) fn accept_end(&mut self, eof: Eof) {
         let verified = matches!(&self.phase, Phase::Agreed(agreed) if agreed.verify);
         if (eof.ambiguous || self.has_verified || verified) && eof.proof == Proof::Disagrees {
-            self.abort(Abort::Unproven);
+            self.fail(Abort::Unproven);
         } else {
             self.in_ended = true;
         }
@@ -93,6 +93,7 @@ impl Machine {
 
     pub(super) fn read_failed(&mut self, slot: Slot) {
         match (slot, &mut self.phase) {
+            (Slot::Ours, Phase::Legless { .. }) => self.attempt_lost(),
             (Slot::Ours, Phase::Requested { .. }) => {
                 let held = self.attempt_failed(Failure::LegLost);
                 self.back_to_stable(held);
@@ -106,7 +107,7 @@ impl Machine {
                 if agreed.in_switched && self.in_ended {
                     agreed.new.read = true;
                 } else {
-                    self.abort(Abort::LegLost);
+                    self.new_leg_lost();
                 }
             }
             // *Failure*, the exception: what has been counted has not been lost.
@@ -115,7 +116,7 @@ impl Machine {
                 if self.in_ended {
                     self.current.read = true;
                 } else {
-                    self.abort(Abort::LegLost);
+                    self.fail(Abort::LegLost);
                 }
             }
             _ => {}
@@ -123,23 +124,26 @@ impl Machine {
     }
 
     pub(super) fn write_failed(&mut self, slot: Slot) {
+        let needed = self.resumes() && !self.is_done_with();
         match (slot, &mut self.phase) {
             (Slot::Ours | Slot::Theirs, _) | (Slot::New, Phase::Answering { .. }) => {
                 self.read_failed(slot);
             }
             (Slot::New, Phase::Agreed(agreed)) => {
                 agreed.new.refused = true;
-                if agreed.out_switched.is_some() {
+                if agreed.out_switched.is_some() && needed {
+                    self.fail(Abort::LegLost);
+                } else if agreed.out_switched.is_some() {
                     // As on a plain stream: the remote may have completed, read to the end and dropped
                     // the stream, and what it wrote can still be read. If the leg is lost, reading it
                     // will tell.
                     if !agreed.new.closed {
                         agreed.new.fin = true;
                         agreed.new.closed = true;
-                        self.out = Out::Failed;
+                        self.refuse();
                     }
                 } else if !agreed.verify {
-                    self.abort(Abort::LegLost);
+                    self.fail(Abort::LegLost);
                 }
                 // Else it was our ack, to an initiator that may have taken its `Migrate` back: what it
                 // said is still to be read, and the leg's end aborts.
@@ -147,20 +151,32 @@ impl Machine {
             (Slot::Current, Phase::Agreed(_)) => self.old_leg_refuses(),
             (Slot::Current, Phase::Stable | Phase::Requested { .. } | Phase::Answering { .. }) => {
                 self.current.refused = true;
+                if needed {
+                    return self.fail(Abort::LegLost);
+                }
+                self.replay_no_more();
                 if !self.current.closed {
-                    self.out = Out::Failed;
                     self.current.fin = true;
                     self.current.closed = true;
+                    self.refuse();
                 }
             }
             _ => {}
         }
     }
 
+    /// The last leg refuses what was to be written on it, unless the remote has got all of it already.
+    fn refuse(&mut self) {
+        if !self.is_done_with() {
+            self.out = Out::Failed;
+        }
+    }
+
     pub(super) fn unexpected(&mut self, slot: Slot) {
         match (slot, self.phase) {
             (Slot::Theirs, _) => self.theirs_is_gone(),
-            (Slot::Ours, Phase::Requested { .. }) | (Slot::New, Phase::Answering { .. }) => {
+            (Slot::Ours, Phase::Requested { .. } | Phase::Legless { .. })
+            | (Slot::New, Phase::Answering { .. }) => {
                 self.read_failed(slot);
             }
             (Slot::Current, _) | (Slot::New, Phase::Agreed(_)) => self.abort(Abort::Violation),

@@ -30,6 +30,9 @@
 //! whether or not the old leg's end has come; the old leg is then watched to its end, or for one progress
 //! timeout, before the migration is complete. A timer that fires in a stable state belongs to a stream that its
 //! application has let go of: it probes, and waits on if anybody answers.
+//!
+//! Between two that resume, what would abort for want of a leg suspends instead: all legs are let go of, and the
+//! opener asks on another one that the stream go on there (`resume.rs`).
 
 /// True if a rule is obeyed; always, except in tests that remove one.
 macro_rules! obeys {
@@ -47,6 +50,7 @@ mod facts;
 mod handle;
 mod legs;
 mod queries;
+mod resume;
 #[cfg(any(test, stream_migration_mutants))]
 pub mod rules;
 mod switch;
@@ -57,7 +61,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use self::facts::Word;
+use self::{facts::Word, resume::Kept};
 
 #[cfg(any(test, stream_migration_mutants))]
 use self::rules::Rules;
@@ -103,6 +107,8 @@ pub struct Machine {
     word: Word,
     /// An end of the last leg that nothing explains yet.
     unexplained: Option<Eof>,
+    /// The state of what is kept of what we wrote.
+    kept: Kept,
     /// Counts what the policy was asked.
     questions: u32,
     outputs: VecDeque<Output>,
@@ -155,6 +161,11 @@ enum Phase {
         held: Option<Eof>,
     },
     Agreed(Agreed),
+    /// Without a leg, between two that resume.
+    Legless {
+        /// The ID that the stream will have if the opener's attempt, which is unanswered, succeeds.
+        id: Option<StreamId>,
+    },
     Aborted(Abort),
     Finished,
 }
@@ -167,6 +178,8 @@ impl Phase {
             Self::Requested { .. } => "requested",
             Self::Answering { .. } => "answering",
             Self::Agreed(_) => "agreed",
+            Self::Legless { id: None } => "legless",
+            Self::Legless { id: Some(_) } => "resuming",
             Self::Aborted(_) => "aborted",
             Self::Finished => "finished",
         }
@@ -221,6 +234,7 @@ impl Machine {
             leaving: false,
             word: setup.speech.into(),
             unexplained: None,
+            kept: Kept::new(setup),
             questions: 0,
             outputs: VecDeque::new(),
             #[cfg(any(test, stream_migration_mutants))]

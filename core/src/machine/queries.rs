@@ -9,6 +9,7 @@ impl Machine {
         let pending = match &self.phase {
             Phase::Requested { id, .. } | Phase::Answering { id, .. } => Some(*id),
             Phase::Agreed(agreed) => Some(agreed.id),
+            Phase::Legless { id } => *id,
             _ => None,
         };
         [Some(self.id), pending, self.theirs.map(|theirs| theirs.id)]
@@ -30,6 +31,8 @@ impl Machine {
             (_, Out::Open) if self.is_written_in_vain() => WriteTo::Aborted(Abort::Gone),
             (_, Out::Closed) | (Phase::Finished, _) => WriteTo::Closed,
             (_, Out::Failed) => WriteTo::Failed,
+            (Phase::Legless { .. }, Out::Open) => WriteTo::Keep,
+            (_, Out::Open) if self.is_replaying() => WriteTo::Keep,
             (Phase::Agreed(agreed), Out::Open) if agreed.out_switched.is_some() => {
                 WriteTo::Leg(Slot::New)
             }
@@ -54,6 +57,7 @@ impl Machine {
         match &self.phase {
             Phase::Aborted(abort) => ReadFrom::Aborted(*abort),
             Phase::Finished => ReadFrom::Ended,
+            Phase::Legless { .. } => ReadFrom::Hold,
             _ if self.unexplained.is_some() => ReadFrom::Hold,
             Phase::Requested { held: Some(_), .. } | Phase::Answering { held: Some(_), .. } => {
                 ReadFrom::Hold
@@ -73,7 +77,7 @@ impl Machine {
                 Some(Slot::Current)
             }
             _ if !self.in_ended => None,
-            Phase::Aborted(_) | Phase::Finished => None,
+            Phase::Aborted(_) | Phase::Finished | Phase::Legless { .. } => None,
             Phase::Agreed(agreed) if agreed.in_switched => (!agreed.new.read).then_some(Slot::New),
             _ => (!self.current.read).then_some(Slot::Current),
         }
@@ -111,7 +115,10 @@ impl Machine {
     /// True if the answer on our attempt's leg is being waited for.
     #[must_use]
     pub fn awaits_answer(&self) -> bool {
-        matches!(self.phase, Phase::Requested { .. })
+        matches!(
+            self.phase,
+            Phase::Requested { .. } | Phase::Legless { id: Some(_) }
+        )
     }
 
     /// True if our accepting ack is being written.
@@ -218,7 +225,9 @@ impl Machine {
                     || self.detached
                     || self.is_unexplained()
                     || self.waits_for_rest()
+                    || self.is_replaying()
             }
+            Phase::Legless { .. } => true,
             Phase::Requested { .. } | Phase::Answering { .. } | Phase::Agreed(_) => true,
         }
     }
@@ -248,7 +257,11 @@ impl Machine {
             return Err(Refused::Ended);
         }
         match self.phase {
-            Phase::Stable if self.theirs.is_none() && self.unexplained.is_none() => Ok(()),
+            Phase::Stable
+                if self.theirs.is_none() && self.unexplained.is_none() && !self.is_replaying() =>
+            {
+                Ok(())
+            }
             Phase::Aborted(_) | Phase::Finished => Err(Refused::Ended),
             _ => Err(Refused::Migrating),
         }
@@ -265,7 +278,7 @@ impl Machine {
         let pending = match &self.phase {
             Phase::Requested { id, .. } | Phase::Answering { id, .. } => Some(*id),
             Phase::Agreed(agreed) => Some(agreed.id),
-            Phase::Stable | Phase::Aborted(_) | Phase::Finished => None,
+            Phase::Stable | Phase::Legless { .. } | Phase::Aborted(_) | Phase::Finished => None,
         };
         let age = |from| match from {
             from if Some(from) == pending => 0,
@@ -283,7 +296,7 @@ impl Machine {
         let pending = match &self.phase {
             Phase::Requested { id, .. } | Phase::Answering { id, .. } => Some(*id),
             Phase::Agreed(agreed) => Some(agreed.id),
-            Phase::Stable | Phase::Aborted(_) | Phase::Finished => None,
+            Phase::Stable | Phase::Legless { .. } | Phase::Aborted(_) | Phase::Finished => None,
         };
         from == self.id || Some(from) == pending
     }

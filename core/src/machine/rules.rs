@@ -47,6 +47,20 @@ pub enum Rule {
     EndNeedsWord,
     /// 43: the remote's total is compared with what was read.
     TotalIsCompared,
+    /// 49: a resume that is not newer than the last is dropped.
+    OlderIsDropped,
+    /// 50: a stream without a leg takes no planned `Migrate`.
+    LeglessTakesNone,
+    /// 51: an acceptor that has lost its legs says so.
+    AcceptorSaysLost,
+    /// 52: that counts only at the generation that it is about.
+    LostIsOfNow,
+    /// 53: bytes that are not kept any more are noticed.
+    SlidIsNoticed,
+    /// 54: a responder whose new leg ends before the count goes back to the old one.
+    ResponderGoesBack,
+    /// 55: an end that nothing explains is given up.
+    UnexplainedIsGivenUp,
 }
 
 thread_local! {

@@ -48,7 +48,7 @@ impl Machine {
                 if !agreed.initiator && agreed.verify && agreed.count.is_none() =>
             {
                 match agreed.in_end {
-                    Some(InEnd::Error) => self.abort(Abort::LegLost),
+                    Some(InEnd::Error) => self.fail(Abort::LegLost),
                     Some(InEnd::Eof(eof)) => {
                         self.nothing_was_switched(Some(eof), Failure::Cancelled);
                     }
@@ -69,7 +69,7 @@ impl Machine {
         };
         if self.out == Out::Failed {
             // What the old leg refused cannot be said on the new one.
-            return self.abort(Abort::LegLost);
+            return self.fail(Abort::LegLost);
         }
         agreed.out_switched = Some(self.sent);
         let verify = agreed.verify;
@@ -86,6 +86,7 @@ impl Machine {
         if fin {
             self.outputs.push_back(Output::Close(Slot::New));
         }
+        self.out_leg_begins();
     }
 
     /// The old leg's end will not come, or not as one. Between two that verify the counts decide: ours
@@ -99,7 +100,7 @@ impl Machine {
         }
         let count_decides = agreed.out_switched.is_some() || obeys!(self, CountIsEnough);
         if !agreed.verify || !count_decides {
-            return self.abort(Abort::LegLost);
+            return self.fail(Abort::LegLost);
         }
         agreed.in_end = Some(InEnd::Error);
         self.current.read = true;
@@ -112,7 +113,7 @@ impl Machine {
             return;
         };
         if !agreed.verify {
-            self.abort(Abort::LegLost);
+            self.fail(Abort::LegLost);
         } else if agreed.out_switched.is_some() {
             // The remote's comparison with our count decides.
             self.current.closed = true;
@@ -122,7 +123,7 @@ impl Machine {
             self.current.refused = true;
             self.current.closed = self.current.fin;
         } else {
-            self.abort(Abort::LegLost);
+            self.fail(Abort::LegLost);
         }
     }
 
@@ -136,18 +137,22 @@ impl Machine {
                 (None, Some(_)) if !obeys!(self, CountIsEnough) => return,
                 // The count tells by itself whether all has been read: the old leg's path may be silent,
                 // and its end never come.
-                (_, Some(count)) if count == self.received => agreed.in_switched = true,
+                (_, Some(count)) if count == self.received => {
+                    agreed.in_switched = true;
+                    // That explains an end of the old leg, too.
+                    self.unexplained = None;
+                }
                 (_, Some(count)) if count < self.received => return self.abort(Abort::Violation),
                 (None, _) => return,
-                (Some(_), Some(_)) => return self.abort(Abort::Cut),
+                (Some(_), Some(_)) => return self.fail(Abort::Cut),
                 (Some(_), None) if agreed.verify => {
                     if agreed.initiator || obeys!(self, CountIsCommit) {
                         return;
                     }
                 }
-                (Some(InEnd::Error), None) => return self.abort(Abort::LegLost),
+                (Some(InEnd::Error), None) => return self.fail(Abort::LegLost),
                 (Some(InEnd::Eof(eof)), None) if eof.ambiguous && eof.proof == Proof::Disagrees => {
-                    return self.abort(Abort::Unproven);
+                    return self.fail(Abort::Unproven);
                 }
                 (Some(InEnd::Eof(_) | InEnd::Earlier), None) => agreed.in_switched = true,
             }

@@ -16,6 +16,8 @@ const SETUP: Setup = Setup {
     verify: false,
     peer_verifies: false,
     speech: Speech::No,
+    opener: true,
+    keeps: false,
 };
 const VERIFY: Setup = Setup {
     verify: true,
@@ -256,6 +258,8 @@ fn phase_name(machine: &Machine) -> &'static str {
         Phase::Answering { .. } => "answering",
         Phase::Agreed(agreed) if agreed.initiator => "initiator",
         Phase::Agreed(_) => "responder",
+        Phase::Legless { id: None } => "legless",
+        Phase::Legless { id: Some(_) } => "resuming",
         Phase::Aborted(_) => "aborted",
         Phase::Finished => "finished",
     }

@@ -46,6 +46,11 @@ pub struct Setup {
     pub peer_verifies: bool,
     /// The remote's speech.
     pub speech: Speech,
+    /// True if we opened the stream.
+    pub opener: bool,
+    /// True if we keep what we write until the remote has it, as long as nothing says that the remote does not
+    /// (*Resume*).
+    pub keeps: bool,
 }
 
 /// The knowledge of whether the remote says of a stream, beside its legs, what only it can know (*Facts*).
@@ -58,6 +63,9 @@ pub enum Speech {
     Asked,
     /// A remote that says and believes facts.
     Yes,
+    /// A remote that, beside, keeps what it writes until it has arrived, and goes on with the stream on another leg
+    /// when it has lost its own (*Resume*).
+    Resumes,
 }
 
 /// A side's word on a stream, beside its legs: the newest contains all older ones (*Facts*).
@@ -69,6 +77,8 @@ pub struct Facts {
     pub done: bool,
     /// All its bytes, once it has closed its write side.
     pub total: Option<u64>,
+    /// From the acceptor: it has no leg of a generation below this.
+    pub lost: Option<u64>,
     /// True if it holds nothing of the stream any more.
     pub gone: bool,
     /// With `gone`: all that it wrote on the legs, if it knows.
@@ -126,7 +136,8 @@ impl Eof {
 /// An event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Input {
-    /// A leg in [`Slot::Ours`] is ready: ask the remote to move the stream onto it.
+    /// A leg in [`Slot::Ours`] is ready: ask the remote to move the stream onto it, or, if the stream has no other,
+    /// to go on there.
     Start {
         /// The ID that the stream will have.
         id: StreamId,
@@ -187,9 +198,25 @@ pub enum Input {
     /// The probe failed: that connection is gone.
     ProbeFailed(Slot),
     /// The answer on whether the remote says and believes facts.
-    Speaks(bool),
+    Speaks(Speech),
     /// The remote's word on the stream.
     Said(Facts),
+    /// The connection of this leg is lost, or given up.
+    Lost(Slot),
+    /// The opener asks, on a leg that is now in [`Slot::Theirs`], that the stream go on there; a leg that was there
+    /// before has been dropped.
+    Resume {
+        /// The ID that the stream will have.
+        id: StreamId,
+        /// The number of the opener's attempt.
+        generation: u64,
+        /// All that it knows.
+        facts: Facts,
+    },
+    /// The acceptor's answer to that was read on [`Slot::Ours`]: all that it knows.
+    Resumed(Facts),
+    /// The leg has been given everything that [`Output::Resume`] asked for.
+    Replayed,
 }
 
 /// The `Migrate` of the remote that the policy is asked about: another may take its place before
@@ -261,6 +288,23 @@ pub enum Output {
     Probe(Slot),
     /// Say [`Machine::facts`](super::Machine::facts), as they are by then.
     Say,
+    /// Drop all legs but that in [`Slot::Theirs`]: the stream waits for another.
+    Suspend,
+    /// Write on [`Slot::Ours`] that the stream is to go on there, with [`Machine::facts`](super::Machine::facts).
+    SendResume {
+        /// The new ID.
+        id: StreamId,
+        /// The number of the attempt.
+        generation: u64,
+    },
+    /// The leg in this slot moves to [`Slot::Current`]. If it was in [`Slot::Theirs`], write the answer on it, with
+    /// [`Machine::facts`](super::Machine::facts); then what we have written from this count on.
+    Resume {
+        /// The place of the leg.
+        slot: Slot,
+        /// The bytes that the remote has.
+        from: u64,
+    },
     /// Reset all legs; every read and write fails from now on.
     Abort(Abort),
     /// Drop all legs, the current one when what is to be said on it has been; every read and write fails from now
@@ -279,6 +323,8 @@ pub enum Timer {
     Progress,
     /// The wait for the remote's word on an end that nothing explains.
     Explain,
+    /// The wait of a stream without a leg for another.
+    Resume,
 }
 
 /// Why an attempt came to nothing.
@@ -361,6 +407,8 @@ pub enum WriteTo {
     Leg(Slot),
     /// A leg that is not known yet: wait for the machine.
     Hold,
+    /// The replay buffer alone: no leg takes it yet.
+    Keep,
     /// No leg: the application closed the stream.
     Closed,
     /// No leg: it refused a write before.

@@ -37,6 +37,22 @@ pub enum Request {
         from: StreamId,
         verify: bool,
     },
+    /// Asks that a stream that has lost its legs go on here, under the new ID `id` (*Resume*).
+    Resume { id: StreamId, resume: Resume },
+}
+
+/// The stream that is to go on, and all that its opener knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resume {
+    /// The opener's process.
+    pub epoch: u64,
+    /// The acceptor's, if it is known.
+    pub remote: Option<u64>,
+    /// The ID in its label.
+    pub origin: StreamId,
+    /// The number of the attempt.
+    pub generation: u64,
+    pub facts: Facts,
 }
 
 /// The answer to `Migrate`.
@@ -70,12 +86,15 @@ pub enum ReadError {
     /// A field that the protocol requires is absent, or another message was sent in its place.
     #[error("a message lacks {0}")]
     Missing(&'static str),
+    /// The remote does not want it now; it may be asked again.
+    #[error("the remote says \"not now\"")]
+    NotNow,
 }
 
 impl ReadError {
     /// True if the peer broke the protocol, as opposed to a transport that failed.
     pub fn is_violation(&self) -> bool {
-        !matches!(self, Self::Io(_))
+        !matches!(self, Self::Io(_) | Self::NotNow)
     }
 }
 
@@ -99,11 +118,18 @@ impl Message for Request {
                 control: label.control,
                 route: label.route,
             }),
-            Type::migrate(migrate) => Ok(Self::Migrate {
-                id: StreamId(migrate.id.ok_or(ReadError::Missing("Migrate.id"))?),
-                from: StreamId(migrate.from.ok_or(ReadError::Missing("Migrate.from"))?),
-                verify: migrate.verify.unwrap_or(false),
-            }),
+            Type::migrate(migrate) => {
+                let id = StreamId(migrate.id.ok_or(ReadError::Missing("Migrate.id"))?);
+                let from = StreamId(migrate.from.ok_or(ReadError::Missing("Migrate.from"))?);
+                let verify = migrate.verify.unwrap_or(false);
+                Ok(match migrate.resume {
+                    Some(resume) => Self::Resume {
+                        id,
+                        resume: Resume::read(resume)?,
+                    },
+                    None => Self::Migrate { id, from, verify },
+                })
+            }
             Type::ack_migrate(_) | Type::None => Err(ReadError::Missing("label and migrate")),
         }
     }
@@ -119,9 +145,83 @@ impl Message for Request {
                 id: Some(id.0),
                 from: Some(from.0),
                 verify: verify.then_some(true),
+                resume: None,
+            }),
+            Self::Resume { id, resume } => Type::migrate(proto::Migrate {
+                id: Some(id.0),
+                from: Some(0),
+                verify: None,
+                resume: Some(resume.written()),
             }),
         };
         serialize(&proto::StreamMigration { type_pb })
+    }
+}
+
+impl Resume {
+    fn read(resume: proto::Resume) -> Result<Self, ReadError> {
+        let facts = resume.facts.ok_or(ReadError::Missing("Resume.facts"))?;
+        let (origin, facts) = facts_of(&facts)?;
+        let generation = resume.generation;
+        Ok(Self {
+            epoch: resume.epoch.ok_or(ReadError::Missing("Resume.epoch"))?,
+            remote: resume.remote,
+            origin,
+            generation: generation.ok_or(ReadError::Missing("Resume.generation"))?,
+            facts,
+        })
+    }
+
+    fn written(&self) -> proto::Resume {
+        proto::Resume {
+            epoch: Some(self.epoch),
+            remote: self.remote,
+            generation: Some(self.generation),
+            facts: Some(written(&(self.origin, self.facts))),
+        }
+    }
+}
+
+/// The answer to [`Request::Resume`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resumed {
+    /// The stream goes on, or, if it says `gone`, it does not; with the ID in its label.
+    Facts(StreamId, Facts),
+    /// Not there, or not now.
+    NotNow,
+}
+
+impl Message for Resumed {
+    fn decode(body: &[u8]) -> Result<Self, ReadError> {
+        let Type::ack_migrate(ack) = parse::<proto::StreamMigration>(body, INNER)?.type_pb else {
+            return Err(ReadError::Missing("ack_migrate"));
+        };
+        match (ack.resume, ack.deny_migrate.unwrap_or(false)) {
+            (Some(facts), _) => {
+                let (origin, facts) = facts_of(&facts)?;
+                Ok(Self::Facts(origin, facts))
+            }
+            (None, true) => Ok(Self::NotNow),
+            (None, false) => Err(ReadError::Missing("AckMigrate.resume")),
+        }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let ack = match *self {
+            Self::Facts(origin, facts) => proto::AckMigrate {
+                deny_migrate: facts.gone.then_some(true),
+                resume: Some(written(&(origin, facts))),
+                ..proto::AckMigrate::default()
+            },
+            Self::NotNow => proto::AckMigrate {
+                deny_migrate: Some(true),
+                not_now: Some(true),
+                ..proto::AckMigrate::default()
+            },
+        };
+        serialize(&proto::StreamMigration {
+            type_pb: Type::ack_migrate(ack),
+        })
     }
 }
 
@@ -131,9 +231,12 @@ impl Message for Ack {
     fn decode(body: &[u8]) -> Result<Self, ReadError> {
         let ack = match parse::<proto::StreamMigration>(body, INNER)?.type_pb {
             Type::ack_migrate(ack) => ack,
-            Type::None => parse::<proto::AckMigrate>(body, &[])?,
+            Type::None => parse::<proto::AckMigrate>(body, ACK)?,
             Type::label(_) | Type::migrate(_) => return Err(ReadError::Missing("ack_migrate")),
         };
+        if ack.not_now == Some(true) {
+            return Err(ReadError::NotNow);
+        }
         Ok(Self {
             deny: ack.deny_migrate.unwrap_or(false),
             verify: ack.verify.unwrap_or(false),
@@ -146,6 +249,7 @@ impl Message for Ack {
             type_pb: Type::ack_migrate(proto::AckMigrate {
                 deny_migrate: self.deny.then_some(true),
                 verify: self.verify.then_some(true),
+                ..proto::AckMigrate::default()
             }),
         })
     }
@@ -153,7 +257,7 @@ impl Message for Ack {
 
 impl Message for Switched {
     fn decode(body: &[u8]) -> Result<Self, ReadError> {
-        let switched = parse::<proto::Switched>(body, &[])?;
+        let switched = parse::<proto::Switched>(body, FLAT)?;
         match (switched.sent, switched.cancelled.unwrap_or(false)) {
             (Some(sent), false) => Ok(Self::Sent(sent)),
             (None, true) => Ok(Self::Cancelled),
@@ -184,6 +288,12 @@ pub struct Control {
     pub facts: Vec<(StreamId, Facts)>,
     /// Connections of the writer's that are closed, or have never been.
     pub closed: Vec<u64>,
+    /// A question, to be answered with the same number on the answerer's control substream of this connection.
+    pub ping: Option<u64>,
+    /// The answer.
+    pub pong: Option<u64>,
+    /// The writer closes this connection on purpose.
+    pub bye: bool,
 }
 
 /// The writer's end of a link: who is there.
@@ -195,39 +305,34 @@ pub struct Hello {
     pub connection: Option<u64>,
     /// True if it says and believes facts.
     pub facts: bool,
+    /// True if, beside, it goes on with streams that have lost their legs.
+    pub resume: bool,
 }
 
 impl Message for Control {
     const MAX: usize = 4096;
 
     fn decode(body: &[u8]) -> Result<Self, ReadError> {
-        let control = parse::<proto::Control>(body, &[1 << 3 | 2, 2 << 3 | 2])?;
+        let control = parse::<proto::Control>(body, CONTROL)?;
         let hello = |hello: proto::Hello| {
             Ok(Hello {
                 epoch: hello.epoch.ok_or(ReadError::Missing("Hello.epoch"))?,
                 connection: hello.connection,
                 facts: hello.facts.unwrap_or(false),
+                resume: hello.resume.unwrap_or(false),
             })
-        };
-        let facts = |facts: proto::Facts| {
-            let origin = facts.origin.ok_or(ReadError::Missing("Facts.origin"))?;
-            let facts = Facts {
-                received: facts.received.unwrap_or(0),
-                done: facts.done.unwrap_or(false),
-                total: facts.total,
-                gone: facts.gone.unwrap_or(false),
-                sent: facts.sent,
-            };
-            Ok((StreamId(origin), facts))
         };
         Ok(Self {
             hello: control.hello.map(hello).transpose()?,
             facts: control
                 .facts
-                .into_iter()
-                .map(facts)
+                .iter()
+                .map(facts_of)
                 .collect::<Result<_, _>>()?,
             closed: control.closed,
+            ping: control.ping,
+            pong: control.pong,
+            bye: control.bye.unwrap_or(false),
         })
     }
 
@@ -237,11 +342,28 @@ impl Message for Control {
                 epoch: Some(hello.epoch),
                 connection: hello.connection,
                 facts: hello.facts.then_some(true),
+                resume: hello.resume.then_some(true),
             }),
             facts: self.facts.iter().map(written).collect(),
             closed: self.closed.clone(),
+            ping: self.ping,
+            pong: self.pong,
+            bye: self.bye.then_some(true),
         })
     }
+}
+
+fn facts_of(facts: &proto::Facts) -> Result<(StreamId, Facts), ReadError> {
+    let origin = facts.origin.ok_or(ReadError::Missing("Facts.origin"))?;
+    let facts = Facts {
+        received: facts.received.unwrap_or(0),
+        done: facts.done.unwrap_or(false),
+        total: facts.total,
+        lost: facts.lost,
+        gone: facts.gone.unwrap_or(false),
+        sent: facts.sent,
+    };
+    Ok((StreamId(origin), facts))
 }
 
 fn written((origin, facts): &(StreamId, Facts)) -> proto::Facts {
@@ -250,16 +372,31 @@ fn written((origin, facts): &(StreamId, Facts)) -> proto::Facts {
         received: (facts.received > 0).then_some(facts.received),
         done: facts.done.then_some(true),
         total: facts.total,
+        lost: facts.lost,
         gone: facts.gone.then_some(true),
         sent: facts.sent,
     }
 }
 
-/// The tags of `StreamMigration`'s fields, which are messages themselves.
-const INNER: &[u64] = &[1 << 3 | 2, 2 << 3 | 2, 3 << 3 | 2];
+/// The tags of a message's fields that are messages themselves, and of theirs.
+struct Inner(&'static [(u64, Inner)]);
 
-fn parse<M: for<'a> MessageRead<'a>>(body: &[u8], inner: &[u64]) -> Result<M, ReadError> {
-    let body = readable(body, inner).ok_or(ReadError::Malformed)?;
+const fn tag(field: u64) -> u64 {
+    field << 3 | 2
+}
+
+const FLAT: Inner = Inner(&[]);
+const CONTROL: Inner = Inner(&[(tag(1), FLAT), (tag(2), FLAT)]);
+const ACK: Inner = Inner(&[(tag(1001), FLAT)]);
+/// `StreamMigration`'s: a label; a `Migrate`, in which may be a resume with facts; an ack with facts.
+const INNER: Inner = Inner(&[
+    (tag(1), FLAT),
+    (tag(2), Inner(&[(tag(1001), Inner(&[(tag(4), FLAT)]))])),
+    (tag(3), ACK),
+]);
+
+fn parse<M: for<'a> MessageRead<'a>>(body: &[u8], inner: Inner) -> Result<M, ReadError> {
+    let body = readable(body, &inner).ok_or(ReadError::Malformed)?;
     M::from_reader(&mut BytesReader::from_bytes(&body), &body).map_err(|_| ReadError::Malformed)
 }
 
@@ -270,7 +407,7 @@ fn parse<M: for<'a> MessageRead<'a>>(body: &[u8], inner: &[u64]) -> Result<M, Re
 /// ran over the end of an inner message that is less than nothing. With overflow checks this panics;
 /// without, a length near 2^64 sends the reader back to where it was, for ever. Groups, which no message
 /// of ours has, are unknown fields like any other, and it cannot skip them.
-fn readable<'a>(body: &'a [u8], inner: &[u64]) -> Option<Cow<'a, [u8]>> {
+fn readable<'a>(body: &'a [u8], inner: &Inner) -> Option<Cow<'a, [u8]>> {
     let mut rest = body;
     // What was left out has to be left out of a copy.
     let mut copy: Option<Vec<u8>> = None;
@@ -288,9 +425,9 @@ fn readable<'a>(body: &'a [u8], inner: &[u64]) -> Option<Cow<'a, [u8]>> {
         }
         let value = value(&mut rest, tag)?;
         let field = &body[start..body.len() - rest.len()];
-        let value = match inner.contains(&tag) {
-            true => readable(value, &[])?,
-            false => Cow::Borrowed(value),
+        let value = match inner.0.iter().find(|(message, _)| *message == tag) {
+            Some((_, inner)) => readable(value, inner)?,
+            None => Cow::Borrowed(value),
         };
         if let Cow::Owned(value) = value {
             let copy = copy.get_or_insert_with(|| before.to_vec());

@@ -1,6 +1,6 @@
 //! The state under a stream's lock: the machine, its legs, and the carrying out of its outputs.
 
-use std::time::Duration;
+use std::{io::IoSlice, sync::Arc, time::Duration};
 
 use web_time::Instant;
 
@@ -8,19 +8,29 @@ use super::{
     Io,
     leg::Leg,
     moving::Moving,
-    note::{Completed, Note, Status},
+    note::{Completed, Later, Note, Status},
     read_ahead::Budget,
     read_ahead::Freed,
     read_ahead::ReadAhead,
+    replay::{Replay, Room},
 };
 use crate::key::ConnectionKey;
 use crate::{
-    machine::{Abort, Failure, Input, Machine, Output, ReadFrom, Refused, Side, Slot, Timer},
-    protocol::codec::{self, Ack, Request, Switched},
+    machine::{
+        Abort, Facts, Failure, Input, Machine, Output, ReadFrom, Refused, Side, Slot, Speech,
+        StreamId, Timer,
+    },
+    protocol::codec::{self, Ack, Request, Resume, Resumed, Switched},
 };
 
 /// Legs that only have to say a last word. One that does not fit is dropped without it.
 const MAX_FAREWELLS: usize = 4;
+
+/// The remote is told when so many bytes more have been read, or a little later.
+const SAY_AFTER: u64 = 64 * 1024;
+
+/// The most that is written at once while nothing is kept yet.
+const FIRST_WRITE: usize = 256 * 1024;
 
 /// A remote that says nothing for longer after a switch, has nothing to say.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -40,6 +50,19 @@ pub(super) struct Core<L> {
     pub(super) current: Option<Box<Leg<L>>>,
     moving: Option<Box<Moving<L>>>,
     pub(super) read_ahead: ReadAhead,
+    /// The ID in its label.
+    pub(super) origin: StreamId,
+    room: Arc<Room>,
+    /// The bytes that have not arrived, while there are any.
+    replay: Option<Box<Replay>>,
+    /// The next byte that is to be written again.
+    again: u64,
+    /// Our process, and the remote's, if it is known: for a resume.
+    names: (u64, Option<u64>),
+    /// Bytes that have been read since that was said last.
+    unsaid: u64,
+    /// Marks of what is to be done later.
+    later: [bool; 2],
     /// The armed timer.
     pub(super) timer: Option<Timer>,
     /// The number of times that timers have been armed.
@@ -69,11 +92,18 @@ pub(super) struct Core<L> {
 impl<L: Io> Core<L> {
     pub(super) fn new(machine: Machine, leg: Leg<L>, budget: Budget) -> Self {
         Self {
+            origin: machine.id(),
             machine,
             connection: Some(leg.connection()),
             current: Some(Box::new(leg)),
             moving: None,
+            room: budget.room.clone(),
             read_ahead: ReadAhead::new(budget),
+            replay: None,
+            again: 0,
+            names: (0, None),
+            unsaid: 0,
+            later: [false; 2],
             timer: None,
             armed: 0,
             close_reported: false,
@@ -175,6 +205,9 @@ impl<L: Io> Core<L> {
     #[inline]
     pub(super) fn has_read(&mut self, n: usize) {
         self.machine.read(n as u64);
+        if self.machine.keeps() {
+            self.acknowledge(n as u64);
+        }
         if self.machine.has_read_all() {
             self.handle(Input::ReadAll);
         }
@@ -286,6 +319,19 @@ impl<L: Io> Core<L> {
                 }
             }
             Output::Say => self.notes.push(Note::Say),
+            Output::Suspend => self.suspend(),
+            Output::SendResume { id, generation } => {
+                let (epoch, remote) = self.names;
+                let resume = Resume {
+                    epoch,
+                    remote,
+                    origin: self.origin,
+                    generation,
+                    facts: self.facts(),
+                };
+                self.queue(Slot::Ours, &codec::frame(&Request::Resume { id, resume }));
+            }
+            Output::Resume { slot, from } => self.go_on(slot, from),
             Output::Abort(abort) => {
                 self.forget_legs();
                 self.forget_farewells();
@@ -426,7 +472,14 @@ impl<L: Io> Core<L> {
     }
 
     fn forget_legs(&mut self) {
-        for slot in [Slot::Current, Slot::Ours, Slot::Theirs, Slot::New] {
+        let theirs = self.take_leg(Slot::Theirs);
+        self.done_with.extend(theirs);
+        self.forget_own_legs();
+    }
+
+    /// All but that of a request of the remote's.
+    fn forget_own_legs(&mut self) {
+        for slot in [Slot::Current, Slot::Ours, Slot::New] {
             let leg = self.take_leg(slot);
             self.done_with.extend(leg);
         }
@@ -472,7 +525,230 @@ impl<L: Io> Core<L> {
         self.machine.may_start()
     }
 
+    // ---- Without a leg -----------------------------------------------------------------------------
+
+    fn suspend(&mut self) {
+        self.forget_own_legs();
+        self.connection = None;
+        (self.stalled, self.unsettled) = (false, false);
+        if let Some(replay) = &mut self.replay {
+            replay.stop_sliding();
+        }
+        if let Some(moving) = &mut self.moving {
+            moving.paused_at = None;
+        }
+        self.notes.push(Note::Suspended);
+    }
+
+    pub(super) fn ask_to_resume(
+        &mut self,
+        leg: Leg<L>,
+        id: StreamId,
+        names: (u64, Option<u64>),
+    ) -> bool {
+        let wanted = self.machine.wants_leg();
+        if wanted {
+            self.names = names;
+            self.put_leg(Slot::Ours, leg);
+            self.handle(Input::Start { id });
+        } else {
+            self.done_with(Box::new(leg));
+        }
+        wanted
+    }
+
+    pub(super) fn first_is_theirs(&mut self) {
+        let leg = self.take_leg(Slot::Current);
+        self.put(Slot::Theirs, leg);
+    }
+
+    fn go_on(&mut self, slot: Slot, from: u64) {
+        let Some(mut leg) = self.take_leg(slot) else {
+            return;
+        };
+        if slot == Slot::Theirs {
+            leg.answered();
+            let facts = self.facts();
+            leg.queue(&codec::frame(&Resumed::Facts(self.origin, facts)));
+            leg.flush_soon();
+        }
+        leg.clear_span();
+        let connection = leg.connection();
+        self.connection = Some(connection);
+        self.alone = false;
+        self.put(Slot::Current, Some(leg));
+        self.again = from;
+        let again = self.machine.counts().0.saturating_sub(from);
+        self.notes.push(Note::GoesOn { connection, again });
+    }
+
+    /// The application closes its write side, and waits for the remote to have all of it.
+    pub(super) fn close_write(&mut self) {
+        self.handle(Input::CloseWrite);
+        if self.machine.awaits_arrival() {
+            self.note(Note::Waits);
+        }
+    }
+
+    /// Takes the remote's word, which may make room.
+    pub(super) fn said(&mut self, input: Input) {
+        let done = self.machine.is_done_with();
+        self.handle(input);
+        self.wake |= self.machine.is_done_with() != done;
+        let acknowledged = self.machine.acknowledged();
+        if let Some(replay) = &mut self.replay {
+            let before = replay.start();
+            replay.acknowledge(acknowledged);
+            self.wake |= replay.start() > before;
+            if replay.is_empty() {
+                self.replay = None;
+            }
+        }
+        self.keep_or_not();
+    }
+
+    pub(super) fn speaks(&mut self, speech: Speech) {
+        self.handle(Input::Speaks(speech));
+        self.keep_or_not();
+    }
+
+    fn keep_or_not(&mut self) {
+        if !self.machine.keeps() && self.replay.take().is_some() {
+            self.wake = true;
+        }
+    }
+
+    /// Our word on the stream, which is about to be said.
+    pub(super) fn facts(&mut self) -> Facts {
+        self.unsaid = 0;
+        self.machine.facts()
+    }
+
+    /// Arranges for it to be said, now or soon, that so many more bytes have been read.
+    fn acknowledge(&mut self, n: u64) {
+        self.unsaid += n;
+        if self.unsaid >= SAY_AFTER {
+            self.unsaid = 0;
+            self.note(Note::Say);
+        } else {
+            self.later(Later::Say);
+        }
+    }
+
+    fn later(&mut self, what: Later) {
+        if !std::mem::replace(&mut self.later[what as usize], true) {
+            self.note(Note::Later(what));
+        }
+    }
+
+    /// That time has come. Returns whether there is anything to be said.
+    pub(super) fn is_due(&mut self, what: Later) -> bool {
+        self.later[what as usize] = false;
+        match what {
+            Later::Say => self.unsaid > 0,
+            Later::Slide => {
+                if self.is_stuck() {
+                    self.slide();
+                } else if self.replay.as_ref().is_some_and(|replay| replay.is_full()) {
+                    self.later(Later::Slide);
+                }
+                false
+            }
+        }
+    }
+
+    /// The bytes that may be written: all, if nothing is kept of them.
+    #[inline]
+    pub(super) fn space(&mut self) -> usize {
+        match (&mut self.replay, self.machine.keeps()) {
+            (_, false) => usize::MAX,
+            (None, true) if self.machine.waits_for_leg() => {
+                self.room.per_stream.min(FIRST_WRITE).min(self.room.left())
+            }
+            (None, true) => self.room.per_stream.min(FIRST_WRITE),
+            (Some(_), true) => self.space_left(),
+        }
+    }
+
+    fn space_left(&mut self) -> usize {
+        let on_leg = !self.machine.waits_for_leg();
+        let space = self
+            .replay
+            .as_mut()
+            .map_or(0, |replay| replay.space(on_leg));
+        if space == 0 && on_leg {
+            self.later(Later::Slide);
+        }
+        space
+    }
+
+    /// Keeps the first `n` bytes, which have been written, or will be.
+    pub(super) fn keep(&mut self, bufs: &[IoSlice<'_>], mut n: usize) {
+        let sent = self.machine.counts().0;
+        let on_leg = !self.machine.waits_for_leg();
+        if self.replay.is_none() && n > 0 {
+            self.note(Note::Waits);
+        }
+        let replay = self
+            .replay
+            .get_or_insert_with(|| Box::new(Replay::new(self.room.clone(), sent)));
+        for buf in bufs {
+            let now = n.min(buf.len());
+            replay.push(&buf[..now], on_leg);
+            n -= now;
+        }
+        self.machine.slid_to(replay.start());
+    }
+
+    pub(super) fn is_stuck(&self) -> bool {
+        let stuck = self.replay.as_ref().is_some_and(|it| it.is_stuck());
+        stuck && self.machine.may_slide()
+    }
+
+    /// The writer has waited, and the remote has answered meanwhile; still nothing has arrived: the oldest make room.
+    fn slide(&mut self) {
+        if let Some(replay) = &mut self.replay {
+            replay.slide();
+            self.wake = true;
+            self.touched = true;
+        }
+    }
+
+    pub(super) fn is_resumable(&self) -> bool {
+        self.machine.resumes() && !self.machine.has_slid()
+    }
+
+    /// The bytes that are to be written again, or a part of them.
+    pub(super) fn next_to_replay(&mut self) -> Option<(Option<&[u8]>, &mut Leg<L>)> {
+        let leg = self.current.as_deref_mut()?;
+        let all = self.machine.counts().0 == self.again;
+        let bytes = match &self.replay {
+            Some(replay) => replay.from(self.again),
+            None => all.then_some(&[][..]),
+        };
+        Some((bytes, leg))
+    }
+
+    pub(super) fn replayed(&mut self, n: usize) {
+        self.again += n as u64;
+    }
+
+    /// All is written again. What waited for that, may go to the leg now.
+    pub(super) fn replayed_all(&mut self) {
+        self.handle(Input::Replayed);
+        self.wake = true;
+    }
+
+    // ---- Losses ------------------------------------------------------------------------------------
+
     pub(super) fn connection_lost(&mut self, connection: ConnectionKey) {
+        if self.machine.resumes() {
+            for slot in [Slot::Ours, Slot::Theirs, Slot::New, Slot::Current] {
+                if self.connection_of(slot) == Some(connection) {
+                    self.handle(Input::Lost(slot));
+                }
+            }
+        }
         // These carry nothing of the application's that could still be read.
         for slot in [Slot::Ours, Slot::Theirs] {
             if self.connection_of(slot) == Some(connection) {
@@ -603,6 +879,8 @@ impl<L: Io> Core<L> {
             migrating: self.machine.is_migrating(),
             in_doubt: self.machine.is_in_doubt(),
             peer_verifies: self.machine.peer_verifies(),
+            resumable: self.is_resumable(),
+            unarrived: self.machine.awaits_arrival(),
             asked: self.machine.is_asking(),
             ended: self.machine.has_ended(),
             unanswered: self.unanswered,

@@ -23,12 +23,18 @@ pub struct Timeouts {
     /// The time for anything to happen in an agreed migration, or for a dropped stream to end,
     /// before the connection that it waits for is probed.
     pub progress: Duration,
+    /// The time for the remote's word on an end that nothing explains.
+    pub explain: Duration,
+    /// The time that a stream waits for another leg.
+    pub resume: Duration,
 }
 
 impl Timeouts {
     fn of(&self, timer: Timer) -> Duration {
         match timer {
-            Timer::Answer | Timer::Explain => self.answer,
+            Timer::Answer => self.answer,
+            Timer::Explain => self.explain,
+            Timer::Resume => self.resume,
             Timer::Progress => self.progress,
         }
     }
@@ -228,6 +234,8 @@ mod tests {
             verify: true,
             peer_verifies: false,
             speech: Speech::No,
+            opener: true,
+            keeps: false,
         };
         let leg = |connection| {
             Leg::new(
@@ -252,6 +260,8 @@ mod tests {
         let timeouts = Timeouts {
             answer: Duration::ZERO,
             progress: Duration::ZERO,
+            explain: Duration::ZERO,
+            resume: Duration::ZERO,
         };
         let mut drive = Drive::<_, Fires>::new(shared.clone(), timeouts);
         let other = shared.clone();

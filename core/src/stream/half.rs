@@ -139,8 +139,30 @@ impl<L: Io> Migratable<L> {
         })
     }
 
+    /// Ready once the remote has said that it has all that was written.
+    pub fn poll_delivered(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(Party::Writer, cx, |core, _, _| {
+            if core.machine.is_done_with() {
+                return Poll::Ready(Ok(()));
+            }
+            match core.machine.write_to() {
+                WriteTo::Aborted(abort) => Poll::Ready(Err(aborted(abort))),
+                WriteTo::Failed => writable(core).map_ok(|_| ()),
+                _ if core.machine.may_speak() => Poll::Pending,
+                _ => Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the remote does not say what has arrived",
+                ))),
+            }
+        })
+    }
+
     fn poll_write_from(&self, cx: &Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.poll(Party::Writer, cx, |core, _, write| {
+            let to = core.machine.write_to();
+            if matches!(to, WriteTo::Leg(_) | WriteTo::Keep) && core.machine.keeps() {
+                return poll_write_kept(core, write, to, bufs);
+            }
             let slot = ready!(writable(core))?;
             let Some(leg) = core.leg(slot) else {
                 return Poll::Ready(Err(aborted(Abort::LegLost)));
@@ -156,11 +178,57 @@ impl<L: Io> Migratable<L> {
     }
 }
 
+/// Writes what is kept until the remote has it: to the leg, if that is the next thing that it takes.
+fn poll_write_kept<L: Io>(
+    core: &mut Core<L>,
+    write: &mut Context<'_>,
+    to: WriteTo,
+    bufs: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let wanted: usize = bufs.iter().map(|buf| buf.len()).sum();
+    let space = core.space();
+    if space == 0 && wanted > 0 {
+        return Poll::Pending;
+    }
+    // Not more than may be kept.
+    let cut;
+    let bufs = match bufs.iter().find(|buf| !buf.is_empty()) {
+        Some(first) if wanted > space => {
+            cut = [IoSlice::new(&first[..first.len().min(space)])];
+            &cut[..]
+        }
+        _ => bufs,
+    };
+    let n = match to {
+        WriteTo::Leg(slot) => {
+            let Some(leg) = core.leg(slot) else {
+                return Poll::Ready(Err(aborted(Abort::LegLost)));
+            };
+            match ready!(leg.poll_write(write, bufs)) {
+                Ok(n) => n,
+                Err(error) => match write_failed(core, slot, error) {
+                    Poll::Ready(error) => return Poll::Ready(Err(error)),
+                    // The stream goes on without the leg.
+                    Poll::Pending if core.machine.is_legless() => wanted.min(core.space()),
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+        _ => wanted.min(space),
+    };
+    if n == 0 && wanted > 0 {
+        return Poll::Pending;
+    }
+    core.keep(bufs, n);
+    core.machine.wrote(n as u64);
+    Poll::Ready(Ok(n))
+}
+
 /// The leg to write to, or why there is none.
 fn writable<L: Io>(core: &Core<L>) -> Poll<io::Result<Slot>> {
     Poll::Ready(match core.machine.write_to() {
         WriteTo::Leg(slot) => Ok(slot),
-        WriteTo::Hold => return Poll::Pending,
+        WriteTo::Hold | WriteTo::Keep => return Poll::Pending,
         WriteTo::Aborted(abort) => Err(aborted(abort)),
         WriteTo::Closed => Err(io::Error::new(
             io::ErrorKind::BrokenPipe,
@@ -179,7 +247,7 @@ fn write_failed<L: Io>(core: &mut Core<L>, slot: Slot, error: io::Error) -> Poll
     core.write_failed(slot, &error);
     match core.machine.write_to() {
         WriteTo::Aborted(abort) => Poll::Ready(aborted(abort)),
-        _ if core.machine.will_write_elsewhere() => Poll::Pending,
+        _ if core.machine.will_write_elsewhere() || core.machine.is_legless() => Poll::Pending,
         _ => Poll::Ready(error),
     }
 }
@@ -226,6 +294,13 @@ impl<L: Io> AsyncWrite for Migratable<L> {
             let slot = match core.machine.write_to() {
                 // What was written goes out with the end, and whether it has, closing tells.
                 WriteTo::Closed if core.close_reported => return Poll::Ready(Ok(())),
+                // What is kept for another leg has arrived, or will be written on that.
+                WriteTo::Closed | WriteTo::Keep if core.machine.waits_for_leg() => {
+                    return match core.machine.is_delivered() {
+                        true => Poll::Ready(Ok(())),
+                        false => Poll::Pending,
+                    };
+                }
                 WriteTo::Closed if core.machine.will_write_elsewhere() => return Poll::Pending,
                 WriteTo::Closed => core.machine.closes(),
                 _ => ready!(writable(core))?,
@@ -250,14 +325,21 @@ impl<L: Io> AsyncWrite for Migratable<L> {
             }
             match core.machine.write_to() {
                 WriteTo::Closed => {}
-                WriteTo::Hold => core.handle(Input::CloseWrite),
+                WriteTo::Hold | WriteTo::Keep => core.close_write(),
                 _ => {
                     ready!(writable(core))?;
-                    core.handle(Input::CloseWrite);
+                    core.close_write();
                 }
             }
             if core.machine.will_write_elsewhere() {
                 return Poll::Pending;
+            }
+            if core.machine.waits_for_leg() {
+                core.close_reported = core.machine.is_delivered();
+                return match core.close_reported {
+                    true => Poll::Ready(Ok(())),
+                    false => Poll::Pending,
+                };
             }
             let slot = core.machine.closes();
             let Some(leg) = core.leg(slot) else {

@@ -20,7 +20,7 @@ use crate::{
     key::ConnectionKey,
     machine::Proof,
     permits::Permit,
-    protocol::codec::{self, Ack, Message, ReadError, Reader},
+    protocol::codec::{self, Ack, Message, ReadError, Reader, Resumed},
 };
 
 /// Ends that are read again, in a row, before they are taken for one.
@@ -514,6 +514,12 @@ impl<L: Io> Leg<L> {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Answers a request for a stream to go on that was read on this leg, and closes it.
+    pub async fn answer(mut self, answer: Resumed) -> io::Result<()> {
+        self.queue(&codec::frame(&answer));
+        poll_fn(|cx| self.poll_close(cx)).await
     }
 
     /// Refuses a `Migrate` that was read on this leg, for good.

@@ -20,6 +20,7 @@ mod note;
 mod pump;
 mod read_ahead;
 mod ready;
+mod replay;
 #[cfg(test)]
 mod tests;
 mod wakers;
@@ -34,13 +35,16 @@ pub use self::{
     drive::{Drive, LONGEST, Timeouts, after},
     half::Migratable,
     leg::Leg,
-    note::{Note, Status},
+    note::{Later, Note, Status},
     read_ahead::Budget,
     ready::ReadyQueue,
+    replay::Room,
 };
 use crate::{
     key::{ConnectionKey, StreamKey},
-    machine::{Abort, Facts, Input, Machine, Question, Refused, Setup, Slot, StreamId, Verdict},
+    machine::{
+        Abort, Facts, Input, Machine, Question, Refused, Setup, Slot, Speech, StreamId, Verdict,
+    },
     protocol::codec::{self, Request},
 };
 
@@ -165,9 +169,9 @@ impl<L: Io> Shared<L> {
         self.wakers.wake_all();
     }
 
-    /// Our word on the stream.
+    /// Our word on the stream, to be said.
     pub fn facts(&self) -> Facts {
-        self.lock().machine.facts()
+        self.lock().facts()
     }
 
     /// True if an end was read that the remote's word is awaited on.
@@ -176,13 +180,88 @@ impl<L: Io> Shared<L> {
     }
 
     /// The answer on whether the remote gives its word.
-    pub fn speaks(&self, speaks: bool) {
-        self.with(|core| core.handle(Input::Speaks(speaks)));
+    pub fn speaks(&self, speech: Speech) {
+        self.with(|core| core.speaks(speech));
     }
 
     /// The remote's word on the stream.
     pub fn said(&self, facts: Facts) {
-        self.with(|core| core.handle(Input::Said(facts)));
+        self.with(|core| core.said(Input::Said(facts)));
+    }
+
+    // ---- Without a leg -----------------------------------------------------------------------------
+
+    /// True if the stream has no leg.
+    pub fn is_legless(&self) -> bool {
+        self.lock().machine.is_legless()
+    }
+
+    /// True if the stream has no leg, and it is for us to get one.
+    pub fn wants_leg(&self) -> bool {
+        self.lock().machine.wants_leg()
+    }
+
+    /// Asks on `leg`, which has just been negotiated, that the stream go on there; our process, and the remote's, if
+    /// it is known. Returns whether it has been asked.
+    pub fn ask_to_resume(&self, leg: Leg<L>, id: StreamId, names: (u64, Option<u64>)) -> bool {
+        self.with(|core| core.ask_to_resume(leg, id, names))
+    }
+
+    /// The attempt has had its time.
+    pub fn resume_over(&self) {
+        self.with(|core| core.handle(Input::ReadFailed(Slot::Ours)));
+    }
+
+    /// Hands over a leg on which the opener asks that the stream go on there.
+    pub fn resume(&self, leg: Leg<L>, id: StreamId, generation: u64, facts: Facts) {
+        self.with(|core| {
+            if core.machine.admits(generation) {
+                core.put_leg(Slot::Theirs, leg);
+                core.said(Input::Resume {
+                    id,
+                    generation,
+                    facts,
+                });
+            } else {
+                core.done_with(Box::new(leg));
+            }
+        });
+    }
+
+    /// The opener asks that the stream go on, on the leg on which it begins here: its label was lost.
+    pub fn resume_first(&self, id: StreamId, generation: u64, facts: Facts) {
+        self.with(|core| {
+            core.first_is_theirs();
+            core.said(Input::Resume {
+                id,
+                generation,
+                facts,
+            });
+        });
+    }
+
+    /// No leg will come.
+    pub fn give_up(&self) {
+        self.with(|core| {
+            if core.machine.is_legless() {
+                core.handle(Input::Timeout);
+            }
+        });
+    }
+
+    /// True if a reader waits.
+    pub fn is_read(&self) -> bool {
+        self.wakers.is_reading()
+    }
+
+    /// True if a writer waits for what it wrote to arrive, and nothing does.
+    pub fn is_stuck(&self) -> bool {
+        self.lock().is_stuck()
+    }
+
+    /// The time for this has come. Returns whether there is something to be said.
+    pub fn is_later(&self, what: Later) -> bool {
+        self.with(|core| core.is_due(what))
     }
 
     /// No connection to the remote is left.

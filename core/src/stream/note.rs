@@ -46,10 +46,30 @@ pub enum Note {
     Probe { connection: ConnectionKey },
     /// The stream's word has changed, and is to be said.
     Say,
+    /// Something is to be done a little later.
+    Later(Later),
+    /// Something was written that has not arrived, and before that there was nothing.
+    Waits,
+    /// The stream has let go of all its legs, and waits for another.
+    Suspended,
+    /// The stream goes on, on this connection; so many bytes are written again.
+    GoesOn {
+        connection: ConnectionKey,
+        again: u64,
+    },
     /// The remote broke the protocol.
     Violation,
     /// The stream is over for good.
     Over(Result<(), Abort>),
+}
+
+/// Things that are done later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Later {
+    /// Say how much has been read.
+    Say,
+    /// See whether the writer still waits for room: [`Shared::is_later`](super::Shared::is_later).
+    Slide,
 }
 
 /// A completed migration.
@@ -79,6 +99,10 @@ pub struct Status {
     pub migrating: bool,
     pub in_doubt: bool,
     pub peer_verifies: bool,
+    /// True if it outlives its connections, as things are.
+    pub resumable: bool,
+    /// True if it has lost its legs, or would go on without them, and something that was written has not arrived.
+    pub unarrived: bool,
     /// True if the remote's `Migrate` waits for a verdict.
     pub asked: bool,
     /// True if both directions have ended.

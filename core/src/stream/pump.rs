@@ -8,7 +8,7 @@ use std::{
 use super::{Io, core::Core, note::Note};
 use crate::{
     machine::{Eof, Input, Proof, ReadFrom, Slot},
-    protocol::codec::{Ack, ReadError, Switched},
+    protocol::codec::{Ack, ReadError, Resumed, Switched},
 };
 
 /// Limits what is read at once that nobody will ask for.
@@ -22,6 +22,7 @@ impl<L: Io> Core<L> {
         while self.hear_answer(read, write)
             || self.hear_remote_attempt(read)
             || self.send_messages(write)
+            || self.replay(write)
             || self.hear_count(read)
             || self.watch_new_leg(read, write)
             || self.close_legs(write)
@@ -79,12 +80,14 @@ impl<L: Io> Core<L> {
         if !self.machine.awaits_answer() {
             return false;
         }
+        let resuming = self.machine.is_legless();
         let Some(leg) = self.leg(Slot::Ours) else {
             return false;
         };
         match leg.poll_flush(write) {
             Poll::Ready(Err(error)) => self.write_failed(Slot::Ours, &error),
             _ if leg.has_queued() => return false,
+            _ if resuming => return self.hear_resumed(read),
             _ => match leg.poll_message::<Ack>(read) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(Ack { deny, verify })) => {
@@ -92,6 +95,55 @@ impl<L: Io> Core<L> {
                 }
                 Poll::Ready(Err(error)) => self.misheard(Slot::Ours, &error),
             },
+        }
+        true
+    }
+
+    /// Reads the acceptor's answer: that the stream goes on, or why not.
+    fn hear_resumed(&mut self, read: &mut Context<'_>) -> bool {
+        let origin = self.origin;
+        let Some(leg) = self.leg(Slot::Ours) else {
+            return false;
+        };
+        match leg.poll_message::<Resumed>(read) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(Resumed::Facts(of, facts))) if of == origin => {
+                leg.set_heard();
+                self.said(Input::Resumed(facts));
+            }
+            Poll::Ready(Ok(Resumed::NotNow)) => self.handle(Input::ReadFailed(Slot::Ours)),
+            Poll::Ready(Ok(Resumed::Facts(..))) => {
+                self.note(Note::Violation);
+                self.handle(Input::Unexpected(Slot::Ours));
+            }
+            Poll::Ready(Err(error)) => self.misheard(Slot::Ours, &error),
+        }
+        true
+    }
+
+    /// Writes again what the remote has not got.
+    fn replay(&mut self, write: &mut Context<'_>) -> bool {
+        if !self.machine.is_replaying() {
+            return false;
+        }
+        let Some((bytes, leg)) = self.next_to_replay() else {
+            return false;
+        };
+        let Some(bytes) = bytes else {
+            // Never a gap.
+            let error = io::Error::other("what is to be written again is not kept any more");
+            self.write_failed(Slot::Current, &error);
+            return true;
+        };
+        if bytes.is_empty() {
+            leg.flush_soon();
+            self.replayed_all();
+            return true;
+        }
+        match leg.poll_write(write, &[io::IoSlice::new(bytes)]) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(n)) => self.replayed(n),
+            Poll::Ready(Err(error)) => self.write_failed(Slot::Current, &error),
         }
         true
     }

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Io, leg::Leg};
+use super::{Io, leg::Leg, replay::Room};
 
 /// The least and the most that is allocated at a time.
 const FIRST_CHUNK: usize = 1024;
@@ -26,6 +26,8 @@ const WOKEN_AT_ONCE: usize = 64;
 pub struct Budget {
     per_stream: usize,
     peer: Arc<Pool>,
+    /// For what is written, and kept until it has arrived.
+    pub(super) room: Arc<Room>,
 }
 
 /// The room that all of a peer's streams may still take.
@@ -98,7 +100,15 @@ impl Budget {
                 left: AtomicUsize::new(per_peer),
                 waiting: Mutex::default(),
             }),
+            room: Arc::default(),
         }
+    }
+
+    /// With this room for what is kept.
+    #[must_use]
+    pub fn with_room(mut self, room: Arc<Room>) -> Self {
+        self.room = room;
+        self
     }
 }
 

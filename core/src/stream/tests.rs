@@ -31,6 +31,8 @@ fn stream(first: Leg<Fake>) -> Arc<Shared<Fake>> {
         verify: true,
         peer_verifies: true,
         speech: Speech::No,
+        opener: true,
+        keeps: false,
     };
     let budget = Budget::new(1 << 10, 1 << 10);
     Shared::new(

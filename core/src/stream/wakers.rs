@@ -117,6 +117,12 @@ impl Wakers {
         )
     }
 
+    /// True if a reader has been registered since the last wake.
+    pub(super) fn is_reading(&self) -> bool {
+        let reader = 1 << Party::Reader as u8;
+        self.parties.reading.0.load(Ordering::SeqCst) & reader != 0
+    }
+
     /// The number of times that anybody was to be woken. Who has polled a leg without being
     /// registered, registers, and then finds this as it was before the poll, has missed nothing.
     pub(super) fn wakes(&self) -> u32 {

@@ -205,7 +205,7 @@ impl State {
             for purpose in wanted {
                 Self::not_opened(&mut instance.hub, id, key, purpose);
             }
-            instance.hub.disconnected(id, key);
+            instance.hub.disconnected(id, key, true);
         }
         for connection in self.books.at_home(number) {
             if let Some(connection) = self.connections.get_mut(&connection) {

@@ -44,7 +44,7 @@ impl State {
         };
         let route = match request {
             Request::Label { route, .. } => route,
-            Request::Migrate { .. } => None,
+            Request::Migrate { .. } | Request::Resume { .. } => None,
         };
         if let Some(route) = route
             && !self.books.has_route(route, epoch)

@@ -104,6 +104,8 @@ impl Peer {
             verify: case.verify[side as usize],
             peer_verifies: false,
             speech: Speech::No,
+            opener: side == 0,
+            keeps: false,
         };
         let budget = Budget::new(case.read_ahead.0, case.read_ahead.1);
         let key = StreamKey::new(side);
@@ -250,6 +252,8 @@ impl Peer {
             let timeouts = Timeouts {
                 answer: std::time::Duration::ZERO,
                 progress: std::time::Duration::ZERO,
+                explain: std::time::Duration::ZERO,
+                resume: std::time::Duration::ZERO,
             };
             self.drive = Some(Drive::new(self.shared.clone(), timeouts));
             self.drive_flag.set();
@@ -317,6 +321,10 @@ impl Peer {
                     | Note::Confirmed { .. }
                     | Note::Resumed { .. }
                     | Note::Say
+                    | Note::Later(_)
+                    | Note::Waits
+                    | Note::Suspended
+                    | Note::GoesOn { .. }
                     | Note::Violation => {}
                 }
             }

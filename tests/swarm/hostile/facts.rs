@@ -6,8 +6,9 @@ use libp2p_stream_migration::{Abort, Config, Violation};
 
 use super::*;
 
-const CONTROL: StreamProtocol = StreamProtocol::new("/libp2p/stream-migration/control/1.0.0");
-const EPOCH: [u8; 8] = [7; 8];
+pub(super) const CONTROL: StreamProtocol =
+    StreamProtocol::new("/libp2p/stream-migration/control/1.0.0");
+pub(super) const EPOCH: [u8; 8] = [7; 8];
 
 fn hello() -> Vec<u8> {
     let body = [&[0x09][..], &EPOCH, &field(0x20, 1)].concat();
@@ -15,29 +16,29 @@ fn hello() -> Vec<u8> {
 }
 
 /// The word on a stream, made of fields.
-fn facts(origin: u64, fields: &[Vec<u8>]) -> Vec<u8> {
+pub(super) fn facts(origin: u64, fields: &[Vec<u8>]) -> Vec<u8> {
     let body = [field(0x08, origin), fields.concat()].concat();
     frame(&inside(0x12, &body))
 }
 
-fn spoken_label(id: u64) -> Vec<u8> {
+pub(super) fn spoken_label(id: u64) -> Vec<u8> {
     let body = [&field(0x08, id)[..], &[0xc9, 0x3e], &EPOCH].concat();
     frame(&inside(0x0a, &body))
 }
 
-fn received(n: u64) -> Vec<u8> {
+pub(super) fn received(n: u64) -> Vec<u8> {
     field(0x10, n)
 }
 
-fn done() -> Vec<u8> {
+pub(super) fn done() -> Vec<u8> {
     field(0x18, 1)
 }
 
-fn total(n: u64) -> Vec<u8> {
+pub(super) fn total(n: u64) -> Vec<u8> {
     field(0x20, n)
 }
 
-fn gone() -> Vec<u8> {
+pub(super) fn gone() -> Vec<u8> {
     field(0x30, 1)
 }
 

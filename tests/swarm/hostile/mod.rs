@@ -8,6 +8,7 @@ mod facts;
 mod ids;
 mod messages;
 mod nested;
+mod resume;
 mod switching;
 
 use std::time::Duration;

@@ -110,6 +110,7 @@ pub struct Migrate {
     pub id: Option<u64>,
     pub from: Option<u64>,
     pub verify: Option<bool>,
+    pub resume: Option<Resume>,
 }
 
 impl<'a> MessageRead<'a> for Migrate {
@@ -120,6 +121,7 @@ impl<'a> MessageRead<'a> for Migrate {
                 Ok(8) => msg.id = Some(r.read_uint64(bytes)?),
                 Ok(16) => msg.from = Some(r.read_uint64(bytes)?),
                 Ok(8000) => msg.verify = Some(r.read_bool(bytes)?),
+                Ok(8010) => msg.resume = Some(r.read_message::<Resume>(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
                 Err(e) => return Err(e),
             }
@@ -134,12 +136,58 @@ impl MessageWrite for Migrate {
         + self.id.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.from.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.verify.as_ref().map_or(0, |m| 2 + sizeof_varint(*(m) as u64))
+        + self.resume.as_ref().map_or(0, |m| 2 + sizeof_len((m).get_size()))
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.id { w.write_with_tag(8, |w| w.write_uint64(*s))?; }
         if let Some(ref s) = self.from { w.write_with_tag(16, |w| w.write_uint64(*s))?; }
         if let Some(ref s) = self.verify { w.write_with_tag(8000, |w| w.write_bool(*s))?; }
+        if let Some(ref s) = self.resume { w.write_with_tag(8010, |w| w.write_message(s))?; }
+        Ok(())
+    }
+}
+
+#[allow(clippy::derive_partial_eq_without_eq)]
+#[derive(Debug, Default, PartialEq, Clone)]
+pub struct Resume {
+    pub epoch: Option<u64>,
+    pub remote: Option<u64>,
+    pub generation: Option<u64>,
+    pub facts: Option<Facts>,
+}
+
+impl<'a> MessageRead<'a> for Resume {
+    fn from_reader(r: &mut BytesReader, bytes: &'a [u8]) -> Result<Self> {
+        let mut msg = Self::default();
+        while !r.is_eof() {
+            match r.next_tag(bytes) {
+                Ok(9) => msg.epoch = Some(r.read_fixed64(bytes)?),
+                Ok(17) => msg.remote = Some(r.read_fixed64(bytes)?),
+                Ok(24) => msg.generation = Some(r.read_uint64(bytes)?),
+                Ok(34) => msg.facts = Some(r.read_message::<Facts>(bytes)?),
+                Ok(t) => { r.read_unknown(bytes, t)?; }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(msg)
+    }
+}
+
+impl MessageWrite for Resume {
+    fn get_size(&self) -> usize {
+        0
+        + self.epoch.as_ref().map_or(0, |_| 1 + 8)
+        + self.remote.as_ref().map_or(0, |_| 1 + 8)
+        + self.generation.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.facts.as_ref().map_or(0, |m| 1 + sizeof_len((m).get_size()))
+    }
+
+    fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
+        if let Some(ref s) = self.epoch { w.write_with_tag(9, |w| w.write_fixed64(*s))?; }
+        if let Some(ref s) = self.remote { w.write_with_tag(17, |w| w.write_fixed64(*s))?; }
+        if let Some(ref s) = self.generation { w.write_with_tag(24, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.facts { w.write_with_tag(34, |w| w.write_message(s))?; }
         Ok(())
     }
 }
@@ -149,6 +197,8 @@ impl MessageWrite for Migrate {
 pub struct AckMigrate {
     pub deny_migrate: Option<bool>,
     pub verify: Option<bool>,
+    pub resume: Option<Facts>,
+    pub not_now: Option<bool>,
 }
 
 impl<'a> MessageRead<'a> for AckMigrate {
@@ -158,6 +208,8 @@ impl<'a> MessageRead<'a> for AckMigrate {
             match r.next_tag(bytes) {
                 Ok(8) => msg.deny_migrate = Some(r.read_bool(bytes)?),
                 Ok(8000) => msg.verify = Some(r.read_bool(bytes)?),
+                Ok(8010) => msg.resume = Some(r.read_message::<Facts>(bytes)?),
+                Ok(8016) => msg.not_now = Some(r.read_bool(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
                 Err(e) => return Err(e),
             }
@@ -171,11 +223,15 @@ impl MessageWrite for AckMigrate {
         0
         + self.deny_migrate.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.verify.as_ref().map_or(0, |m| 2 + sizeof_varint(*(m) as u64))
+        + self.resume.as_ref().map_or(0, |m| 2 + sizeof_len((m).get_size()))
+        + self.not_now.as_ref().map_or(0, |m| 2 + sizeof_varint(*(m) as u64))
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.deny_migrate { w.write_with_tag(8, |w| w.write_bool(*s))?; }
         if let Some(ref s) = self.verify { w.write_with_tag(8000, |w| w.write_bool(*s))?; }
+        if let Some(ref s) = self.resume { w.write_with_tag(8010, |w| w.write_message(s))?; }
+        if let Some(ref s) = self.not_now { w.write_with_tag(8016, |w| w.write_bool(*s))?; }
         Ok(())
     }
 }
@@ -221,7 +277,10 @@ impl MessageWrite for Switched {
 pub struct Control {
     pub hello: Option<Hello>,
     pub facts: Vec<Facts>,
+    pub ping: Option<u64>,
+    pub pong: Option<u64>,
     pub closed: Vec<u64>,
+    pub bye: Option<bool>,
 }
 
 impl<'a> MessageRead<'a> for Control {
@@ -231,7 +290,10 @@ impl<'a> MessageRead<'a> for Control {
             match r.next_tag(bytes) {
                 Ok(10) => msg.hello = Some(r.read_message::<Hello>(bytes)?),
                 Ok(18) => msg.facts.push(r.read_message::<Facts>(bytes)?),
+                Ok(24) => msg.ping = Some(r.read_uint64(bytes)?),
+                Ok(32) => msg.pong = Some(r.read_uint64(bytes)?),
                 Ok(40) => msg.closed.push(r.read_uint64(bytes)?),
+                Ok(48) => msg.bye = Some(r.read_bool(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
                 Err(e) => return Err(e),
             }
@@ -245,13 +307,19 @@ impl MessageWrite for Control {
         0
         + self.hello.as_ref().map_or(0, |m| 1 + sizeof_len((m).get_size()))
         + self.facts.iter().map(|s| 1 + sizeof_len((s).get_size())).sum::<usize>()
+        + self.ping.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.pong.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.closed.iter().map(|s| 1 + sizeof_varint(*(s) as u64)).sum::<usize>()
+        + self.bye.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.hello { w.write_with_tag(10, |w| w.write_message(s))?; }
         for s in &self.facts { w.write_with_tag(18, |w| w.write_message(s))?; }
+        if let Some(ref s) = self.ping { w.write_with_tag(24, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.pong { w.write_with_tag(32, |w| w.write_uint64(*s))?; }
         for s in &self.closed { w.write_with_tag(40, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.bye { w.write_with_tag(48, |w| w.write_bool(*s))?; }
         Ok(())
     }
 }
@@ -260,6 +328,7 @@ impl MessageWrite for Control {
 #[derive(Debug, Default, PartialEq, Clone)]
 pub struct Hello {
     pub epoch: Option<u64>,
+    pub resume: Option<bool>,
     pub connection: Option<u64>,
     pub facts: Option<bool>,
 }
@@ -270,6 +339,7 @@ impl<'a> MessageRead<'a> for Hello {
         while !r.is_eof() {
             match r.next_tag(bytes) {
                 Ok(9) => msg.epoch = Some(r.read_fixed64(bytes)?),
+                Ok(16) => msg.resume = Some(r.read_bool(bytes)?),
                 Ok(24) => msg.connection = Some(r.read_uint64(bytes)?),
                 Ok(32) => msg.facts = Some(r.read_bool(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
@@ -284,12 +354,14 @@ impl MessageWrite for Hello {
     fn get_size(&self) -> usize {
         0
         + self.epoch.as_ref().map_or(0, |_| 1 + 8)
+        + self.resume.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.connection.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.facts.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
     }
 
     fn write_message<W: WriterBackend>(&self, w: &mut Writer<W>) -> Result<()> {
         if let Some(ref s) = self.epoch { w.write_with_tag(9, |w| w.write_fixed64(*s))?; }
+        if let Some(ref s) = self.resume { w.write_with_tag(16, |w| w.write_bool(*s))?; }
         if let Some(ref s) = self.connection { w.write_with_tag(24, |w| w.write_uint64(*s))?; }
         if let Some(ref s) = self.facts { w.write_with_tag(32, |w| w.write_bool(*s))?; }
         Ok(())
@@ -303,6 +375,7 @@ pub struct Facts {
     pub received: Option<u64>,
     pub done: Option<bool>,
     pub total: Option<u64>,
+    pub lost: Option<u64>,
     pub gone: Option<bool>,
     pub sent: Option<u64>,
 }
@@ -316,6 +389,7 @@ impl<'a> MessageRead<'a> for Facts {
                 Ok(16) => msg.received = Some(r.read_uint64(bytes)?),
                 Ok(24) => msg.done = Some(r.read_bool(bytes)?),
                 Ok(32) => msg.total = Some(r.read_uint64(bytes)?),
+                Ok(40) => msg.lost = Some(r.read_uint64(bytes)?),
                 Ok(48) => msg.gone = Some(r.read_bool(bytes)?),
                 Ok(56) => msg.sent = Some(r.read_uint64(bytes)?),
                 Ok(t) => { r.read_unknown(bytes, t)?; }
@@ -333,6 +407,7 @@ impl MessageWrite for Facts {
         + self.received.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.done.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.total.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
+        + self.lost.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.gone.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
         + self.sent.as_ref().map_or(0, |m| 1 + sizeof_varint(*(m) as u64))
     }
@@ -342,6 +417,7 @@ impl MessageWrite for Facts {
         if let Some(ref s) = self.received { w.write_with_tag(16, |w| w.write_uint64(*s))?; }
         if let Some(ref s) = self.done { w.write_with_tag(24, |w| w.write_bool(*s))?; }
         if let Some(ref s) = self.total { w.write_with_tag(32, |w| w.write_uint64(*s))?; }
+        if let Some(ref s) = self.lost { w.write_with_tag(40, |w| w.write_uint64(*s))?; }
         if let Some(ref s) = self.gone { w.write_with_tag(48, |w| w.write_bool(*s))?; }
         if let Some(ref s) = self.sent { w.write_with_tag(56, |w| w.write_uint64(*s))?; }
         Ok(())
