@@ -26,6 +26,9 @@ pub struct Args {
     /// The nodes say to each other how many bytes there are (`Config::with_facts`).
     #[arg(long, conflicts_with = "layer")]
     pub facts: bool,
+    /// The streams outlive their connections (`Config::with_resume`).
+    #[arg(long, conflicts_with = "layer")]
+    pub resume: bool,
     /// Below the swarm every stream is moved all the time.
     #[arg(long, requires = "layer")]
     pub restless: bool,

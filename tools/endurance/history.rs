@@ -63,6 +63,12 @@ impl History {
                 }
                 self.in_doubt |= matches!(reason, Failure::LegLost | Failure::TimedOut);
             }
+            Event::StreamSuspended { .. } => {
+                let legs: Vec<_> = self.legs.iter().map(|leg| leg.connection).collect();
+                legs.into_iter()
+                    .for_each(|connection| self.leave(connection));
+            }
+            Event::StreamResumed { connection, .. } => self.enter(*connection),
             Event::StreamEnded { result, .. } => self.ended = Some(*result),
             _ => {}
         }

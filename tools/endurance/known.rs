@@ -41,6 +41,8 @@ pub struct Record {
 pub struct Known {
     pub links: Links,
     pub counts: Counts,
+    /// Ends are proven: none may be guessed.
+    pub proven: bool,
     pub next: u64,
     /// Questions of the neighbours that are neither answered nor failed.
     pub unanswered: u64,
@@ -154,6 +156,8 @@ impl Known {
             | Event::MigrationAgreed { key, .. }
             | Event::MigrationCompleted { key, .. }
             | Event::MigrationFailed { key, .. }
+            | Event::StreamSuspended { key, .. }
+            | Event::StreamResumed { key, .. }
             | Event::StreamEnded { key, .. } => {
                 self.count(event);
                 let Some(history) = self.histories.get_mut(&(node, *key)) else {
@@ -187,6 +191,8 @@ impl Known {
                 self.counts.failed += 1;
                 self.counts.other(format!("attempt failed: {reason:?}"));
             }
+            Event::StreamSuspended { .. } => self.counts.other("streams suspended"),
+            Event::StreamResumed { .. } => self.counts.other("streams resumed"),
             _ => {}
         }
     }
@@ -236,13 +242,18 @@ impl Known {
         });
         Case {
             sides,
-            chaos: any(&|node, history| history.was_on(|id| links.chaos_at((node, id)))),
+            chaos: any(&|node, history| history.was_on(|id| links.chaos_at((node, id))))
+                // It stays on its connection, and ends with it.
+                || record.pinned && any(&|node, history| {
+                    history.was_on(|id| links.closed_at((node, id)))
+                }),
             silent: any(&|node, history| history.was_on_since(|id| links.silent_at((node, id)))),
             pinned: record.pinned,
             opened_on_closing: any(&|node, history| {
                 history.began_on(|id| links.closed_at((node, id)))
             }),
             given_up: record.flows.is_given_up(),
+            proven: self.proven,
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Links {
     links: Vec<Link>,
     /// Below the swarm: what is called a link here outlives the connection that came with it.
     pub layered: bool,
+    /// Streams outlive their connections.
+    pub resumes: bool,
 }
 
 impl Links {
@@ -262,6 +264,7 @@ impl Links {
     pub fn forget_all(&mut self) {
         *self = Self {
             layered: self.layered,
+            resumes: self.resumes,
             ..Self::default()
         };
     }

@@ -144,6 +144,16 @@ impl Pair {
         }
         let layer = self.world.layer;
         self.world.ledger.note(|known| {
+            let other = |ends: &[End; 2]| !ends.contains(&(node, id));
+            if known.links.resumes && known.links.healthy(lives).iter().any(other) {
+                // Its streams go on there.
+                known.links.leave((node, id));
+                return known
+                    .counts
+                    .other("chaos: connections closed beside others");
+            } else if known.links.resumes {
+                known.links.chaos_between(lives);
+            }
             known.links.chaos((node, id));
             // Another one may be about to be closed.
             if layer && known.links.between(lives).len() <= 2 {
@@ -209,7 +219,7 @@ impl Pair {
             for link in links {
                 known.links.chaos(link[0]);
             }
-            if layer {
+            if layer || known.links.resumes {
                 known.links.chaos_between([node, other]);
             }
             known.counts.other("chaos: peers disconnected");

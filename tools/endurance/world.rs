@@ -42,6 +42,8 @@ pub struct World {
     pub layer: bool,
     /// Whether they say how many bytes there are.
     facts: bool,
+    /// Whether streams outlive their connections.
+    resume: bool,
     /// Whether every stream below the swarms is moved all the time.
     restless: bool,
 }
@@ -49,7 +51,11 @@ pub struct World {
 impl World {
     pub async fn new(seed: u64, args: &Args) -> Fallible<Arc<Self>> {
         let ledger = Arc::new(Ledger::new(seed));
-        ledger.note(|known| known.links.layered = args.layer);
+        ledger.note(|known| {
+            known.links.layered = args.layer;
+            known.links.resumes = args.resume;
+            known.proven = args.facts || args.resume;
+        });
         let relay = Node::relay(ledger.clone()).await?;
         let world = Arc::new(Self {
             seed,
@@ -59,6 +65,7 @@ impl World {
             mode: Mode::new(Mover::Hand),
             layer: args.layer,
             facts: args.facts,
+            resume: args.resume,
             restless: args.restless,
         });
         for slot in 0..SLOTS {
@@ -88,7 +95,8 @@ impl World {
         let ledger = self.ledger.clone();
         let moving = Moving {
             config: node::config(life)
-                .with_facts(self.facts)
+                .with_resume(self.resume)
+                .with_facts(self.facts || self.resume)
                 .with_restless_layer(self.restless.then_some(RESTLESS)),
             policy,
             layer: self.layer,

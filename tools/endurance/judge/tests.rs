@@ -31,6 +31,7 @@ fn whole() -> Case {
         pinned: false,
         opened_on_closing: false,
         given_up: false,
+        proven: false,
     }
 }
 
