@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use libp2p_stream_migration::Config;
+
 use super::on_runtime;
 use crate::{
     Effort,
@@ -20,20 +22,28 @@ const PIECES: [(usize, &str); 2] = [(64 * 1024, "64 KiB"), (1024, "1 KiB")];
 /// A stream's two ends.
 type Ends<T> = (T, T);
 
+/// What has become of the streams before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    New,
+    Migrated,
+    /// They outlive their connections.
+    Resumable,
+}
+
 pub fn run(effort: Effort, report: &mut Report) {
-    for migrated in [false, true] {
+    for life in [Life::New, Life::Migrated, Life::Resumable] {
         for kind in [Kind::Tcp, Kind::Quic] {
             for streams in [1, 16] {
                 for (piece, name) in PIECES {
-                    let pairs = on_runtime(connection(effort, kind, streams, piece, migrated));
-                    let after = if migrated {
-                        "after a migration"
-                    } else {
-                        "never migrated"
+                    let pairs = on_runtime(connection(effort, kind, streams, piece, life));
+                    let (life, goal) = match life {
+                        Life::New => ("never migrated", 0.99),
+                        Life::Migrated => ("after a migration", 0.99),
+                        Life::Resumable => ("resumable", 0.97),
                     };
-                    let name =
-                        format!("{}, {streams} × {name} writes, {after}: MiB/s", kind.name());
-                    report.add(Row::ratio(SECTION, name, &pairs, Goal::AtLeast(0.99)));
+                    let name = format!("{}, {streams} × {name} writes, {life}: MiB/s", kind.name());
+                    report.add(Row::ratio(SECTION, name, &pairs, Goal::AtLeast(goal)));
                 }
             }
         }
@@ -54,9 +64,14 @@ async fn connection(
     kind: Kind,
     streams: usize,
     piece: usize,
-    migrated: bool,
+    life: Life,
 ) -> Vec<Pair> {
-    let mut net = Net::new(&Setup::default());
+    let config = Config::default().with_resume(life == Life::Resumable);
+    let mut net = Net::new(&Setup {
+        config,
+        ..Setup::default()
+    });
+    let migrated = life == Life::Migrated;
     let connection = net.connect(kind).await;
     // While there is one connection, a plain stream is on it.
     let mut plain = Vec::new();
