@@ -4,3 +4,4 @@ mod channels;
 mod file_transfer;
 mod rate_limited;
 mod relay_to_direct;
+mod roam;
