@@ -441,3 +441,77 @@ async fn a_peer_restarts_behind_a_silent_path() {
         start.elapsed()
     );
 }
+
+/// We both write a lot before either reads, which the muxer has room for: nobody waits for ever for what is kept to
+/// arrive. What is too much is not kept, and when all of it has arrived, the stream outlives its connection again.
+#[tokio::test]
+async fn both_write_before_they_read() {
+    let mut net = net();
+    let pair = net.connect(Kind::Quic).await;
+    let (mut ours, mut theirs) = stream(&mut net, pair, true).await;
+    within("writing", async {
+        futures::join!(
+            write(&mut ours, 1, 10, LARGE),
+            write(&mut theirs, 2, 10, LARGE)
+        );
+    })
+    .await;
+    assert!(!ours.is_resumable() && !theirs.is_resumable());
+    within("reading", async {
+        futures::join!(
+            read(&mut ours, 2, 10, LARGE),
+            read(&mut theirs, 1, 10, LARGE)
+        );
+    })
+    .await;
+    within("knowing that all has arrived", async {
+        while !(ours.is_resumable() && theirs.is_resumable()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// All my streams together write more than may be kept. None waits for another's reader; those of which something is not
+/// kept end in an error when their connection is lost, and never in a gap.
+#[tokio::test]
+async fn more_than_may_be_kept() {
+    let config = || config().with_max_replay(150_000);
+    let mut net = Net::with(with(config()), with(config()));
+    let path = Proxy::default();
+    let first = path.connect(&net, Kind::Tcp).await;
+    let mut pairs = Vec::new();
+    for _ in 0..4 {
+        pairs.push(stream(&mut net, first, true).await);
+    }
+    net.connect(Kind::Tcp).await;
+    for (ours, _) in &mut pairs {
+        within("a write that waits for nobody", write(ours, 1, 10, 100_000)).await;
+    }
+    let kept: Vec<_> = pairs.iter().map(|(ours, _)| ours.is_resumable()).collect();
+    assert!(kept.contains(&true) && kept.contains(&false), "{kept:?}");
+    path.cut();
+    for (is_kept, (_ours, mut theirs)) in kept.into_iter().zip(pairs) {
+        let mut at = 10;
+        let mut buf = [0; 4096];
+        let ended = within("the rest, or an error", async {
+            while at < 100_000 {
+                match theirs.read(&mut buf).await {
+                    Ok(n) => {
+                        assert_ne!(n, 0, "a clean end");
+                        let wrong = (0..n).find(|i| buf[*i] != byte(1, at + *i as u64));
+                        assert_eq!(wrong, None, "at {at}");
+                        at += n as u64;
+                    }
+                    Err(error) => return Err(error.kind()),
+                }
+            }
+            Ok(())
+        })
+        .await;
+        match is_kept {
+            true => assert_eq!(ended, Ok(())),
+            false => assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset)),
+        }
+    }
+}
