@@ -8,7 +8,7 @@ use futures::{FutureExt, io::Cursor};
 use machine::{Facts, StreamId};
 use protocol::{
     PROTOCOL_NAME,
-    codec::{Ack, Control, Hello, Message, Request, Switched, frame, read},
+    codec::{Ack, Control, Hello, Message, Request, Resume, Resumed, Switched, frame, read},
 };
 use serde_json::Value;
 
@@ -66,18 +66,19 @@ fn control(vector: &Value) -> Control {
 
 fn facts(vector: &Value) -> Vec<(StreamId, Facts)> {
     let facts = vector["facts"].as_array().into_iter().flatten();
-    let fact = |facts: &Value| {
-        let said = Facts {
-            received: optional(facts, "received").unwrap_or(0),
-            done: facts["done"] == true,
-            total: optional(facts, "total"),
-            lost: optional(facts, "lost"),
-            gone: facts["gone"] == true,
-            sent: optional(facts, "sent"),
-        };
-        (StreamId(number(facts, "origin")), said)
-    };
     facts.map(fact).collect()
+}
+
+fn fact(facts: &Value) -> (StreamId, Facts) {
+    let said = Facts {
+        received: optional(facts, "received").unwrap_or(0),
+        done: facts["done"] == true,
+        total: optional(facts, "total"),
+        lost: optional(facts, "lost"),
+        gone: facts["gone"] == true,
+        sent: optional(facts, "sent"),
+    };
+    (StreamId(number(facts, "origin")), said)
 }
 
 /// The lines of multistream-select that come before the message on a new leg.
@@ -98,7 +99,7 @@ fn bytes_on_record() {
         let file = fs::read(path).unwrap();
         serde_json::from_slice::<Vec<Value>>(&file).unwrap()
     };
-    let vectors = [file("messages"), file("facts")].concat();
+    let vectors = [file("messages"), file("facts"), file("resume")].concat();
     let mut pairs = BTreeSet::new();
     let mut ours = false;
     for vector in &vectors {
@@ -133,12 +134,32 @@ fn bytes_on_record() {
             "switched" if vector["cancelled"] == true => check(bytes, Switched::Cancelled, true),
             "switched" => check(bytes, Switched::Sent(number(vector, "sent")), true),
             "control" => check(bytes, control(vector), true),
+            "resume" => {
+                let (origin, facts) = fact(&vector["facts"]);
+                let resume = Resume {
+                    epoch: number(vector, "epoch"),
+                    remote: optional(vector, "remote"),
+                    origin,
+                    generation: number(vector, "generation"),
+                    facts,
+                };
+                let id = StreamId(number(vector, "id"));
+                check(bytes, Request::Resume { id, resume }, true);
+            }
+            "resumed" if vector["not_now"] == true => check(bytes, Resumed::NotNow, true),
+            "resumed" => {
+                let (origin, facts) = fact(&vector["facts"]);
+                check(bytes, Resumed::Facts(origin, facts), true);
+            }
             _ => panic!("{vector}"),
         }
     }
     assert!(pairs.len() >= 10, "{pairs:?}");
     assert!(ours, "no message behind our own protocol's name");
-    for message in ["label", "migrate", "ack", "switched", "control"] {
+    let kinds = [
+        "label", "migrate", "ack", "switched", "control", "resume", "resumed",
+    ];
+    for message in kinds {
         assert!(vectors.iter().any(|vector| vector["message"] == message));
     }
 }
