@@ -515,3 +515,66 @@ async fn more_than_may_be_kept() {
         }
     }
 }
+
+/// The pauses of streams whose path goes silent beside another, in figures: `RUNS=200` of each kind.
+#[tokio::test]
+#[ignore = "figures, not a test"]
+async fn silent_paths_in_figures() {
+    let runs = std::env::var("RUNS").map_or(20, |runs| runs.parse().unwrap());
+    for kind in [Kind::Quic, Kind::Tcp, Kind::Relayed] {
+        let mut pauses = Vec::new();
+        while pauses.len() < runs {
+            let batch = (0..4).map(|_| pause_of(kind));
+            pauses.extend(futures::future::join_all(batch).await);
+        }
+        pauses.sort_unstable();
+        let at = |percent: usize| pauses[(pauses.len() - 1) * percent / 100];
+        println!(
+            "{kind:?}: p50 {:?}, p99 {:?}, of {}",
+            at(50),
+            at(99),
+            pauses.len()
+        );
+    }
+}
+
+/// The longest time without a byte, of a reader to whom something is always on its way.
+async fn pause_of(kind: Kind) -> Duration {
+    let mut net = net();
+    let path = Proxy::default();
+    let first = match kind {
+        Kind::Relayed => {
+            let circuit = net.circuit().await;
+            let front = path.front(&circuit).await;
+            let rest: libp2p::Multiaddr = circuit.iter().skip(2).collect();
+            let address = front.iter().chain(rest.iter()).collect();
+            net.dialer.dial(&net.listener, address).await
+        }
+        _ => path.connect(&net, kind).await,
+    };
+    let (mut ours, mut theirs) = stream(&mut net, first, true).await;
+    net.connect(Kind::Tcp).await;
+    let until = Instant::now() + Duration::from_millis(2500);
+    let writer = async {
+        while Instant::now() < until {
+            ours.write_all(&[1; 1000]).await.unwrap();
+            ours.flush().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        ours.close().await.unwrap();
+    };
+    let reader = async {
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        while theirs.read(&mut [0; 4096]).await.unwrap() > 0 {
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        longest
+    };
+    let silence = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        path.silence();
+    };
+    let ((), longest, ()) = futures::join!(writer, reader, silence);
+    longest
+}
