@@ -86,7 +86,7 @@ struct OfPeer {
     idle: BTreeSet<StreamKey>,
     unanswered: usize,
     /// Connections that are kept from being idle meanwhile.
-    alive: Vec<Permit>,
+    alive: Vec<(ConnectionKey, Permit)>,
     /// The next dial, and how many there were.
     dial: TimerKey,
     dials: u32,
@@ -155,7 +155,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             && let Some(alive) = self.keep_alive(connection)
             && let Some(of_peer) = self.suspended.0.get_mut(&peer)
         {
-            of_peer.alive.push(alive);
+            of_peer.alive.push((connection, alive));
         }
     }
 
@@ -222,10 +222,14 @@ impl<L: Io + Send + 'static> Hub<L> {
             of_peer.streams.remove(&key);
             of_peer.idle.remove(&key);
             of_peer.unanswered -= usize::from(legless.attempt.is_some());
-            if of_peer.streams.is_empty() {
-                let dial = of_peer.dial;
-                self.suspended.0.remove(&peer);
-                self.due.cancel(dial);
+            if of_peer.streams.is_empty()
+                && let Some(of_peer) = self.suspended.0.remove(&peer)
+            {
+                self.due.cancel(of_peer.dial);
+                for (connection, alive) in of_peer.alive {
+                    drop(alive);
+                    self.released(peer, connection);
+                }
             }
         }
     }
