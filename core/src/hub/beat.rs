@@ -34,6 +34,10 @@ const LATELY: Duration = Duration::from_secs(60);
 /// A timer that is so late says that we have slept, not the remote.
 const ASLEEP: Duration = Duration::from_millis(500);
 
+/// The pings that a new connection begins with, one after the other: the first is answered by a peer that is busy
+/// with its handshake.
+const FIRST_PINGS: u32 = 8;
+
 /// Other connections that are asked.
 const STANDBYS: usize = 3;
 
@@ -58,6 +62,8 @@ pub(super) struct Beat {
     ping: Option<(u64, Instant)>,
     /// The smoothed round trip, and its variation.
     trip: Option<(Duration, Duration)>,
+    /// Answers so far.
+    answers: u32,
     /// The last dial for want of another connection.
     dialed: Option<Instant>,
 }
@@ -168,12 +174,17 @@ impl<L: Io + Send + 'static> Hub<L> {
         };
         if let Some((_, at)) = beat.ping.take_if(|(ping, _)| *ping == number) {
             beat.sample(at.elapsed());
+            beat.answers = beat.answers.saturating_add(1);
+            let again = beat.answers < FIRST_PINGS;
             if beat.asked.is_some() {
                 beat.answered = beat.answered.saturating_add(1);
                 beat.ponged = true;
             }
             // Who answers is well.
             self.heard(peer, connection);
+            if again {
+                self.ping(peer, connection);
+            }
         }
     }
 
@@ -228,7 +239,8 @@ impl<L: Io + Send + 'static> Hub<L> {
                 self.ask_all(peer, connection);
                 time
             }
-            None => patience.saturating_sub(quiet(beat)),
+            // A sign of life counts from when it is seen.
+            None => patience.saturating_sub(quiet(beat)).min(time / 2),
             Some(asked) => {
                 let waited = now.saturating_duration_since(asked);
                 let trips = 3 * beat.trip.map_or(UNKNOWN, |(trip, _)| trip);
