@@ -21,6 +21,7 @@ pub(crate) fn machine(data: &[u8]) {
         verify: flags & 2 != 0,
         peer_verifies: flags & 4 != 0,
         speech: match flags >> 4 & 3 {
+            0 if flags & 128 != 0 => Speech::Resumes,
             0 => Speech::Yes,
             1 => Speech::Asked,
             _ => Speech::No,
@@ -102,7 +103,7 @@ impl Driver {
             Input::Start { .. } => {
                 self.leg(Slot::Ours).get_or_insert_default();
             }
-            Input::Migrate { .. } => {
+            Input::Migrate { .. } | Input::Resume { .. } => {
                 // The one that was there has been dropped, and the question about it with it.
                 *self.leg(Slot::Theirs) = Some(Leg::default());
                 self.asked = None;
@@ -205,7 +206,17 @@ impl Driver {
             },
             13 => Input::Timeout,
             14 => Input::ReadAll,
-            _ => Input::ProbeAnswered,
+            _ if !one => Input::ProbeAnswered,
+            _ => match operation >> 4 & 3 {
+                0 => Input::Lost(SLOTS[usize::from(source.byte() & 3)]),
+                1 => Input::Resume {
+                    id: self.id(source),
+                    generation: source.number(),
+                    facts: self.facts(operation, source),
+                },
+                2 => Input::Resumed(self.facts(operation, source)),
+                _ => Input::Replayed,
+            },
         }
     }
 
@@ -247,7 +258,7 @@ impl Driver {
     /// Whether the I/O can say this now: see `src/stream/pump.rs`.
     fn makes_sense(&mut self, input: Input) -> bool {
         if self.over {
-            return matches!(input, Input::Migrate { .. });
+            return matches!(input, Input::Migrate { .. } | Input::Resume { .. });
         }
         let machine = &self.machine;
         let is_read = |slot: Slot| {
@@ -257,8 +268,8 @@ impl Driver {
         };
         let leg = |slot: Slot| self.legs[slot as usize];
         match input {
-            Input::Start { .. } => machine.may_start().is_ok(),
-            Input::Answered { .. } => machine.awaits_answer(),
+            Input::Start { .. } => machine.may_start().is_ok() || machine.wants_leg(),
+            Input::Answered { .. } => machine.awaits_answer() && !machine.is_legless(),
             Input::Migrate { from, .. } => machine.replaces_theirs(from),
             Input::Verdict(question, _) => self.asked == Some(question),
             Input::HeldTooLong => machine.holds_theirs(),
