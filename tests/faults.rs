@@ -29,7 +29,7 @@ prop_compose! {
     ) -> Case {
         Case {
             seed, kinds, verify, migrations, constant: false, kills, refusals, early_timeouts, read_ahead, sleeps, silences, late,
-            cut: None,
+            cut: None, resumes: false,
         }
     }
 }
@@ -78,6 +78,16 @@ fn seeds_that_once_failed() {
     }
 }
 
+/// An application that had dropped its stream in a migration, which then ended by a resume: the stream stayed, and its
+/// remote waited for ever for a reader.
+#[test]
+fn a_drop_in_a_migration_is_not_undone_by_a_resume() {
+    for seed in [33_502, 45_583] {
+        let outcome = world::run(Case::from_seed(seed).resumable());
+        assert_eq!(outcome.violation, None, "{seed}");
+    }
+}
+
 /// An end of the old leg that waited for room was settled on the new leg, once the migration had been
 /// completed without it: a clean end, of a stream that nobody had closed.
 #[test]
@@ -107,14 +117,17 @@ fn calm(seed: u64, kinds: [Kind; 3]) -> Case {
         silences: 0,
         late: false,
         cut: None,
+        resumes: false,
     }
 }
 
-fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
-    const TOTAL: usize = 2048;
+fn kill_at_every_byte(kinds: [Kind; 2], connection: u8, resumes: bool) {
+    // There are twice as many of the latter.
+    let total = if resumes { 300 } else { 2048 };
     let case = |after| Case {
+        resumes,
         cut: Some(Cut {
-            total: TOTAL,
+            total,
             connection,
             after,
         }),
@@ -143,8 +156,8 @@ fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
         "{kinds:?}, connection {connection}: {} cuts, {exact} exact ends, {errors} errors",
         whole.crossed
     );
-    // Both happen, or the cuts were not where they should be.
-    assert!(errors > 0);
+    // Both happen, or the cuts were not where they should be; but nothing ends a stream that outlives its connections.
+    assert_eq!(errors > 0, !resumes, "{errors}");
 }
 
 /// 2 KiB each way, both write sides open until all has been read: the old connection, then the new one,
@@ -154,7 +167,7 @@ fn kill_at_every_byte(kinds: [Kind; 2], connection: u8) {
 fn kill_the_old_connection_at_every_byte() {
     for old in [Kind::Yamux, Kind::Quic] {
         for new in [Kind::Yamux, Kind::Quic] {
-            kill_at_every_byte([old, new], 0);
+            kill_at_every_byte([old, new], 0, false);
         }
     }
 }
@@ -164,7 +177,7 @@ macro_rules! kill_the_new_connection_at_every_byte {
         $(
             #[test]
             fn $name() {
-                kill_at_every_byte([Kind::$old, Kind::$new], 1);
+                kill_at_every_byte([Kind::$old, Kind::$new], 1, false);
             }
         )*
     };
@@ -175,4 +188,34 @@ kill_the_new_connection_at_every_byte! {
     kill_the_new_connection_yamux_to_quic: Yamux, Quic;
     kill_the_new_connection_quic_to_yamux: Quic, Yamux;
     kill_the_new_connection_quic_to_quic: Quic, Quic;
+}
+
+/// The same for a stream that outlives its connections, of which a third is left: whichever connection is cut after
+/// whichever byte, both get everything, and a clean end.
+#[test]
+fn kill_either_connection_under_a_stream_that_outlives_it() {
+    for old in [Kind::Yamux, Kind::Quic] {
+        for new in [Kind::Yamux, Kind::Quic] {
+            for connection in [0, 1] {
+                kill_at_every_byte([old, new], connection, true);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/faults.proptest-regressions",
+        ))),
+        ..ProptestConfig::default()
+    })]
+
+    /// Connections are lost, or go silent, at any time, and one is left: a stream that outlives them is exact, and nothing ends it.
+    #[test]
+    fn no_loss_ends_a_stream_that_outlives_it(case in cases()) {
+        let outcome = world::run(case.resumable());
+        prop_assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+    }
 }

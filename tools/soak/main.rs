@@ -1,7 +1,7 @@
 //! Runs the crate's own stream, machine and driver over legs that split, delay, cut and lie, with
 //! everything scheduled by a seed, and checks every byte and every end.
 //!
-//! `cargo run --release --example soak -- --cases N --seed S [--minutes M]`
+//! `cargo run --release --example soak -- --cases N --seed S [--minutes M] [--resume]`
 
 use std::{
     panic,
@@ -24,6 +24,9 @@ struct Cli {
     /// Stop after so many minutes, however many cases have been run.
     #[arg(long)]
     minutes: Option<u64>,
+    /// The streams outlive their connections, and nothing ends them as long as one is left.
+    #[arg(long)]
+    resume: bool,
     /// How many threads.
     #[arg(long, default_value_t = 2)]
     threads: u64,
@@ -52,10 +55,16 @@ fn main() -> ExitCode {
                     }
                     let seed = cli.seed.wrapping_add(number);
                     tracing::info!(seed);
-                    let outcome = panic::catch_unwind(|| world::run(Case::from_seed(seed)))
-                        .unwrap_or_else(|_| world::Outcome {
-                            violation: Some("panicked".to_owned()),
-                            ..Default::default()
+                    let case = match cli.resume {
+                        true => Case::from_seed(seed).resumable(),
+                        false => Case::from_seed(seed),
+                    };
+                    let outcome =
+                        panic::catch_unwind(|| world::run(case.clone())).unwrap_or_else(|_| {
+                            world::Outcome {
+                                violation: Some("panicked".to_owned()),
+                                ..Default::default()
+                            }
                         });
                     ran.fetch_add(1, Ordering::Relaxed);
                     unprovable.fetch_add(outcome.unprovable as u64, Ordering::Relaxed);
@@ -66,7 +75,7 @@ fn main() -> ExitCode {
                         && violations.fetch_add(1, Ordering::Relaxed) < 20
                     {
                         println!("seed {seed}: {violation}");
-                        println!("    {:?}", Case::from_seed(seed));
+                        println!("    {case:?}");
                     }
                 }
             });

@@ -345,6 +345,10 @@ impl Machine {
         if !self.admits(generation) {
             return self.put(Output::Drop(Slot::Theirs));
         }
+        if self.leaving {
+            // The migration whose end was waited for is over.
+            return self.abort(Abort::Dropped);
+        }
         if !self.is_legless() {
             self.let_go_of_legs();
         }

@@ -16,10 +16,10 @@ use crate::Random;
 use super::{
     key::{ConnectionKey, StreamKey},
     leg::{FaultLeg, Kind},
-    machine::{Abort, Question, Setup, Speech, StreamId, Verdict},
-    protocol::codec::{Reader, Request},
+    machine::{Abort, Facts, Question, Setup, Speech, StreamId, Verdict},
+    protocol::codec::{Reader, Request, Resume, Resumed},
     sleep::Nap,
-    stream::{Budget, Drive, Leg, Migratable, Note, ReadyQueue, Shared, Timeouts},
+    stream::{Budget, Drive, Later, Leg, Migratable, Note, ReadyQueue, Room, Shared, Timeouts},
     world::Case,
 };
 
@@ -89,6 +89,8 @@ pub struct Peer {
     /// A verdict has done something to an attempt that it was not about.
     pub mistaken: bool,
     next_id: u64,
+    /// Its word on the stream has changed, and is to be said.
+    has_word: bool,
     /// Whether remote attempts may be refused.
     refuses: bool,
     pub over: Option<Result<(), Abort>>,
@@ -103,11 +105,16 @@ impl Peer {
             designated: side == 0,
             verify: case.verify[side as usize],
             peer_verifies: false,
-            speech: Speech::No,
+            speech: match case.resumes {
+                true => Speech::Resumes,
+                false => Speech::No,
+            },
             opener: side == 0,
-            keeps: false,
+            keeps: case.resumes,
         };
-        let budget = Budget::new(case.read_ahead.0, case.read_ahead.1);
+        // More than anybody writes here.
+        let room = Arc::new(Room::new(1 << 20, 1 << 24));
+        let budget = Budget::new(case.read_ahead.0, case.read_ahead.1).with_room(room);
         let key = StreamKey::new(side);
         let shared = Shared::new(key, StreamId(0), setup, leg, None, budget, ready.clone());
         Self {
@@ -125,6 +132,7 @@ impl Peer {
             given_up: Vec::new(),
             mistaken: false,
             next_id: 2 + side,
+            has_word: false,
             refuses: case.refusals,
             over: None,
             completed: 0,
@@ -149,6 +157,35 @@ impl Peer {
         let started = self.shared.start(leg, id).is_ok();
         self.behaviour_flag.set();
         started
+    }
+
+    /// Takes what it has to say of the stream, if that is anything new.
+    pub fn take_word(&mut self) -> Option<Facts> {
+        std::mem::take(&mut self.has_word).then(|| self.shared.facts())
+    }
+
+    /// Hears the other's word. Returns whether it holds nothing of the stream, which is then the answer.
+    pub fn hear(&mut self, facts: Facts) -> bool {
+        if self.over.is_some() {
+            return !facts.gone;
+        }
+        self.shared.said(facts);
+        self.behaviour_flag.set();
+        false
+    }
+
+    /// What was being said got lost, and is said again.
+    pub fn say_again(&mut self) {
+        self.has_word |= self.over.is_none();
+    }
+
+    /// Asks on this leg that the stream go on there.
+    pub fn resume(&mut self, leg: Leg<FaultLeg>) {
+        let id = StreamId(self.next_id);
+        self.next_id += 2;
+        // The processes have no names here.
+        self.shared.ask_to_resume(leg, id, (0, None));
+        self.behaviour_flag.set();
     }
 
     pub fn accept(&mut self, io: FaultLeg, connection: u8) {
@@ -232,13 +269,16 @@ impl Peer {
                 Poll::Ready(request) => {
                     let Inbound { io, connection, .. } = self.inbound.swap_remove(index);
                     let kind = kinds[connection.number() as usize].into();
-                    if let Ok(Request::Migrate { id, from, verify }) = request {
-                        self.early.push(Early {
-                            leg: Leg::new(io, connection, kind),
+                    let leg = Leg::new(io, connection, kind);
+                    match request {
+                        Ok(Request::Migrate { id, from, verify }) => self.early.push(Early {
+                            leg,
                             id,
                             from,
                             verify,
-                        });
+                        }),
+                        Ok(Request::Resume { id, resume }) => self.resumed(leg, id, resume),
+                        _ => {}
                     }
                 }
             }
@@ -258,6 +298,19 @@ impl Peer {
             self.drive = Some(Drive::new(self.shared.clone(), timeouts));
             self.drive_flag.set();
         }
+    }
+
+    /// The other side asks that the stream go on.
+    fn resumed(&mut self, leg: Leg<FaultLeg>, id: StreamId, resume: Resume) {
+        if self.over.is_none() {
+            return self.shared.resume(leg, id, resume.generation, resume.facts);
+        }
+        let gone = Facts {
+            gone: true,
+            ..Facts::default()
+        };
+        let answer = leg.answer(Resumed::Facts(resume.origin, gone));
+        self.denials.push(Box::pin(answer));
     }
 
     /// The table's part: whose stream a `Migrate` names.
@@ -314,14 +367,18 @@ impl Peer {
                         self.shared
                             .probed(connection, !lost[connection.number() as usize]);
                     }
+                    Note::Say => self.has_word = true,
+                    Note::Later(Later::Say) => {
+                        self.has_word |= self.shared.is_later(Later::Say);
+                    }
+                    // There is room for all.
+                    Note::Later(Later::Slide) => {}
                     Note::Completed(_) => self.completed += 1,
                     Note::Failed { .. } => self.failed += 1,
                     Note::Over(result) => self.over = Some(result),
                     Note::Agreed { .. }
                     | Note::Confirmed { .. }
                     | Note::Resumed { .. }
-                    | Note::Say
-                    | Note::Later(_)
                     | Note::Waits
                     | Note::Suspended
                     | Note::GoesOn { .. }

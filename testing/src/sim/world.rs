@@ -13,6 +13,7 @@ use crate::Random;
 use super::{
     app::{App, Close, Ending},
     leg::{Kind, Wire},
+    machine::Facts,
     peer::{Flag, Peer, key},
     sleep,
     stream::Leg,
@@ -41,6 +42,8 @@ pub struct Case {
     /// Write so much each way, migrate once from connection 0 to 1, and cut this connection when so many
     /// bytes, or ends, have crossed it.
     pub cut: Option<Cut>,
+    /// Whether the stream outlives its connections.
+    pub resumes: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +72,21 @@ impl Case {
             late: rng.percent(25),
             constant: rng.percent(10),
             cut: None,
+            resumes: false,
             seed,
+        }
+    }
+}
+
+impl Case {
+    /// The same, of a stream that outlives its connections. Its timers are long.
+    #[must_use]
+    pub fn resumable(self) -> Self {
+        Self {
+            resumes: true,
+            verify: [true; 2],
+            early_timeouts: false,
+            ..self
         }
     }
 }
@@ -180,7 +197,10 @@ impl World {
                 stuck = Some("too many steps");
                 break;
             }
-            if self.adversary() || self.run_a_task() || self.deliver() {
+            if self.adversary() || self.run_a_task() || self.speak(30) || self.deliver() {
+                continue;
+            }
+            if self.speak(100) || self.regain() {
                 continue;
             }
             // Nothing can happen but that somebody is told of a loss, or that time passes.
@@ -282,6 +302,49 @@ impl World {
         true
     }
 
+    /// One of the two says its word, if it has one. It comes at once, but perhaps not soon.
+    fn speak(&mut self, percent: u64) -> bool {
+        if !self.case.resumes || self.lost == [true; 3] || !self.rng.percent(percent) {
+            return false;
+        }
+        let first = self.rng.index(2);
+        for side in [first, 1 - first] {
+            if let Some(facts) = self.peers[side].take_word() {
+                if self.peers[1 - side].hear(facts) {
+                    let gone = Facts {
+                        gone: true,
+                        ..Facts::default()
+                    };
+                    self.peers[side].hear(gone);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The opener gets the stream another leg.
+    fn regain(&mut self) -> bool {
+        let opener = &self.peers[0];
+        if !opener.shared.wants_leg() {
+            return false;
+        }
+        let there: Vec<u8> = (0..3_u8)
+            .filter(|it| !self.lost[usize::from(*it)] && !self.silences.now[usize::from(*it)])
+            .collect();
+        if there.is_empty() {
+            self.peers.iter().for_each(|peer| peer.shared.give_up());
+            return true;
+        }
+        let to = there[self.rng.index(there.len())];
+        let kind = self.case.kinds[usize::from(to)];
+        let (ours, theirs, wire) = Wire::new(kind);
+        self.wires.push((to, wire));
+        self.peers[0].resume(Leg::new(ours, key(to), kind.into()));
+        self.peers[1].accept(theirs, to);
+        true
+    }
+
     fn kill(&mut self) {
         let connection = self.rng.index(3) as u8;
         for (on, wire) in &self.wires {
@@ -304,6 +367,8 @@ impl World {
             }
         }
         self.untold.extend([(0, connection), (1, connection)]);
+        // Words on it are lost with it.
+        self.peers.iter_mut().for_each(Peer::say_again);
     }
 
     fn tell(&mut self, side: usize, connection: u8) {
@@ -440,6 +505,10 @@ impl World {
                         "side {side} failed though nothing went wrong: {:?}",
                         [&self.peers[0].over, &self.peers[1].over]
                     )),
+                    Some(Ending::Failed) if self.must_be_whole() => Some(format!(
+                        "side {side} failed though there was another connection: {:?}",
+                        [&self.peers[0].over, &self.peers[1].over]
+                    )),
                     _ => None,
                 }
             });
@@ -471,6 +540,14 @@ impl World {
         outcome
     }
 
+    /// Whether nothing may fail: the stream outlives its connections, and there is one.
+    fn must_be_whole(&self) -> bool {
+        let early = self.apps.iter().any(|app| app.dropped_early);
+        let dead = |it: &usize| self.lost[*it] || self.silences.now[*it];
+        let gone = (0..3).filter(dead).count().max(self.silences.count);
+        self.case.resumes && gone + usize::from(self.silences.count > 0) < 3 && !early
+    }
+
     /// Whether a writer waits for a yamux leg that the other side has closed and then dropped: nothing is
     /// said on the wire then, and it waits for ever, as with any yamux stream.
     fn is_forsaken(&self, side: usize) -> bool {
@@ -484,6 +561,9 @@ impl World {
 
     /// Whether a clean end that is none was beyond anybody's knowledge: see `docs/guarantees.md`.
     fn is_unprovable(&self, side: usize) -> bool {
+        if self.case.resumes {
+            return false;
+        }
         let app = &self.apps[side];
         let aborted = matches!(self.peers[1 - side].over, Some(Err(_)));
         let last = self.peers[side].connection().unwrap_or_default();

@@ -44,7 +44,7 @@ impl World {
                 && self.silences.now[connection]
                 && !status.migrating
                 && peer.over.is_none()
-                && !peer.has_given_up(connection)
+                && (self.case.resumes || !peer.has_given_up(connection))
             {
                 peer.give_up(connection);
                 return true;
