@@ -70,9 +70,33 @@ impl fmt::Debug for Substream {
     }
 }
 
-/// Writes that are those of a type's `io`.
-macro_rules! writes_by_its_io {
-    ($type:ty) => {
+/// Reads and writes that are those of a type's `io`; a method may see what every read brings.
+macro_rules! by_its_io {
+    ($type:ty $(, $seen:ident)?) => {
+        impl AsyncRead for $type {
+            #[inline]
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+                $(self.$seen(&polled);)?
+                polled
+            }
+
+            #[inline]
+            fn poll_read_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &mut [io::IoSliceMut<'_>],
+            ) -> Poll<io::Result<usize>> {
+                let polled = Pin::new(&mut self.io).poll_read_vectored(cx, bufs);
+                $(self.$seen(&polled);)?
+                polled
+            }
+        }
+
         impl AsyncWrite for $type {
             #[inline]
             fn poll_write(
@@ -104,65 +128,14 @@ macro_rules! writes_by_its_io {
         }
     };
 }
-pub(crate) use writes_by_its_io;
-
-/// Reads and writes that are those of a type's `io`.
-macro_rules! by_its_io {
-    ($type:ty) => {
-        $crate::substream::writes_by_its_io!($type);
-
-        impl AsyncRead for $type {
-            #[inline]
-            fn poll_read(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &mut [u8],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_read(cx, buf)
-            }
-
-            #[inline]
-            fn poll_read_vectored(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &mut [io::IoSliceMut<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.io).poll_read_vectored(cx, bufs)
-            }
-        }
-    };
-}
 pub(crate) use by_its_io;
 
 impl Substream {
-    fn heard(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn read(&self, polled: &Poll<io::Result<usize>>) {
         if let Poll::Ready(Ok(1..)) = polled {
             self.pulse.beat();
         }
-        polled
     }
 }
 
-impl AsyncRead for Substream {
-    #[inline]
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        self.heard(polled)
-    }
-
-    #[inline]
-    fn poll_read_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [io::IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_read_vectored(cx, bufs);
-        self.heard(polled)
-    }
-}
-
-writes_by_its_io!(Substream);
+by_its_io!(Substream, read);

@@ -22,8 +22,8 @@ use libp2p::{
     tcp, yamux,
 };
 use libp2p_stream_migration::{
-    Behaviour, Config, ConnectionInfo, ConnectionKey, ConnectionName as _, Control, Event, Policy,
-    Stay, transport,
+    Abort, Behaviour, Config, ConnectionInfo, ConnectionKey, ConnectionName as _, Control, Event,
+    Policy, Stay, transport,
 };
 
 use crate::{Background, Counts, Log, counts::Counted, within};
@@ -215,6 +215,15 @@ impl Node {
     }
 
     /// Waits until so many events are of this kind.
+    /// How the first stream here has ended that has.
+    pub async fn how_it_ended(&self) -> Result<(), Abort> {
+        self.event("the end", |event| match event {
+            Event::StreamEnded { result, .. } => Some(*result),
+            _ => None,
+        })
+        .await
+    }
+
     pub async fn count(&self, what: &str, number: usize, is: impl Fn(&Event) -> bool) {
         let is = |seen: &&Seen| matches!(seen, Seen::Migration(event) if is(event));
         let enough = |log: &Vec<Seen>| (log.iter().filter(is).count() >= number).then_some(());

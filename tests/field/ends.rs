@@ -7,7 +7,7 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use libp2p::StreamProtocol;
-use libp2p_stream_migration::{Abort, Config, Event, PROTOCOL_NAME};
+use libp2p_stream_migration::{Config, Event, PROTOCOL_NAME};
 use testing::{raw::*, *};
 
 /// How long no progress is put up with.
@@ -20,14 +20,6 @@ fn impatient() -> Setup {
             .with_answer_timeout(PATIENCE),
         ..Default::default()
     }
-}
-
-async fn how_it_ended(node: &Node) -> Result<(), Abort> {
-    node.event("the end", |event| match event {
-        Event::StreamEnded { result, .. } => Some(*result),
-        _ => None,
-    })
-    .await
 }
 
 /// The path under a quiet stream has gone silent, and somebody moves the stream to one that works. Nothing
@@ -71,7 +63,7 @@ async fn a_quiet_stream_leaves_a_silent_path() {
             within("the end", read_end(&mut ours)).await;
             drop((ours, theirs));
             for node in [&net.dialer, &net.listener] {
-                assert_eq!(how_it_ended(node).await, Ok(()));
+                assert_eq!(node.how_it_ended().await, Ok(()));
             }
         }
     }
@@ -111,7 +103,7 @@ async fn slow_reader(new: Kind) {
     let ended = |event: &Event| matches!(event, Event::StreamEnded { .. });
     assert!(!net.dialer.events().iter().any(ended));
     drop(theirs);
-    assert_eq!(how_it_ended(&net.dialer).await, Ok(()));
+    assert_eq!(net.dialer.how_it_ended().await, Ok(()));
 }
 
 /// The same, and the stream is still on its way when it is let go of: the other side has not read what
@@ -156,8 +148,8 @@ async fn a_reader_may_take_its_time_in_a_migration() {
         assert_eq!(theirs.read_to_end(&mut rest).await.unwrap(), 0);
         drop(theirs);
         within("the migration", migration).await.unwrap();
-        assert_eq!(how_it_ended(&net.dialer).await, Ok(()));
-        assert_eq!(how_it_ended(&net.listener).await, Ok(()));
+        assert_eq!(net.dialer.how_it_ended().await, Ok(()));
+        assert_eq!(net.listener.how_it_ended().await, Ok(()));
     }
 }
 
@@ -391,7 +383,7 @@ async fn what_is_let_go_of_needs_no_room() {
     within("sending", write(&mut theirs, 2, 0, 1_000_000)).await;
     theirs.close().await.unwrap();
     drop(theirs);
-    assert_eq!(how_it_ended(&net.dialer).await, Ok(()));
+    assert_eq!(net.dialer.how_it_ended().await, Ok(()));
     assert!(!migration.is_finished());
 }
 

@@ -595,10 +595,7 @@ impl World {
             return self.input(config, side, Input::Said(facts), log);
         }
         if !facts.gone && peer.word.is_none() {
-            peer.word = Some(Facts {
-                gone: true,
-                ..Facts::default()
-            });
+            peer.word = Some(Facts::GONE);
         }
         Ok(())
     }
@@ -685,11 +682,7 @@ impl World {
         let facts = self.legs[leg].words[1 - side].ok_or("a resume without facts")?;
         let machine = &self.peers[side].machine;
         if machine.over().is_some() {
-            let gone = Facts {
-                gone: true,
-                ..Facts::default()
-            };
-            self.legs[leg].words[side] = Some(gone.into());
+            self.legs[leg].words[side] = Some(Facts::GONE.into());
             self.write(leg, side, Item::Resumed);
             self.write(leg, side, Item::Fin);
             self.legs[leg].seats[side].write = Write::Closed;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
-use libp2p_stream_migration::{Abort, Config, Event, Stream};
+use libp2p_stream_migration::{Config, Event, Stream};
 use testing::*;
 
 /// More than a muxer's window, so that a reader is still at it when the writer has gone.
@@ -37,14 +37,6 @@ async fn stream(net: &mut Net, kind: Kind) -> (Stream, Stream, Pair) {
     write(&mut ours, 1, 0, 10).await;
     read(&mut theirs, 1, 0, 10).await;
     (ours, theirs, pair)
-}
-
-async fn how_it_ended(node: &Node) -> Result<(), Abort> {
-    node.event("the end", |event| match event {
-        Event::StreamEnded { result, .. } => Some(*result),
-        _ => None,
-    })
-    .await
 }
 
 /// All that comes, and whether the end is clean.
@@ -115,7 +107,7 @@ async fn who_has_closed_and_gone_is_read_to_the_end() {
         };
         futures::join!(reader, writer);
         for node in [&net.dialer, &net.listener] {
-            assert_eq!(how_it_ended(node).await, Ok(()), "{kind:?}");
+            assert_eq!(node.how_it_ended().await, Ok(()), "{kind:?}");
         }
     }
 }
@@ -155,7 +147,7 @@ async fn both_let_go_at_once() {
             }
         );
         for node in [&net.dialer, &net.listener] {
-            assert_eq!(how_it_ended(node).await, Ok(()), "{kind:?}");
+            assert_eq!(node.how_it_ended().await, Ok(()), "{kind:?}");
         }
     }
 }
@@ -237,7 +229,7 @@ async fn who_does_not_speak_is_served_as_ever() {
             within("the exchange", async { futures::join!(both, reading) }).await;
             drop((ours, theirs));
             for node in [&net.dialer, &net.listener] {
-                assert_eq!(how_it_ended(node).await, Ok(()), "{kind:?}");
+                assert_eq!(node.how_it_ended().await, Ok(()), "{kind:?}");
             }
         }
     }
@@ -279,7 +271,7 @@ async fn they_move_as_ever() {
         .boxed()
         .await;
         for node in [&net.dialer, &net.listener] {
-            assert_eq!(how_it_ended(node).await, Ok(()), "{kinds:?}");
+            assert_eq!(node.how_it_ended().await, Ok(()), "{kinds:?}");
         }
     }
 }

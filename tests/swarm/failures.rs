@@ -7,14 +7,6 @@ use futures::{AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, join};
 use libp2p_stream_migration::{Abort, Event, MigrateError, Stream};
 use testing::*;
 
-async fn ended(node: &Node) -> Result<(), Abort> {
-    node.event("the end", |event| match event {
-        Event::StreamEnded { result, .. } => Some(*result),
-        _ => None,
-    })
-    .await
-}
-
 async fn read_fails(stream: &mut Stream) {
     let mut buf = [0; 1024];
     let error = within("an error", async {
@@ -48,7 +40,7 @@ async fn the_only_connection_is_closed() {
         .await;
         drop((ours, theirs));
         for (node, id) in [(&net.dialer, pair.here), (&net.listener, pair.there)] {
-            assert!(ended(node).await.is_err());
+            assert!(node.how_it_ended().await.is_err());
             node.wait("closing", |seen| match seen {
                 Seen::Closed(closed) if *closed == id => Some(()),
                 _ => None,
@@ -185,8 +177,8 @@ async fn a_drop_is_an_abort() {
         drop(ours);
         read_fails(&mut theirs).await;
         drop(theirs);
-        assert_eq!(ended(&net.dialer).await, Err(Abort::Dropped));
-        assert_eq!(ended(&net.listener).await, Err(Abort::Unproven));
+        assert_eq!(net.dialer.how_it_ended().await, Err(Abort::Dropped));
+        assert_eq!(net.listener.how_it_ended().await, Err(Abort::Unproven));
         assert!(net.dialer.control.streams(peer).await.is_empty());
     }
 }

@@ -89,14 +89,6 @@ fn connections(node: &Node) -> usize {
     node.events().iter().filter(is).count()
 }
 
-async fn how_it_ended(node: &Node) -> Result<(), Abort> {
-    node.event("the end", |event| match event {
-        Event::StreamEnded { result, .. } => Some(*result),
-        _ => None,
-    })
-    .await
-}
-
 /// My connection is lost in the middle of everything, and there is another to the same peer. Both of us go on there,
 /// whoever opened the stream; not a byte is lost, or comes twice.
 #[tokio::test]
@@ -116,7 +108,7 @@ async fn a_stream_goes_on_beside_its_lost_connection() {
             };
             futures::join!(both_ways(ours, theirs), cut);
             for node in [&net.dialer, &net.listener] {
-                assert_eq!(how_it_ended(node).await, Ok(()), "{other:?} {by_dialer}");
+                assert_eq!(node.how_it_ended().await, Ok(()), "{other:?} {by_dialer}");
             }
         }
     }
@@ -142,7 +134,7 @@ async fn a_stream_outlives_its_only_connection() {
         };
         futures::join!(both_ways(ours, theirs), cut);
         for node in [&net.dialer, &net.listener] {
-            assert_eq!(how_it_ended(node).await, Ok(()), "{by_dialer}");
+            assert_eq!(node.how_it_ended().await, Ok(()), "{by_dialer}");
         }
     }
 }
@@ -167,7 +159,7 @@ async fn an_answer_outlives_its_writer_and_its_connection() {
         within("the end", read_end(&mut ours)).await;
         drop(ours);
         for node in [&net.dialer, &net.listener] {
-            assert_eq!(how_it_ended(node).await, Ok(()), "{by_dialer}");
+            assert_eq!(node.how_it_ended().await, Ok(()), "{by_dialer}");
         }
     }
 }
@@ -222,7 +214,7 @@ async fn nobody_comes_back() {
     }
     assert!(start.elapsed() >= patience);
     for node in [&net.dialer, &net.listener] {
-        assert_eq!(how_it_ended(node).await, Err(Abort::LegLost));
+        assert_eq!(node.how_it_ended().await, Err(Abort::LegLost));
     }
 }
 
@@ -277,7 +269,7 @@ async fn a_silent_path_is_left() {
             println!("{kind:?}, opened by the dialer: {by_dialer}: {pause:?}");
             assert!(pause < Duration::from_secs(5), "{pause:?}");
             for node in [&net.dialer, &net.listener] {
-                assert_eq!(how_it_ended(node).await, Ok(()), "{kind:?} {by_dialer}");
+                assert_eq!(node.how_it_ended().await, Ok(()), "{kind:?} {by_dialer}");
             }
         }
     }

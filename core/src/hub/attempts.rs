@@ -144,15 +144,9 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// The leg could not be opened.
     pub fn leg_failed(&mut self, key: StreamKey, connection: ConnectionKey, error: String) {
-        let legless = self
-            .table
-            .get(key)
-            .and_then(|it| it.record.legless.as_ref());
-        if legless.and_then(|legless| legless.attempt()) == Some(connection) {
+        if self.is_resuming_on(key, connection) {
             self.resume_failed(key);
-            return;
-        }
-        if self.opening(key, connection).is_some() {
+        } else if self.opening(key, connection).is_some() {
             self.outgoing_failed(key, MigrateError::NoLeg(error));
         }
     }

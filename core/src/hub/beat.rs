@@ -93,6 +93,11 @@ impl Beat {
         });
     }
 
+    /// Nobody waits there any more.
+    fn calm_down(&mut self) {
+        (self.fast, self.since, self.asked) = (false, None, None);
+    }
+
     /// Looks whether anything has been read. Returns the last time that there was.
     fn look(&mut self) -> Option<Instant> {
         if self.pulse.take() {
@@ -212,11 +217,9 @@ impl<L: Io + Send + 'static> Hub<L> {
             now.saturating_duration_since(from)
         };
         if !writes && !self.is_missed(peer, connection, heard) {
-            if let Some(beat) = self.beat_of(connection) {
-                beat.fast = false;
-                beat.since = None;
-                beat.asked = None;
-            }
+            self.beat_of(connection)
+                .into_iter()
+                .for_each(Beat::calm_down);
             return self.beat_later(peer, connection, SLOW);
         }
         let Some(beat) = self.beat_of(connection) else {
@@ -225,16 +228,12 @@ impl<L: Io + Send + 'static> Hub<L> {
         beat.fast = true;
         beat.since.get_or_insert(now);
         let time = beat.time_to_answer();
-        let patience = match beat.asked {
-            // A slow reader is not asked at this pace for ever.
-            None => (time * 2_u32.pow(beat.answered.min(4)))
-                .min(LONGEST)
-                .max(time),
-            Some(_) => time,
-        };
-        let reader_asks = !writes && beat.asked.is_none();
+        // A slow reader is not asked at this pace for ever.
+        let patience = time * 2_u32.pow(beat.answered.min(4));
+        let patience = patience.min(LONGEST).max(time);
         let next = match beat.asked {
-            None if quiet(beat) >= patience || reader_asks => {
+            // Who reads has waited already.
+            None if !writes || quiet(beat) >= patience => {
                 beat.asked = Some(now);
                 self.ask_all(peer, connection);
                 time
@@ -277,9 +276,9 @@ impl<L: Io + Send + 'static> Hub<L> {
             heard > Some(asked)
         });
         if answered {
-            if let Some(beat) = self.beat_of(connection) {
-                (beat.fast, beat.since, beat.asked) = (false, None, None);
-            }
+            self.beat_of(connection)
+                .into_iter()
+                .for_each(Beat::calm_down);
             self.suspect(peer, connection);
             self.left_behind(peer, connection);
             return self.beat_later(peer, connection, SLOW);
@@ -328,8 +327,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 return false;
             };
             let status = entry.shared.status();
-            let legless = entry.record.legless.as_ref();
-            let asked = legless.and_then(|legless| legless.attempt()) == Some(connection);
+            let asked = entry.record.resuming_on() == Some(connection);
             let there = entry.record.legs.all().any(|leg| leg == connection);
             asked || there && status.unarrived
         })

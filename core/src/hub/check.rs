@@ -29,8 +29,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             }
             let outgoing = record.outgoing();
             let opening = outgoing.filter(|it| it.holds_a_permit());
-            let resuming = record.legless.as_ref().and_then(|it| it.attempt());
-            let to = opening.map(|it| it.to).or(resuming);
+            let to = opening.map(|it| it.to).or(record.resuming_on());
             assert_eq!(record.legs.opening, to, "{key:?}");
             if opening.is_some() {
                 *holders.entry(entry.peer()).or_default() += 1;

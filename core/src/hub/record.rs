@@ -96,6 +96,11 @@ impl Record {
         }
     }
 
+    /// The connection on which it asks, without a leg, to go on.
+    pub(super) fn resuming_on(&self) -> Option<ConnectionKey> {
+        self.legless.as_ref()?.attempt()
+    }
+
     pub(super) fn moves(&mut self) -> &mut MoveState {
         self.moves.get_or_insert_default()
     }

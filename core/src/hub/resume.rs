@@ -100,6 +100,11 @@ impl<L: Io + Send + 'static> Hub<L> {
         self.suspended.0.contains_key(&peer)
     }
 
+    fn suspended_of(&self, peer: PeerId) -> Vec<StreamKey> {
+        let of_peer = self.suspended.0.get(&peer).into_iter();
+        of_peer.flat_map(|it| &it.streams).copied().collect()
+    }
+
     /// The stream has let go of all its legs.
     pub(super) fn suspended(&mut self, key: StreamKey) {
         let Some(entry) = self.table.get_mut(key) else {
@@ -176,10 +181,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     /// The remote holds nothing of the stream any more.
     fn is_over(&mut self, key: StreamKey) {
         if let Some(entry) = self.table.get(key) {
-            entry.shared.said(Facts {
-                gone: true,
-                ..Facts::default()
-            });
+            entry.shared.said(Facts::GONE);
             self.heard_from(key);
         }
     }
@@ -325,6 +327,12 @@ impl<L: Io + Send + 'static> Hub<L> {
         true
     }
 
+    /// True if it asks there to go on, or is about to.
+    pub(super) fn is_resuming_on(&self, key: StreamKey, connection: ConnectionKey) -> bool {
+        let entry = self.table.get(key);
+        entry.is_some_and(|entry| entry.record.resuming_on() == Some(connection))
+    }
+
     fn legless(&mut self, key: StreamKey) -> Option<&mut Legless> {
         self.table.get_mut(key)?.record.legless.as_deref_mut()
     }
@@ -362,13 +370,10 @@ impl<L: Io + Send + 'static> Hub<L> {
         connection: ConnectionKey,
         io: L,
     ) -> Option<L> {
-        let Some(entry) = self.table.get(key) else {
-            return Some(io);
-        };
-        let legless = entry.record.legless.as_ref();
-        if legless.and_then(|legless| legless.attempt()) != Some(connection) {
+        if !self.is_resuming_on(key, connection) {
             return Some(io);
         }
+        let entry = self.table.get(key)?;
         let (peer, with) = (entry.peer(), entry.record.with);
         let (With::Process(epoch), Some(leg)) = (with, self.leg(peer, connection, io)) else {
             self.resume_failed(key);
@@ -466,11 +471,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         resume: Resume,
     ) -> Option<Arc<Shared<L>>> {
         let connection = leg.connection();
-        let gone = Facts {
-            gone: true,
-            ..Facts::default()
-        };
-        let gone = Resumed::Facts(resume.origin, gone);
+        let gone = Resumed::Facts(resume.origin, Facts::GONE);
         let for_us = self.settings.resume && resume.remote.is_none_or(|it| it == self.epoch);
         if !for_us || self.table.is_ours(peer, resume.origin) {
             self.answer_resume(peer, leg, gone);
@@ -569,11 +570,9 @@ impl<L: Io + Send + 'static> Hub<L> {
             }
         }
         // What was asked on a silent path is asked here.
-        let waiting = self.suspended.0.get(&peer);
-        let waiting: Vec<_> =
-            waiting.map_or_else(Vec::new, |it| it.streams.iter().copied().collect());
-        for key in waiting {
-            let asked = self.legless(key).and_then(|legless| legless.attempt());
+        for key in self.suspended_of(peer) {
+            let entry = self.table.get(key);
+            let asked = entry.and_then(|entry| entry.record.resuming_on());
             let info = asked.and_then(|asked| self.connections.get(peer, asked));
             if info.is_some_and(|info| info.suspected) {
                 self.resume_over(key);
@@ -584,11 +583,8 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// A connection is gone. `lost` is false if it was closed on purpose, on either side.
     pub(super) fn connection_gone(&mut self, peer: PeerId, connection: ConnectionKey, lost: bool) {
-        let waiting = self.suspended.0.get(&peer);
-        let waiting: Vec<_> =
-            waiting.map_or_else(Vec::new, |it| it.streams.iter().copied().collect());
         let last = self.connections.of(peer).is_empty();
-        for key in waiting {
+        for key in self.suspended_of(peer) {
             let Some(entry) = self.table.get(key) else {
                 continue;
             };
@@ -596,8 +592,7 @@ impl<L: Io + Send + 'static> Hub<L> {
                 // Who closes the last connection does not want the streams.
                 entry.shared.give_up();
                 self.heard_from(key);
-            } else if entry.record.legless.as_ref().and_then(|it| it.attempt()) == Some(connection)
-            {
+            } else if entry.record.resuming_on() == Some(connection) {
                 // The machine's part of it knows.
                 self.resume_failed(key);
             }

@@ -68,9 +68,22 @@ impl Talk {
         self.remote
     }
 
+    /// That process, and its speech.
+    fn speaker(&self) -> Option<(u64, Speech)> {
+        Some((self.remote?, speech(self.resumes)))
+    }
+
     /// The process to which something can be said there.
     pub(super) fn listener(&self) -> Option<u64> {
         self.remote.filter(|_| self.ours == Ours::Open)
+    }
+}
+
+/// The speech of a remote that speaks.
+fn speech(resumes: bool) -> Speech {
+    match resumes {
+        true => Speech::Resumes,
+        false => Speech::Yes,
     }
 }
 
@@ -128,10 +141,9 @@ impl<L: Io + Send + 'static> Hub<L> {
         let Some(record) = self.connections.record(connection) else {
             return (Speech::No, With::Nobody);
         };
-        match (record.talk.remote, record.talk.ours) {
+        match (record.talk.speaker(), record.talk.ours) {
             _ if !self.settings.facts => (Speech::No, With::Nobody),
-            (Some(epoch), _) if record.talk.resumes => (Speech::Resumes, With::Process(epoch)),
-            (Some(epoch), _) => (Speech::Yes, With::Process(epoch)),
+            (Some((epoch, speech)), _) => (speech, With::Process(epoch)),
             (None, Ours::Mute) => (Speech::No, With::Asked(connection)),
             (None, _) => {
                 self.converse(peer, connection);
@@ -151,18 +163,18 @@ impl<L: Io + Send + 'static> Hub<L> {
             Some(epoch) => {
                 self.converse(peer, connection);
                 // Its hello here may come later.
-                let resumes = |key: &ConnectionKey| {
-                    let talk = self.connections.record(*key).map(|record| &record.talk);
-                    talk.is_some_and(|talk| talk.resumes && talk.remote == Some(epoch))
-                };
-                let speech = match self.connections.keys(peer).iter().any(resumes) {
-                    true => Speech::Resumes,
-                    false => Speech::Yes,
-                };
-                (speech, With::Process(epoch))
+                let keys = self.connections.keys(peer);
+                let resumes = keys.iter().any(|key| self.process_resumes(*key, epoch));
+                (speech(resumes), With::Process(epoch))
             }
             None => (Speech::No, With::Nobody),
         }
+    }
+
+    /// True if this process is there, and resumes.
+    fn process_resumes(&self, connection: ConnectionKey, epoch: u64) -> bool {
+        let record = self.connections.record(connection);
+        record.is_some_and(|it| it.talk.speaker() == Some((epoch, Speech::Resumes)))
     }
 
     /// Our control substream is to be opened, if it is not.
@@ -202,10 +214,7 @@ impl<L: Io + Send + 'static> Hub<L> {
         for connection in self.connections.keys(peer) {
             self.converse(peer, connection);
         }
-        let speech = match resumes {
-            true => Speech::Resumes,
-            false => Speech::Yes,
-        };
+        let speech = speech(resumes);
         self.learn(peer, connection, Some((hello.epoch, speech)));
         self.may_resume(peer, hello.epoch, speech);
         if resumes {
@@ -277,14 +286,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     /// Uses what is known of the remote elsewhere, for the streams that have asked on a connection that is gone.
     pub(super) fn learn_from_others(&mut self, peer: PeerId, connection: ConnectionKey) {
         let keys = self.connections.keys(peer);
-        let told = |key: &ConnectionKey| {
-            let talk = &self.connections.record(*key)?.talk;
-            let speech = match talk.resumes {
-                true => Speech::Resumes,
-                false => Speech::Yes,
-            };
-            Some((talk.remote?, speech))
-        };
+        let told = |key: &ConnectionKey| self.connections.record(*key)?.talk.speaker();
         let other = keys.iter().find_map(told);
         self.learn(peer, connection, other);
     }
@@ -304,25 +306,18 @@ impl<L: Io + Send + 'static> Hub<L> {
             return;
         }
         let there = entry.shared.status().connection;
-        let hears = |key: &ConnectionKey| {
-            let record = self.connections.record(*key);
-            record.is_some_and(|record| record.talk.listener() == Some(epoch))
-        };
         let origin = entry.origin();
-        let suspected = |key: &ConnectionKey| {
-            let info = self.connections.get(peer, *key);
-            info.is_some_and(|info| info.suspected)
-        };
-        let mut others: Vec<_> = self.connections.keys(peer).into_iter().rev().collect();
-        others.retain(hears);
+        let hears = |key: &ConnectionKey| self.listener(*key) == Some(epoch);
+        if let Some(there) = there.filter(hears) {
+            return self.output(Output::Say(peer, there, origin, facts));
+        }
+        let all = self.connections.of(peer).iter().rev();
+        let mut others: Vec<_> = all.filter(|info| hears(&info.key)).collect();
         // Those that answer first. Without a leg it is said on several: one may be silent.
-        others.sort_by_key(suspected);
-        let on = match there.filter(hears) {
-            Some(there) => vec![there],
-            None if facts.lost.is_some() => others.into_iter().take(SAID_ON).collect(),
-            None => others.into_iter().take(1).collect(),
-        };
-        for connection in on {
+        others.sort_by_key(|info| info.suspected);
+        let number = if facts.lost.is_some() { SAID_ON } else { 1 };
+        let others: Vec<_> = others.iter().take(number).map(|info| info.key).collect();
+        for connection in others {
             self.output(Output::Say(peer, connection, origin, facts));
         }
     }
@@ -407,11 +402,7 @@ impl<L: Io + Send + 'static> Hub<L> {
     }
 
     fn told_of(&mut self, key: StreamKey, connection: ConnectionKey, epoch: u64, facts: Facts) {
-        let resumes = |it: &Talk| it.resumes && it.remote == Some(epoch);
-        let resumes = self
-            .connections
-            .record(connection)
-            .is_some_and(|it| resumes(&it.talk));
+        let resumes = self.process_resumes(connection, epoch);
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
@@ -422,10 +413,7 @@ impl<L: Io + Send + 'static> Hub<L> {
             // The answer came elsewhere.
             With::Asked(_) => {
                 entry.record.with = With::Process(epoch);
-                entry.shared.speaks(match resumes {
-                    true => Speech::Resumes,
-                    false => Speech::Yes,
-                });
+                entry.shared.speaks(speech(resumes));
             }
         }
         entry.shared.said(facts);
@@ -434,11 +422,7 @@ impl<L: Io + Send + 'static> Hub<L> {
 
     /// Says that nothing is held of a stream.
     fn forgotten(&mut self, peer: PeerId, connection: ConnectionKey, origin: StreamId) {
-        let gone = Facts {
-            gone: true,
-            ..Facts::default()
-        };
-        self.output(Output::Say(peer, connection, origin, gone));
+        self.output(Output::Say(peer, connection, origin, Facts::GONE));
     }
 
     /// Keeps a word until its stream's label comes, for a while.

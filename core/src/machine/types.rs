@@ -85,6 +85,18 @@ pub struct Facts {
     pub sent: Option<u64>,
 }
 
+impl Facts {
+    /// The word of a side that holds nothing of the stream, and knows nothing of it.
+    pub const GONE: Self = Self {
+        received: 0,
+        done: false,
+        total: None,
+        lost: None,
+        gone: true,
+        sent: None,
+    };
+}
+
 /// The places in which a stream can have a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Slot {

@@ -305,11 +305,7 @@ impl Peer {
         if self.over.is_none() {
             return self.shared.resume(leg, id, resume.generation, resume.facts);
         }
-        let gone = Facts {
-            gone: true,
-            ..Facts::default()
-        };
-        let answer = leg.answer(Resumed::Facts(resume.origin, gone));
+        let answer = leg.answer(Resumed::Facts(resume.origin, Facts::GONE));
         self.denials.push(Box::pin(answer));
     }
 

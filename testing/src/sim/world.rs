@@ -311,11 +311,7 @@ impl World {
         for side in [first, 1 - first] {
             if let Some(facts) = self.peers[side].take_word() {
                 if self.peers[1 - side].hear(facts) {
-                    let gone = Facts {
-                        gone: true,
-                        ..Facts::default()
-                    };
-                    self.peers[side].hear(gone);
+                    self.peers[side].hear(Facts::GONE);
                 }
                 return true;
             }
